@@ -1,0 +1,180 @@
+"""The waist of the package: what an estimate *is*, as plain numbers, without torch.
+
+Everything left of this file (problems, curvature) produces these records; everything right
+of it (terminal, schedulers, log, report) consumes them. Units: λ, ‖H‖, trace have
+loss/parameter²; gradient norms loss/parameter; κ 1/loss; for preconditioned curvature λ has
+the unit 1/lr. A quantity that was not computed is None; one that is undefined is None with a
+reason in words. Nothing here is ever NaN.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+BlockState = Literal["reached", "constant_gradient", "not_reached", "frozen"]
+
+
+@dataclass(frozen=True)
+class Eigenvalue:
+    """One signed eigenvalue estimate: some true eigenvalue lies within `residual` of `value`."""
+
+    value: float  # loss/parameter²
+    residual: float  # ‖Av - λv‖₂ at ‖v‖ = 1, from an explicit product; same unit
+    converged: bool  # residual <= rtol * scale of the operator
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A randomised estimate (trace, Frobenius norm) with its standard error."""
+
+    value: float
+    stderr: float  # 0 when exact
+    n_probes: int  # random vectors spent; 0 when exact
+
+
+@dataclass(frozen=True)
+class HvpCost:
+    """What the estimate cost, and by which kind of product."""
+
+    method: str  # double_backward | forward_over_reverse | central_difference
+    fallback_reason: str  # "" when the method asked for was used
+    n_hvp: float  # Hessian-vector products; block products count by their share of parameters
+    gradient_equivalents: float  # measured: seconds / seconds of one forward + backward
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """Stochastic Lanczos quadrature of the eigenvalue density, averaged over probes."""
+
+    nodes: np.ndarray  # (k,) sorted Ritz values, loss/parameter²
+    weights: np.ndarray  # (k,) non-negative, sum to 1
+    sigma: float  # suggested Gaussian width for drawing, loss/parameter²
+    n_probes: int = 1
+
+
+@dataclass(frozen=True)
+class BlockEstimate:
+    """Curvature of one diagonal block H_bb (a "layer"). Not H seen from the layer: the block."""
+
+    name: str  # "(root)" for parameters that the top module owns
+    kind: str  # class name of the owning module, or "parameter"
+    n_params: int
+    state: BlockState
+    grad_norm: float  # ‖g_b‖
+    lambda_max: float | None = None
+    lambda_min: float | None = None
+    hessian_norm: float | None = None  # ‖H_bb‖₂
+    residual: float | None = None  # the larger of the two ends' residuals
+    converged: bool = False
+    kappa: float | None = None  # ‖H_bb‖₂ / ‖g_b‖²
+    kappa_reason: str = ""  # why kappa is None
+    trace: Moment | None = None
+    n_hvp: int = 0  # products with this block
+    parameters: tuple[str, ...] = ()  # names, tied aliases included
+
+
+@dataclass(frozen=True)
+class CurvatureEstimate:
+    """All that one probe measured at one point θ, over one fixed set of batches."""
+
+    n_params: int
+    n_terms: int  # loss terms averaged over: examples, or tokens not ignored
+    loss: float
+    grad_norm: float  # ‖g‖
+    lambda_max: Eigenvalue | None
+    lambda_min: Eigenvalue | None
+    eigenvalues: tuple[Eigenvalue, ...]  # by magnitude, signed
+    hessian_norm: float | None  # max(|λ_max|, |λ_min|)
+    kappa: float | None  # ‖H‖₂/‖g‖²
+    kappa_reason: str
+    cost: HvpCost
+    frobenius_norm: Moment | None = None
+    trace: Moment | None = None
+    density: SpectralDensity | None = None
+    blocks: tuple[BlockEstimate, ...] = ()
+    preconditioned_sharpness: Eigenvalue | None = None  # λ_max(P⁻¹H), unit 1/lr
+    directional_sharpness: float | None = None  # u'Hu / u'Pu along u = P⁻¹g, unit 1/lr
+    curvature: str = "hessian"  # which matrix: hessian | ggn | preconditioned
+    mode: str = "eval"  # eval | train
+    dtype: str = "float32"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def predicted_decrease(self) -> float | None:
+        """Loss that one step of 1/‖H‖ along -g is sure to gain on a quadratic: 1/(2κ)."""
+        return None if not self.kappa else 0.5 / self.kappa
+
+    @property
+    def converged(self) -> bool:
+        """Every eigenvalue that was asked for met its tolerance."""
+        whole = [e for e in (self.lambda_max, self.lambda_min, *self.eigenvalues) if e is not None]
+        blocks = [b.converged for b in self.blocks if b.hessian_norm is not None]
+        return all(e.converged for e in whole) and all(blocks)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One estimated quantity beside its exact value from the full Hessian."""
+
+    quantity: str
+    estimate: float
+    exact: float
+    relative_error: float
+    bound: float | None  # the estimate's own stated bound, absolute
+    within_bound: bool | None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step. `values` are per-step columns of runlog/schema.py; absent = NaN."""
+
+    step: int  # 0-based optimizer step; loss and lr are those *used* for this step
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """One curvature probe, taken before the optimizer step of the same number."""
+
+    step: int
+    values: Mapping[str, float]  # per-probe columns
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)  # column -> (n_layers,)
+    spectrum: tuple[np.ndarray, np.ndarray] | None = None  # eigenvalues or nodes, weights
+
+
+@dataclass(frozen=True)
+class EvalRecord:
+    """One evaluation on held-out data, after `step` optimizer steps."""
+
+    step: int
+    values: Mapping[str, float]  # eval_loss, eval_metric
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Something a reader of the log must know: an LR change's reason, a spike, a failed probe."""
+
+    step: int
+    level: Literal["info", "warning", "error"]
+    code: str  # UPPER_CASE, stable
+    message: str
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is fixed for a whole run; written once, first."""
+
+    run_id: str
+    layers: tuple[str, ...]
+    layer_numel: tuple[int, ...]
+    layer_kind: tuple[str, ...]
+    recipe_source: str  # exact text
+    recipe_resolved: Mapping[str, Any]  # JSON-able
+    environment: Mapping[str, str]
+    argv: tuple[str, ...]
+    seed: int
+    n_params: int
+    created_utc: str = ""
