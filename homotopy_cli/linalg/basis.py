@@ -1,0 +1,85 @@
+"""An orthonormal basis that grows one vector at a time, and projection onto its complement."""
+
+import torch
+from torch import Tensor
+
+from homotopy_cli.linalg.vectors import gaussian, norm, unit
+
+_CHUNK = 32  # vectors allocated at once: no copy on growth, at most 31 unused
+
+
+class Basis:
+    """Orthonormal vectors q₁..q_m of shape (n,), held in preallocated chunks of rows.
+
+    Args:
+        n: Length of a vector.
+        dtype: Of the vectors.
+        device: Of the vectors.
+        capacity: The most vectors that will come; memory is capacity · n numbers.
+    """
+
+    def __init__(self, n: int, *, dtype: torch.dtype, device: torch.device, capacity: int) -> None:
+        self.n = n
+        self.dtype = dtype
+        self.device = device
+        self.capacity = min(capacity, n)
+        self._chunks: list[Tensor] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, vector: Tensor) -> None:
+        """Add a unit vector that is orthogonal to all earlier ones."""
+        row = self._length % _CHUNK
+        if row == 0:
+            rows = min(_CHUNK, self.capacity - self._length)
+            self._chunks.append(torch.empty((rows, self.n), dtype=self.dtype, device=self.device))
+        self._chunks[-1][row] = vector
+        self._length += 1
+
+    def orthogonalise(self, w: Tensor) -> tuple[Tensor, float]:
+        """Return w minus its part in the span, and its norm; (w, 0.0) when nothing is left.
+
+        One pass suffices unless it takes away much of w: then the rounding of what was taken
+        is large beside what remains, and a second pass is made ("twice is enough", Kahan and
+        Parlett). A third large loss means that w lies in the span to rounding.
+        """
+        before = norm(w)
+        for _ in range(3):
+            for rows in self._rows():
+                w = torch.addmv(w, rows.T, rows @ w, alpha=-1.0)
+            after = norm(w)
+            if after > 0.7071 * before or after == 0.0 or after != after:
+                return w, after
+            before = after
+        return w, 0.0
+
+    def fresh(self, generator: torch.Generator) -> Tensor | None:
+        """Return a random unit vector orthogonal to the basis, or None when it spans R^n."""
+        if self._length >= self.n:
+            return None
+        for _ in range(8):
+            w, length = self.orthogonalise(
+                gaussian(self.n, generator=generator, dtype=self.dtype, device=self.device)
+            )
+            if length > 0.0 and (vector := unit(w)) is not None:
+                vector, length = self.orthogonalise(vector)
+                if length > 0.0:
+                    return vector / length
+        return None
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Return the sum of c_i q_i, shape (n,), for coefficients (m,)."""
+        c = coefficients.to(device=self.device, dtype=self.dtype)
+        out = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        for start, rows in zip(range(0, self._length, _CHUNK), self._rows(), strict=True):
+            out = torch.addmv(out, rows.T, c[start : start + rows.shape[0]])
+        return out
+
+    def _rows(self) -> list[Tensor]:
+        """Filled rows, chunk by chunk."""
+        return [
+            chunk[: min(_CHUNK, self._length - start)]
+            for start, chunk in zip(range(0, self._length, _CHUNK), self._chunks, strict=True)
+        ]

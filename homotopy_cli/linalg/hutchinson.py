@@ -1,0 +1,165 @@
+"""Trace and squared Frobenius norm by random probes, with standard errors.
+
+For a vector z of random signs E[zᵀAz] = tr A and E[‖Az‖²] = ‖A‖_F². Neither is a norm of the
+other kind: zᵀAz is the size of the trace, and ‖A‖₂ comes from Lanczos only. Signs have the
+smallest variance of all independent entries: 2(‖A‖_F² - Σ A_ii²) for the trace.
+
+A low-rank part M = VᵀΛV that is already known (Ritz pairs) is taken out as a control
+variate: the probes then meet A - M only, and tr M is added exactly. It costs no product.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.linalg.vectors import gaussian, rademacher
+
+
+@dataclass(frozen=True)
+class MeanEstimate:
+    """A mean over random probes with its standard error."""
+
+    value: float
+    stderr: float  # inf for a single probe: one sample says nothing about its spread
+    n_probes: int
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """M = Σ λ_i v_i v_iᵀ with orthonormal v_i: what is already known of A."""
+
+    values: Tensor  # (k,) float64
+    vectors: Tensor  # (k, n)
+
+
+@dataclass(frozen=True)
+class ProbeSample:
+    """What one product Az with a sign vector z says."""
+
+    block_traces: Tensor  # (n_segments,) float64: unbiased for the trace of each diagonal block
+    squared_norm: float  # unbiased for ‖A‖_F²
+
+
+def mean_with_error(samples: list[float]) -> MeanEstimate:
+    """Return the mean and standard error of independent samples."""
+    n = len(samples)
+    mean = math.fsum(samples) / n
+    if n == 1:
+        return MeanEstimate(mean, math.inf, 1)
+    variance = math.fsum((s - mean) ** 2 for s in samples) / (n - 1)
+    return MeanEstimate(mean, math.sqrt(variance / n), n)
+
+
+def probe_samples(
+    operator: LinearOperator,
+    *,
+    generator: torch.Generator,
+    lengths: Tensor | None = None,
+    known: LowRank | None = None,
+) -> Iterator[ProbeSample]:
+    """Yield independent samples of the segment traces and of ‖A‖_F², one product each.
+
+    Args:
+        operator: A, shape (n, n), symmetric.
+        generator: Draws the signs.
+        lengths: Consecutive segments of the vector, (n_segments,) integers that sum to n; the
+            trace of each diagonal block A_ss is sampled from the same product. One when None.
+        known: Low-rank part of A, independent of the generator's draws.
+    """
+    if lengths is None:
+        lengths = torch.tensor([operator.n])
+    lengths = lengths.to(operator.device)
+    known_traces, known_norm = 0.0, 0.0
+    if known is not None:
+        weighted = (known.vectors.to(torch.float64) ** 2).T @ known.values.to(operator.device)
+        known_traces = torch.segment_reduce(weighted, "sum", lengths=lengths)
+        known_norm = (known.values**2).sum().item()
+    while True:
+        z = rademacher(
+            operator.n, generator=generator, dtype=operator.dtype, device=operator.device
+        )
+        product = operator.matvec(z).to(torch.float64)
+        squared_norm = torch.dot(product, product).item()
+        rest = product
+        if known is not None:
+            coefficients = known.values.to(operator.device, operator.dtype) * (known.vectors @ z)
+            part = (known.vectors.T @ coefficients).to(torch.float64)
+            rest = product - part
+            squared_norm += known_norm - torch.dot(part, part).item()
+        quadratic = torch.segment_reduce(z.to(torch.float64) * rest, "sum", lengths=lengths)
+        yield ProbeSample(quadratic + known_traces, squared_norm)
+
+
+def trace(
+    operator: LinearOperator,
+    *,
+    generator: torch.Generator,
+    n_probes: int,
+    known: LowRank | None = None,
+) -> MeanEstimate:
+    """Estimate tr A from `n_probes` products (Hutchinson 1990; Skilling 1989)."""
+    samples = probe_samples(operator, generator=generator, known=known)
+    return mean_with_error([next(samples).block_traces.sum().item() for _ in range(n_probes)])
+
+
+def squared_frobenius_norm(
+    operator: LinearOperator,
+    *,
+    generator: torch.Generator,
+    n_probes: int,
+    known: LowRank | None = None,
+) -> MeanEstimate:
+    """Estimate ‖A‖_F² = tr A² from `n_probes` products."""
+    samples = probe_samples(operator, generator=generator, known=known)
+    return mean_with_error([next(samples).squared_norm for _ in range(n_probes)])
+
+
+def trace_hutch_plus_plus(
+    operator: LinearOperator,
+    *,
+    generator: torch.Generator,
+    n_matvecs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> MeanEstimate:
+    """Estimate tr A by Hutch++: exact on a sketched range, random on its complement.
+
+    Error O(1/n_matvecs) instead of O(1/√n_matvecs) for positive semidefinite A. The standard
+    error comes from the probes of the complement.
+
+    Args:
+        operator: A, shape (n, n), symmetric.
+        generator: Draws the sketch and the probes.
+        n_matvecs: At least 6; one third each for sketch, range and probes.
+        progress: Called with (products done, n_matvecs).
+
+    Source: Meyer, Musco, Musco & Woodruff, Hutch++ (2021), Algorithm 1.
+    """
+    if n_matvecs < 6:
+        raise ValueError(f"Hutch++ needs at least 6 products, got {n_matvecs}")
+    rank = min(n_matvecs // 3, operator.n)
+    done = 0
+
+    def product(v: Tensor) -> Tensor:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n_matvecs)
+        return operator.matvec(v)
+
+    draw = {"generator": generator, "dtype": operator.dtype, "device": operator.device}
+    sketch = torch.stack([product(gaussian(operator.n, **draw)) for _ in range(rank)])
+    q = torch.linalg.qr(sketch.T).Q.T.contiguous()  # (rank, n), orthonormal rows
+    exact = math.fsum(
+        torch.dot(row.to(torch.float64), product(row).to(torch.float64)).item() for row in q
+    )
+    samples = []
+    for _ in range(max(2, n_matvecs - 2 * rank)):
+        z = rademacher(operator.n, **draw)
+        z = z - q.T @ (q @ z)
+        samples.append(torch.dot(z.to(torch.float64), product(z).to(torch.float64)).item())
+    rest = mean_with_error(samples)
+    return MeanEstimate(exact + rest.value, rest.stderr, done)
