@@ -1,0 +1,18 @@
+"""Curvature -> learning rate: schedulers that measure instead of guess.
+
+    rules        the control law as pure functions of floats (no torch)
+    thresholds   where each optimizer's edge of stability is: ηλ = c
+    baselines    constant, cosine, linear, step, wsd, to compose with and to compare against
+    cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
+    limits       what a measured curvature allows, attack at once and release slowly (no torch)
+    probing      one probe: a slice of the batch -> Problem -> estimate -> plain numbers
+    guard        probe + cadence + limits + events: the engine that every class below drives
+    base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining
+    homotopy     HomotopyLR; adaptive, per_layer, warmup and facade vary it
+    adam, clip   HomotopyAdam and curvature_aware_clip
+    history      bounded record of what happened, and its two plotly figures
+
+Two promises hold for all of them. *A ceiling, never a push*: the learning rate of a group is
+its schedule times one common factor in (0, 1]. *Never fail open*: a probe that fails or
+returns NaN keeps the last ceiling, is counted, and is said.
+"""

@@ -1,0 +1,171 @@
+"""Where each optimizer starts to diverge on a quadratic: the edge ηλ = c.
+
+On L = λx²/2 with the preconditioner P held fixed (λ is then meant in that metric, λ_max(P⁻¹H)),
+every optimizer here is a two-term linear recurrence in (x, m) with a = ηλ:
+
+    m' = b·m + G·x            momentum buffer; b its decay, G the gradient's gain
+    x' = (1 - ηγ)·x - a·(A·x + B·m')      A, B: weights of gradient and buffer in the update
+
+Its characteristic polynomial crosses the unit circle at z = -1, which gives the edge
+
+    a = (1 + b)(2 - ηγ) / (A(1 + b) + B·G) = c,       γ: decoupled weight decay
+
+    optimizer              b    G      A            B                  c
+    SGD                    0    -      1            0                  2
+    SGD, momentum          μ    1-d    0            1                  2(1+μ)/(1-d)
+    SGD, Nesterov          μ    1      1            μ                  2(1+μ)/(1+2μ)
+    Adam, AMSGrad          β₁   1-β₁   0            1/(1-β₁ᵗ)          2(1+β₁)(1-β₁ᵗ)/(1-β₁)
+    NAdam                  β₁   1-β₁   (1-μₜ)/(1-Π)  μₜ₊₁/(1-Πμₜ₊₁)     see table
+    RMSprop (momentum μ)   μ    1      0            1                  2(1+μ)
+    Adagrad                0    -      1            0                  2·(1 + (t-1)·lr_decay)
+
+A second root could cross at |z| = 1 with complex z only where b(1 - aA) leaves (-1, 1), which
+for these coefficients happens later than z = -1 (tests/schedulers/test_thresholds.py simulates
+each torch optimizer). Weight decay acts as added curvature: γ for SGD (coupled), c₀γ/2 for
+decoupled decay, so the edge is at η(λ + shift) = c₀. Sign methods (Lion) and Muon have none.
+
+Sources: Cohen et al. 2021 (arXiv:2103.00065) SGD, momentum, Nesterov; Cohen et al. 2022
+(arXiv:2207.14484) Adam, 38 at β₁ = 0.9; the general form, bias correction, dampening, NAdam,
+Adagrad and decoupled decay derived here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+FAMILIES = ("sgd", "adam", "nadam", "rmsprop", "adagrad", "unknown")
+PRECONDITIONED = frozenset({"adam", "nadam", "rmsprop", "adagrad"})
+
+
+@dataclass(frozen=True)
+class EdgeLaw:
+    """The edge of one parameter group at one step: η(λ + shift) = c₀."""
+
+    c0: float  # dimensionless: the edge without weight decay
+    shift: float = 0.0  # 1/lr: what weight decay adds to the curvature
+
+    def threshold(self, lr: float) -> float:
+        """c such that the edge is at ηλ = c, for this η; dimensionless, floored at c₀/1000."""
+        return max(1e-3 * self.c0, self.c0 - lr * self.shift)
+
+
+def optimizer_family(optimizer: Optimizer) -> str:
+    """Which row of the table an optimizer follows, by its class; "unknown" for all others.
+
+    Subclasses follow their parent unless they override `step` with a law of their own, which
+    cannot be seen; a class merely *named* AdamW or Adam (bitsandbytes, torchao) is taken at
+    its word.
+    """
+    for cls in type(optimizer).__mro__:
+        family = _BY_CLASS.get(cls)
+        if family is not None:
+            return family
+    name = type(optimizer).__name__.lower()
+    return "adam" if name in {"adam8bit", "adamw8bit", "adam4bit", "adamw4bit"} else "unknown"
+
+
+_BY_CLASS = {
+    torch.optim.SGD: "sgd",
+    torch.optim.NAdam: "nadam",
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adam",
+    torch.optim.RMSprop: "rmsprop",
+    torch.optim.Adagrad: "adagrad",
+}
+
+
+def edge_law(family: str, group: Mapping[str, Any], step: int) -> EdgeLaw:
+    """The edge of one parameter group for its optimizer step number `step` (1-based).
+
+    Coupled weight decay is exact for SGD. Under an adaptive optimizer it would enter as
+    γ/P, different for each coordinate; it is left out there (γ = 0.01 shifts c by 0.01·η/P).
+    """
+    t = max(1, step)
+    decay = float(group.get("weight_decay", 0.0))
+    if family == "sgd":
+        b = float(group["momentum"])
+        if group["nesterov"]:
+            c0 = _edge(b, gain=1.0, gradient=1.0, buffer=b)
+        else:
+            c0 = _edge(b, gain=1.0 - float(group["dampening"]), gradient=0.0, buffer=1.0)
+            if b == 0.0:  # torch keeps no buffer then, so dampening does nothing
+                c0 = 2.0
+        return EdgeLaw(c0, decay)
+    if family == "adam":
+        b = float(group["betas"][0])
+        c0 = _edge(b, gain=1.0 - b, gradient=0.0, buffer=1.0 / (1.0 - b**t))
+    elif family == "nadam":
+        c0 = _nadam_edge(float(group["betas"][0]), float(group["momentum_decay"]), t)
+    elif family == "rmsprop":
+        c0 = _edge(float(group["momentum"]), gain=1.0, gradient=0.0, buffer=1.0)
+    elif family == "adagrad":
+        c0 = 2.0 * (1.0 + (t - 1) * float(group["lr_decay"]))
+    else:
+        return EdgeLaw(2.0)
+    return EdgeLaw(c0, 0.5 * c0 * decay if _is_decoupled(group) else 0.0)
+
+
+def stability_threshold(
+    optimizer: Optimizer | Mapping[str, Any],
+    step: int | None = None,
+    *,
+    family: str | None = None,
+    lr: float | None = None,
+) -> float:
+    """c such that the edge of stability is at ηλ = c; dimensionless.
+
+    Args:
+        optimizer: An optimizer (the smallest c of its groups) or one parameter group.
+        step: Number of the optimizer step that is about to be taken, from 1; taken from the
+            optimizer's state where left out, and 10⁹ (no bias correction) for a bare group.
+        family: Needed for a bare group; one of FAMILIES.
+        lr: η in the weight-decay correction; the group's own where left out.
+
+    Returns:
+        2 for "unknown": the edge of gradient descent, a guess that the caller must say.
+    """
+    if isinstance(optimizer, Optimizer):
+        family = family or optimizer_family(optimizer)
+        at = next_step(optimizer) if step is None else step
+        return min(
+            stability_threshold(group, at, family=family, lr=lr) for group in optimizer.param_groups
+        )
+    if family is None:
+        raise ValueError("stability_threshold of a parameter group needs family=")
+    law = edge_law(family, optimizer, 10**9 if step is None else step)
+    return law.threshold(float(optimizer["lr"]) if lr is None else lr)
+
+
+def next_step(optimizer: Optimizer) -> int:
+    """The number, from 1, of the step the optimizer is about to take (its own state's count)."""
+    for state in optimizer.state.values():
+        if isinstance(state, dict) and "step" in state:
+            return int(state["step"]) + 1
+    return 1
+
+
+def _edge(b: float, *, gain: float, gradient: float, buffer: float) -> float:
+    """2(1 + b)/(A(1 + b) + B·G): see the module's table."""
+    return 2.0 * (1.0 + b) / (gradient * (1.0 + b) + buffer * gain)
+
+
+def _nadam_edge(b: float, momentum_decay: float, t: int) -> float:
+    """NAdam's edge at step t; Π, the product of all μ so far, is 0 to rounding by t = 2000."""
+
+    def mu(i: int) -> float:
+        return b * (1.0 - 0.5 * 0.96 ** (i * momentum_decay))
+
+    product = 1.0
+    for i in range(1, min(t, 2000) + 1):
+        product *= mu(i)
+    gradient = (1.0 - mu(t)) / (1.0 - product)
+    buffer = mu(t + 1) / (1.0 - product * mu(t + 1))
+    return _edge(b, gain=1.0 - b, gradient=gradient, buffer=buffer)
+
+
+def _is_decoupled(group: Mapping[str, Any]) -> bool:
+    """AdamW, and Adam or NAdam asked for decoupled decay; torch marks all of them so."""
+    return bool(group.get("decoupled_weight_decay", False))
