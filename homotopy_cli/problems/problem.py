@@ -1,0 +1,306 @@
+"""Problem: one scalar function of a model's parameters, over fixed batches, without a trace."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homotopy_cli.errors import HomotopyError, ProblemError
+from homotopy_cli.problems.batches import cast_floats
+from homotopy_cli.problems.criteria import Loss, resolve_loss
+from homotopy_cli.problems.misfit import explain_misfit
+from homotopy_cli.problems.nest import Batch, split_rows
+from homotopy_cli.problems.parameters import Parameters, collect
+from homotopy_cli.problems.wrappers import (
+    MODES,
+    Borrowed,
+    Mode,
+    forked_rng,
+    quiet_kernels,
+    unwrap,
+)
+
+
+class Problem:
+    """L(θ) = Σ_b w_b l_b(θ): parameters, fixed batches, and a mean loss of each.
+
+    Build one with `from_module` or `from_closure`. Evaluating it changes nothing: weights,
+    `.grad`, buffers, the mode of every submodule and the global generators are bitwise what
+    they were.
+
+    Attributes:
+        params: Name -> detached leaf that requires grad, in the order of named_parameters;
+            tied tensors once, under their first name. The leaves share storage with the
+            model's parameters, except copies that another dtype or device made necessary.
+        model_params: The same names -> the model's own parameters, for optimizer state.
+        batches: Fixed; floats in `dtype`, integers untouched.
+        weights: n_terms of each batch over their sum; they add to 1.
+        n_params, n_terms: Differentiated numbers; loss terms averaged over.
+        numels: Name -> count.
+        mode: "eval", "train", or "keep" (flags left as they are).
+        frozen: Names of parameters that do not require grad.
+        aliases: Name -> other names of the same tensor.
+        module_kinds: Module path -> class name; "" is the model itself.
+        criterion_name, criterion_reason: The loss, and the evidence if it was guessed.
+    """
+
+    params: dict[str, Tensor]
+    batches: tuple[Batch, ...]
+    weights: tuple[float, ...]
+
+    def __init__(
+        self,
+        *,
+        parameters: Parameters,
+        function: Callable[[int], Tensor],
+        counts: Sequence[int],
+        batches: Sequence[Batch],
+        mode: Mode,
+        seed: int,
+        loss: Loss,
+        model: nn.Module | None,
+        again: Callable[[Sequence[Batch]], "Problem"] | None,
+    ) -> None:
+        self.params = parameters.leaves
+        self.model_params = parameters.originals
+        self.frozen = tuple(parameters.frozen)
+        self.aliases = parameters.aliases
+        self.module_kinds = parameters.module_kinds
+        self.dtype, self.device = parameters.dtype, parameters.device
+        self.numels = {name: leaf.numel() for name, leaf in self.params.items()}
+        self.n_params = sum(self.numels.values())
+        self.batches = tuple(batches)
+        self.n_terms = sum(counts)
+        self.weights = tuple(count / self.n_terms for count in counts)
+        self.mode, self.seed = mode, seed
+        self.criterion_name, self.criterion_reason = loss.name, loss.reason
+        self.loss = loss
+        self.model = model
+        self._function = function
+        self._again = again
+        self._swaps = parameters.swaps
+        self._borrowed: Borrowed | None = None
+
+    @classmethod
+    def from_module(
+        cls,
+        model: nn.Module,
+        loss: Loss | Callable[..., Any] | str | None,
+        batches: Sequence[Batch],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        mode: Mode = "eval",
+        seed: int = 0,
+        microbatch: int | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> "Problem":
+        """A Problem of a module's trainable parameters.
+
+        Args:
+            model: DistributedDataParallel and torch.compile are unwrapped.
+            loss: See `criteria.resolve_loss`; a callable is loss(model, batch) -> scalar mean.
+            batches: A sequence of batches, each a nest of tensors.
+            dtype: Of parameters, floating buffers and batches. None: the parameters' own,
+                or float32 where they are half precision or mixed.
+            device: None: the parameters' own.
+            mode: "eval", "train" (batch statistics, one held dropout mask) or "keep".
+            seed: The generators' state at every `batch_loss`.
+            microbatch: Rows per chunk; exact for losses that are means over rows, and
+                refused where the chunks do not add up to the whole.
+            sources: The batches' file names, for errors.
+
+        Raises:
+            ProblemError: No trainable parameter, no batch, every target ignored, or a loss
+                that chunks change.
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}, not one of {', '.join(MODES)}")
+        if isinstance(batches, Tensor | Mapping):
+            raise TypeError("batches is a sequence of batches; write [batch] for one")
+        model = unwrap(model)
+        parameters = collect(model, dtype, device)
+        given = [cast_floats(batch, parameters.dtype, parameters.device) for batch in batches]
+        names = list(sources or [""] * len(given))
+        if not given:
+            raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
+        resolved = resolve_loss(loss, model=model, batch=given[0])
+
+        def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
+            counts = [int(resolved.count(chunk)) for chunk in chunks]
+            kept = [i for i, count in enumerate(counts) if count > 0]
+            if not kept:
+                raise ProblemError(
+                    f"{_prefix(labels)}no loss term: the batch is empty or every target is ignored",
+                    hint="give a batch with at least one target that counts",
+                )
+            chunks = [chunks[i] for i in kept]
+            return cls(
+                parameters=parameters,
+                function=lambda i: _evaluate(resolved, model, chunks[i], labels[kept[i]]),
+                counts=[counts[i] for i in kept],
+                batches=chunks,
+                mode=mode,
+                seed=seed,
+                loss=resolved,
+                model=model,
+                again=again,
+            )
+
+        def again(others: Sequence[Batch]) -> "Problem":
+            return cls.from_module(
+                model,
+                resolved,
+                others,
+                dtype=dtype,
+                device=device,
+                mode=mode,
+                seed=seed,
+                microbatch=microbatch,
+            )
+
+        whole = build(given, names)
+        if microbatch is None:
+            return whole
+        pairs = [
+            (chunk, label)
+            for batch, label in zip(given, names, strict=True)
+            for chunk in split_rows(batch, max(1, microbatch))
+        ]
+        if len(pairs) == len(given):
+            return whole
+        chunked = build([chunk for chunk, _ in pairs], [label for _, label in pairs])
+        _check_chunks(whole, chunked, microbatch)
+        return chunked
+
+    @classmethod
+    def from_closure(
+        cls,
+        params: Mapping[str, Tensor],
+        closure: Callable[[dict[str, Tensor]], Tensor],
+        *,
+        seed: int = 0,
+    ) -> "Problem":
+        """A Problem of closure(params) -> scalar; no model, no batches, one term."""
+        from homotopy_cli.problems.parameters import from_tensors
+
+        parameters = from_tensors(params)
+
+        def function(_: int) -> Tensor:
+            return scalar(closure(parameters.leaves), "the closure")
+
+        name = getattr(closure, "__name__", "closure")
+        return cls(
+            parameters=parameters,
+            function=function,
+            counts=[1],
+            batches=[()],
+            mode="eval",
+            seed=seed,
+            loss=Loss(name, lambda model, batch: function(0), lambda batch: 1),
+            model=None,
+            again=None,
+        )
+
+    def batch_loss(self, index: int) -> Tensor:
+        """The mean loss of batch `index`, a scalar that is differentiable in `params`.
+
+        The weighted sum over all batches, Σ weights[i]·batch_loss(i), is L(θ).
+
+        Raises:
+            ProblemError: The batch does not fit the model, or the loss is no scalar.
+        """
+        with self.measuring(), forked_rng(self.device, self.seed):
+            if self._borrowed is not None:
+                self._borrowed.fresh_buffers(self.dtype, self.device)
+            return self._function(index)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Hold the model still: mode set, leaves in place, kernels that differentiate twice.
+
+        Entered by every `batch_loss`; enter it once around several losses *and* their
+        products to save time, and always when the model recomputes activations in backward
+        (checkpointing), since the recomputation must see the same leaves and modes. Nests.
+        """
+        if self._borrowed is not None or self.model is None:
+            with quiet_kernels(None, self.device):
+                yield
+            return
+        with quiet_kernels(self.model, self.device):
+            self._borrowed = Borrowed(self.model, self._swaps, self.mode)
+            try:
+                yield
+            finally:
+                self._borrowed.release()
+                self._borrowed = None
+
+    def flat_params(self) -> Tensor:
+        """θ as one vector (n_params,), a copy, in the order of `params`."""
+        return torch.cat([leaf.detach().reshape(-1) for leaf in self.params.values()])
+
+    def on(self, batches: Sequence[Batch]) -> "Problem":
+        """The same model and loss over other batches, at the parameters' present values."""
+        if self._again is None:
+            raise TypeError("a Problem from a closure has no batches to replace")
+        return self._again(batches)
+
+
+def scalar(value: Any, what: str) -> Tensor:
+    """`value` as a 0-dimensional tensor.
+
+    Raises:
+        ProblemError: Not a tensor, or more than one number.
+    """
+    if not isinstance(value, Tensor):
+        raise ProblemError(
+            f"{what} returns {type(value).__name__}, a scalar tensor is wanted",
+            hint="return the tensor itself, without .item()",
+        )
+    if value.numel() != 1:
+        raise ProblemError(
+            f"{what} returns a tensor of shape {list(value.shape)}, a scalar is wanted",
+            hint="average it: .mean()",
+        )
+    return value.reshape(())
+
+
+def _evaluate(loss: Loss, model: nn.Module, batch: Batch, source: str) -> Tensor:
+    """The loss of one batch; whatever the forward pass raises is explained."""
+    try:
+        value = loss.function(model, batch)
+    except HomotopyError as error:
+        if source and source not in error.message:
+            raise type(error)(f"{source}: {error.message}", hint=error.hint) from error
+        raise
+    except Exception as error:  # user code: anything may come
+        raise explain_misfit(error, model, batch, source) from error
+    return scalar(value, f"loss {loss.name}")
+
+
+def _check_chunks(whole: Problem, chunked: Problem, rows: int) -> None:
+    """Refuse chunks whose mean is not the loss of the whole; one forward pass each."""
+    with torch.no_grad():
+        wanted = total(whole)
+        found = total(chunked)
+    tolerance = 1e-9 if whole.dtype == torch.float64 else 1e-3
+    if not abs(found - wanted) <= tolerance * max(1.0, abs(wanted)) and wanted == wanted:
+        raise ProblemError(
+            f"--microbatch {rows} changes the loss from {wanted:.6g} to {found:.6g}: "
+            "it is not a mean over rows",
+            hint="leave --microbatch out (batch statistics couple the rows in train mode)",
+        )
+
+
+def total(problem: Problem) -> float:
+    """L(θ) as a number, accumulated in float64."""
+    with problem.measuring():
+        losses = [problem.batch_loss(i).item() for i in range(len(problem.batches))]
+    return sum(w * value for w, value in zip(problem.weights, losses, strict=True))
+
+
+def _prefix(labels: Sequence[str]) -> str:
+    first = next((label for label in labels if label), "")
+    return f"{first}: " if first else ""

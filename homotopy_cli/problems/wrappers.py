@@ -1,0 +1,140 @@
+"""Hold a model still while it is measured: unwrap it, borrow its parameters, give all back."""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Mode = Literal["eval", "train", "keep"]
+MODES = ("eval", "train", "keep")
+_COMPILED = "_orig_mod."
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, DataParallel and torch.compile, nested or not."""
+    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    while True:
+        if "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        elif isinstance(model, parallel):
+            model = model.module
+        else:
+            return model
+
+
+def clean_name(name: str) -> str:
+    """A parameter or module path without the segments that torch.compile adds."""
+    return f"{name}.".replace(_COMPILED, "").removesuffix(".")
+
+
+@contextmanager
+def sdpa_math() -> Iterator[None]:
+    """Attention on the math kernel: the fused ones have no second derivative, on no device."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def forked_rng(device: torch.device, seed: int) -> Iterator[None]:
+    """All global generators (torch, CUDA device, Python, NumPy) at `seed`, restored afterwards.
+
+    torch.manual_seed is not used: it would also reseed, or queue a reseeding of, devices that
+    this problem does not touch.
+    """
+    saved, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        if cuda is not None:
+            index = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(saved)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)
+
+
+class Borrowed:
+    """A model whose parameters are replaced by given tensors until `release`.
+
+    Mode flags, plain attributes (the tensors that weight_norm or a stateful layer keeps in
+    `__dict__`), buffers and parameters of every submodule are recorded on entry and put back,
+    the same objects, on release. Borrowings nest, last in, first out.
+
+    Args:
+        model: Unwrapped.
+        tensors: id of a parameter -> its replacement; tied owners all get the same tensor.
+        mode: Flags for every submodule; "keep" leaves them as they are.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Mapping[int, Tensor], mode: Mode) -> None:
+        modules = list(model.modules())
+        self._saved = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in modules]
+        for module in modules:
+            for name, parameter in module._parameters.items():
+                if id(parameter) in tensors:
+                    module._parameters[name] = tensors[id(parameter)]
+            if mode != "keep":
+                vars(module)["training"] = mode == "train"
+            if isinstance(module, nn.RNNBase):  # it also keeps its weights in a list
+                names = module._flat_weights_names
+                vars(module)["_flat_weights"] = [getattr(module, name) for name in names]
+
+    def fresh_buffers(self, dtype: torch.dtype | None, device: torch.device) -> None:
+        """Clones of the buffers as they were on entry, floats in `dtype`; shared ones stay so."""
+        clones: dict[int, Tensor] = {}
+        for module, _, _, buffers in self._saved:
+            for name, buffer in buffers.items():
+                if buffer is None:
+                    continue
+                if id(buffer) not in clones:
+                    kind = dtype if dtype and buffer.is_floating_point() else buffer.dtype
+                    clones[id(buffer)] = buffer.detach().to(device, kind, copy=True)
+                module._buffers[name] = clones[id(buffer)]
+
+    def release(self) -> None:
+        """Put every flag, attribute, buffer and parameter back."""
+        for module, attributes, parameters, buffers in self._saved:
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)
+            _refill(module._parameters, parameters)
+            _refill(module._buffers, buffers)
+
+
+def quiet_kernels(model: nn.Module | None, device: torch.device) -> ExitStack:
+    """The backends that can be differentiated twice, as one context.
+
+    Math attention always; eager mode where a submodule is compiled (compiled code refuses
+    double backward); no cuDNN where a recurrent layer sits on CUDA.
+    """
+    stack = ExitStack()
+    stack.enter_context(sdpa_math())
+    modules = [] if model is None else list(model.modules())
+    if any("_orig_mod" in m._modules or _is_compiled(m) for m in modules):
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    if device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in modules):
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+    return stack
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Compiled in place, by module.compile()."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _refill(target: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Make `target` hold exactly the objects of `saved`, in its order."""
+    if target or saved:
+        target.clear()
+        target.update(saved)
