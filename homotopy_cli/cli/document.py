@@ -1,0 +1,140 @@
+"""Records -> the strict JSON document of `homotopy probe --json` (schema 1.0).
+
+No NaN or Infinity token ever: a quantity that is undefined is null beside its reason. Keys are
+stable; new ones may appear in a minor version.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.errors import HomotopyError
+
+SCHEMA_VERSION = "1.0"
+
+
+def number(value: float | None) -> float | None:
+    """`value` as JSON can hold it."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def eigenvalue(record: Any) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "value": number(record.value),
+        "residual": number(record.residual),
+        "converged": bool(record.converged),
+    }
+
+
+def moment(record: Any) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "value": number(record.value),
+        "stderr": number(record.stderr),
+        "n_probes": int(record.n_probes),
+    }
+
+
+def layer(block: Any) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "kind": block.kind,
+        "n_params": block.n_params,
+        "state": block.state,
+        "grad_norm": number(block.grad_norm),
+        "lambda_max": number(block.lambda_max),
+        "lambda_min": number(block.lambda_min),
+        "hessian_norm": number(block.hessian_norm),
+        "residual": number(block.residual),
+        "converged": bool(block.converged),
+        "kappa": number(block.kappa),
+        "kappa_reason": block.kappa_reason or None,
+        "trace": moment(block.trace),
+        "n_hvp": block.n_hvp,
+        "parameters": list(block.parameters),
+    }
+
+
+def validation(records: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "quantity": v.quantity,
+            "estimate": number(v.estimate),
+            "exact": number(v.exact),
+            "relative_error": number(v.relative_error),
+            "bound": number(v.bound),
+            "within_bound": v.within_bound,
+        }
+        for v in records
+    ]
+
+
+def estimate_document(estimate: Any) -> dict[str, Any]:
+    """The part of the document that comes from a CurvatureEstimate alone."""
+    density = estimate.density
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "curvature": estimate.curvature,
+        "mode": estimate.mode,
+        "dtype": estimate.dtype,
+        "hvp": {
+            "method": estimate.cost.method,
+            "fallback_reason": estimate.cost.fallback_reason or None,
+            "n_hvp": number(estimate.cost.n_hvp),
+            "gradient_equivalents": number(estimate.cost.gradient_equivalents),
+            "seconds": number(estimate.cost.seconds),
+        },
+        "n_params": estimate.n_params,
+        "n_examples": estimate.n_terms,
+        "loss": number(estimate.loss),
+        "grad_norm": number(estimate.grad_norm),
+        "lambda_max": eigenvalue(estimate.lambda_max),
+        "lambda_min": eigenvalue(estimate.lambda_min),
+        "eigenvalues": [eigenvalue(e) for e in estimate.eigenvalues],
+        "hessian_norm": number(estimate.hessian_norm),
+        "frobenius_norm": moment(estimate.frobenius_norm),
+        "trace": moment(estimate.trace),
+        "kappa": number(estimate.kappa),
+        "kappa_reason": estimate.kappa_reason or None,
+        "predicted_decrease": number(estimate.predicted_decrease),
+        "density": None
+        if density is None
+        else {
+            "nodes": [number(x) for x in density.nodes],
+            "weights": [number(x) for x in density.weights],
+            "sigma": number(density.sigma),
+            "n_probes": density.n_probes,
+        },
+        "preconditioned_sharpness": eigenvalue(estimate.preconditioned_sharpness),
+        "directional_sharpness": number(estimate.directional_sharpness),
+        "converged": estimate.converged,
+        "layers": [layer(block) for block in estimate.blocks],
+        "warnings": list(estimate.warnings),
+    }
+
+
+def write_json(document: dict[str, Any], target: str) -> None:
+    """Write `document` to a file, or to stdout for `-`; sorted keys are not imposed."""
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    write_text(target, text)
+
+
+def write_text(target: str, text: str) -> None:
+    """Write a whole output file or say in one line why it cannot be written."""
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HomotopyError(
+            f"{target}: cannot be written: {error.strerror or error}",
+            hint="give a path in a folder that exists and that you may write to",
+        ) from error

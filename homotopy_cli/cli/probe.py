@@ -1,0 +1,146 @@
+"""`homotopy probe`: the options. What they do is in probing.py, which may import torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Curvature = Literal["hessian", "ggn", "preconditioned"]
+Engine = Literal["auto", "double_backward", "forward_over_reverse", "central_difference"]
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What the user asked for, one field per option of `homotopy probe`."""
+
+    checkpoint: Path
+    model: str | None
+    model_arg: tuple[str, ...]
+    loss: str | None
+    batch: tuple[Path, ...]
+    recipe: Path | None
+    text: Path | None
+    entry: str | None
+    layers: str
+    curvature: str
+    hvp: str
+    top_k: int
+    density: bool
+    trace: bool
+    mode: str
+    rtol: float | None
+    max_hvp: int | None
+    microbatch: int | None
+    dtype: str
+    device: str
+    seed: int
+    validate: bool
+    validate_limit: int
+    trust_pickle: bool
+    trust_code: bool
+    dry_run: bool
+    budget: str | None
+    json: str | None
+    out: Path | None
+    html: Path | None
+    fail_on: tuple[str, ...]
+    quiet: bool
+
+
+def probe(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file or folder.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="file.py:callable or package.module:callable."),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of --model (YAML).")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|TARGET",
+            help="cross_entropy, next_token, mse, bce, output, or a callable loss(model, batch).",
+        ),
+    ] = None,
+    batch: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help=".pt, .npz or .safetensors; repeat for several."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take model, loss and data from a recipe.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text to measure a language model on.")
+    ] = None,
+    entry: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which set of weights (model, ema, ...).")
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(metavar="KIND", help="module, parameter, none, or a regex of names.")
+    ] = "module",
+    curvature: Annotated[Curvature, typer.Option(help="Which matrix.")] = "hessian",
+    hvp: Annotated[Engine, typer.Option(help="How products are made; auto says what it took.")] = (
+        "auto"
+    ),
+    top_k: Annotated[int, typer.Option(min=1, help="How many eigenvalues, by magnitude.")] = 5,
+    density: Annotated[bool, typer.Option(help="The spectral density.")] = True,
+    trace: Annotated[bool, typer.Option(help="Trace and Frobenius norm.")] = True,
+    mode: Annotated[Literal["eval", "train"], typer.Option(help="Module mode.")] = "eval",
+    rtol: Annotated[float | None, typer.Option(help="Residual tolerance, relative.")] = None,
+    max_hvp: Annotated[int | None, typer.Option(min=1, help="Products per eigenproblem.")] = None,
+    microbatch: Annotated[int | None, typer.Option(min=1, help="Rows at a time; exact.")] = None,
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the random vectors.")] = 0,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Full Hessian beside every estimate.")
+    ] = False,
+    validate_limit: Annotated[int, typer.Option(min=1, help="Largest --validate model.")] = 5000,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Let a pickle run code. Only for files you made.")
+    ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the user code a checkpoint's recipe names.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost and stop.")
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="60s, 5m: return what is there by then.")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Strict JSON; - is stdout, nothing else.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.h5", help="A one-row log that report can read.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page.")] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPR", help="Exit 1 if true: 'lambda_max > 500', 'not converged'."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> int:
+    """Measure a checkpoint: Hessian spectrum and curvature, overall and per layer.
+
+    Our own checkpoints need no further option. Others need the model, the loss and a batch:
+    homotopy probe ckpt.pt --model model.py:build --loss model.py:loss --batch batch.pt
+    """
+    from homotopy_cli.cli.probing import run_probe
+
+    options = ProbeOptions(
+        **{
+            **locals_without_import(locals()),
+            "model_arg": tuple(model_arg or ()),
+            "batch": tuple(batch or ()),
+            "fail_on": tuple(fail_on or ()),
+        }
+    )
+    return run_probe(options)
+
+
+def locals_without_import(names: dict[str, object]) -> dict[str, object]:
+    """The option values among a function's locals."""
+    return {key: value for key, value in names.items() if key in ProbeOptions.__annotations__}

@@ -1,0 +1,140 @@
+"""`homotopy probe`, from options to outputs: load, predict the cost, measure, say, write, gate."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.cli.probe import ProbeOptions
+from homotopy_cli.errors import HomotopyError
+
+
+def run_probe(options: ProbeOptions) -> int:
+    """Do what `homotopy probe` was asked; returns the exit code."""
+    from homotopy_cli.cli import outputs
+    from homotopy_cli.cli.probe_progress import ProbeProgress
+    from homotopy_cli.curvature.estimator import CurvatureEstimator
+
+    outputs.check_targets(options)
+    loaded = load(options)
+    problem = loaded.problem
+    partition = make_partition(problem, options.layers)
+    config = make_config(options)
+    preconditioner = loaded.preconditioner
+    if options.curvature == "preconditioned" and preconditioner is None:
+        raise HomotopyError(
+            f"{options.checkpoint}: holds no optimizer state, so there is no preconditioner P",
+            hint="probe a checkpoint that holds its optimizer, or use --curvature hessian",
+        )
+    refuse_large_validation(options, problem)
+    forecast = CurvatureEstimator(config=config).forecast(problem, partition)
+    note = sys.stderr.write if not options.quiet else (lambda text: None)
+    note(forecast_line(forecast))
+    if options.dry_run:
+        outputs.write_forecast(options, loaded, forecast)
+        return 0
+    with ProbeProgress(quiet=options.quiet) as progress:
+        estimate = CurvatureEstimator(config=config).estimate(
+            problem, partition, preconditioner=preconditioner, progress=progress
+        )
+        records = validate(problem, estimate, partition, options) if options.validate else ()
+    return outputs.deliver(options, loaded, estimate, records)
+
+
+def load(options: ProbeOptions) -> Any:
+    """Checkpoint, model, loss and batches as one LoadedProblem."""
+    from homotopy_cli.problems.load import load_problem
+
+    return load_problem(
+        options.checkpoint,
+        model=options.model,
+        model_args=options.model_arg,
+        loss=options.loss,
+        batches=options.batch or None,
+        recipe=options.recipe,
+        text=options.text,
+        entry=options.entry,
+        mode=options.mode,
+        dtype=options.dtype,
+        device=options.device,
+        seed=options.seed,
+        microbatch=options.microbatch,
+        trust_pickle=options.trust_pickle,
+        trust_code=options.trust_code,
+    )
+
+
+def make_partition(problem: Any, layers: str) -> Any | None:
+    """The partition `--layers` names; None for no per-layer table."""
+    from homotopy_cli.problems.partition import Partition
+
+    if layers == "none":
+        return None
+    if layers == "module":
+        return Partition.by_module(problem)
+    if layers == "parameter":
+        return Partition.by_parameter(problem)
+    return Partition.by_pattern(problem, layers)
+
+
+def make_config(options: ProbeOptions) -> Any:
+    """EstimatorConfig.thorough with what the options change."""
+    from dataclasses import replace
+
+    from homotopy_cli.curvature.config import EstimatorConfig
+
+    changes: dict[str, Any] = {
+        "top_k": options.top_k,
+        "trace": options.trace,
+        "frobenius": options.trace,
+        "density": options.density,
+        "hvp": options.hvp,
+        "curvature": options.curvature,
+        "seed": options.seed,
+    }
+    if options.rtol is not None:
+        changes["rtol"] = options.rtol
+    if options.max_hvp is not None:
+        changes["max_hvp"] = options.max_hvp
+    if options.budget is not None:
+        changes["max_seconds"] = seconds(options.budget)
+    return replace(EstimatorConfig.thorough(), **changes)
+
+
+def seconds(text: str) -> float:
+    """`60s`, `5m`, `1.5h` or plain seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    scale = units.get(text[-1:].lower())
+    try:
+        value = float(text[:-1] if scale else text) * (scale or 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise HomotopyError(f"--budget {text}: not a time", hint="write --budget 60s or 5m")
+    return value
+
+
+def refuse_large_validation(options: ProbeOptions, problem: Any) -> None:
+    if options.validate and problem.n_params > options.validate_limit:
+        raise HomotopyError(
+            f"--validate: the full Hessian of {problem.n_params:,} parameters is above the limit "
+            f"of {options.validate_limit:,}",
+            hint=f"raise it with --validate-limit {problem.n_params}, or probe a smaller model",
+        )
+
+
+def validate(problem: Any, estimate: Any, partition: Any, options: ProbeOptions) -> Any:
+    from homotopy_cli.curvature.validate import validate as against_full_hessian
+
+    return against_full_hessian(problem, estimate, partition, limit=options.validate_limit)
+
+
+def forecast_line(forecast: Any) -> str:
+    """What is about to be spent, in one line."""
+    return (
+        f"about {forecast.n_hvp:.0f} Hessian-vector products, "
+        f"{forecast.seconds:.0f} s, {forecast.memory_bytes / 2**20:.0f} MiB of vectors\n"
+    )
+
+
+def next_command(path: Path) -> str:
+    return f"homotopy report {path}"

@@ -1,0 +1,136 @@
+"""What a running `homotopy train` shows on stderr.
+
+On a terminal one live line; piped, in CI or under NO_COLOR-less logs one plain line per ten
+seconds and a last one; with --quiet only warnings. Results never pass through here.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+PLAIN_SECONDS = 10.0  # between two lines when nobody watches
+LIVE_SECONDS = 0.1  # between two redraws: the eye's limit, and a negligible cost
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, or a dash for what was not measured."""
+    return "-" if value is None or value != value else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """`75` -> `1:15`; an hour and more with hours."""
+    if seconds != seconds or seconds == float("inf"):
+        return "-"
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def facts(view: Any) -> str:
+    """The numbers of one StepView on one line."""
+    return (
+        f"loss {view.loss:.4g}  lr {view.lr:.3g}  λmax {number(view.lambda_max)}  "
+        f"κ {number(view.kappa)}  edge {number(view.edge_ratio)}  "
+        f"probing {view.probe_share:.1%}"
+    )
+
+
+class PlainProgress:
+    """One line per ten seconds; the observer of pipes, files and CI."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._shown = -float("inf")  # the first step says that the run is alive
+        self._last: Any = None
+        self._evaluation = ""
+
+    def start(self, total: int, first: int) -> None:
+        """Nothing yet: the first step speaks."""
+
+    def step(self, view: Any) -> None:
+        """Print when ten seconds have gone by since the last line."""
+        self._last = view
+        now = time.monotonic()
+        if not self._quiet and now - self._shown >= PLAIN_SECONDS:
+            self._shown = now
+            self._print(view)
+
+    def evaluation(self, record: Any) -> None:
+        """Keep the newest held-out loss for the next line."""
+        self._evaluation = f"  eval {record.values['eval_loss']:.4g}"
+
+    def event(self, record: Any) -> None:
+        """Warnings and errors at once, also under --quiet."""
+        if record.level != "info":
+            print(f"{record.level}: step {record.step}: {record.message}", file=sys.stderr)
+
+    def stop(self) -> None:
+        """The last step, if it was not printed yet."""
+        if not self._quiet and self._last is not None:
+            self._print(self._last)
+            self._last = None
+
+    def _print(self, view: Any) -> None:
+        text = f"step {view.step + 1}/{view.total}  {facts(view)}  eta {duration(view.eta)}"
+        print(text + self._evaluation, file=sys.stderr, flush=True)
+
+
+class LiveProgress:
+    """One line that redraws itself, on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from homotopy_cli.cli.render import console
+
+        self._bar = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[facts]}"),
+            TextColumn("eta {task.fields[eta]}", style="dim"),
+            console=console(stderr=True),
+            refresh_per_second=8,
+            transient=True,
+        )
+        self._task: Any = None
+        self._shown = -float("inf")
+        self._evaluation = ""
+
+    def start(self, total: int, first: int) -> None:
+        """Show the bar at the first step to be made."""
+        self._task = self._bar.add_task("train", total=total, completed=first, facts="", eta="-")
+        self._bar.start()
+
+    def step(self, view: Any) -> None:
+        """Update the line, at most ten times a second."""
+        now = time.monotonic()
+        if now - self._shown < LIVE_SECONDS and view.step + 1 < view.total:
+            return
+        self._shown = now
+        text = facts(view) + self._evaluation
+        self._bar.update(
+            self._task, completed=view.step + 1, facts=text, eta=duration(view.eta)
+        )
+
+    def evaluation(self, record: Any) -> None:
+        """Show the newest held-out loss from now on."""
+        self._evaluation = f"  eval {record.values['eval_loss']:.4g}"
+
+    def event(self, record: Any) -> None:
+        """Warnings and errors above the line."""
+        if record.level != "info":
+            self._bar.console.print(
+                f"{record.level}: step {record.step}: {record.message}", markup=False
+            )
+
+    def stop(self) -> None:
+        """Remove the line."""
+        self._bar.stop()
+
+
+def make_progress(*, quiet: bool) -> PlainProgress | LiveProgress:
+    """The observer that fits stderr: live only on a terminal outside CI."""
+    if quiet or not sys.stderr.isatty() or os.environ.get("CI"):
+        return PlainProgress(quiet=quiet)
+    return LiveProgress()

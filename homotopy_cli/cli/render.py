@@ -1,0 +1,168 @@
+"""Records -> what a person reads in the terminal: sentences first, tables after."""
+
+import math
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+BAR = 20  # characters of the longest bar
+MOMENTUM = 0.9  # the momentum that the momentum edge is quoted for
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that follows the terminal; wide enough when piped that no cell is cut."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=120)
+
+
+def short(value: float | None, digits: int = 4) -> str:
+    """`value` with `digits` significant digits; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:.{decimals}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def error_of(residual: float | None) -> str:
+    return "" if residual is None else f"± {residual:.1e}"
+
+
+def bar(fraction: float) -> str:
+    """A horizontal bar in eighths of a character."""
+    eighths = round(max(0.0, min(1.0, fraction)) * BAR * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def plain_table(title: str, *columns: tuple[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name, justify in columns:
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    return table
+
+
+def overall_table(estimate: Any) -> Table:
+    """λ, ‖H‖, trace, κ of the whole model, each with its error and whether it converged."""
+    table = plain_table(
+        "Overall", ("quantity", "left"), ("value", "right"), ("error", "left"), ("", "left")
+    )
+
+    def eigen(name: str, record: Any) -> None:
+        if record is not None:
+            word = "" if record.converged else "not converged"
+            table.add_row(name, short(record.value, 6), error_of(record.residual), word)
+
+    eigen("λ_max (sharpness)", estimate.lambda_max)
+    eigen("λ_min", estimate.lambda_min)
+    if estimate.hessian_norm is not None:
+        table.add_row("‖H‖₂", short(estimate.hessian_norm, 6), "", "larger of the two ends")
+    for name, record in (("‖H‖_F", estimate.frobenius_norm), ("trace", estimate.trace)):
+        if record is not None:
+            kind = "exact" if record.n_probes == 0 else f"{record.n_probes} random vectors"
+            spread = "" if record.n_probes == 0 else f"± {record.stderr:.1e} (s.e.)"
+            table.add_row(name, short(record.value, 6), spread, kind)
+    table.add_row("‖g‖", short(estimate.grad_norm, 6), "", "")
+    kappa = short(estimate.kappa, 6) if estimate.kappa is not None else "undefined"
+    table.add_row("κ = ‖H‖₂/‖g‖²", kappa, "", estimate.kappa_reason or "1/loss")
+    if estimate.predicted_decrease is not None:
+        table.add_row("1/(2κ)", short(estimate.predicted_decrease), "", "loss one 1/‖H‖ step gains")
+    eigen("λ_max(P⁻¹H)", estimate.preconditioned_sharpness)
+    return table
+
+
+def layer_table(blocks: Any, *, limit: int = 40) -> Table:
+    """One row per block, sharpest first; the bar is ‖H_bb‖ relative to the largest."""
+    ranked = sorted(blocks, key=lambda b: (b.hessian_norm is None, -(b.hessian_norm or 0.0)))
+    top = max((b.hessian_norm or 0.0 for b in blocks), default=0.0) or 1.0
+    table = plain_table(
+        "Layers, sharpest first (each is its own diagonal block H_bb)",
+        ("layer", "left"),
+        ("kind", "left"),
+        ("params", "right"),
+        ("‖g‖", "right"),
+        ("λ_min", "right"),
+        ("λ_max", "right"),
+        ("error", "left"),
+        ("trace", "right"),
+        ("κ", "right"),
+        ("‖H_bb‖₂", "left"),
+    )
+    for block in ranked[:limit]:
+        trace = short(block.trace.value, 3) if block.trace is not None else "-"
+        note = "" if block.converged or block.hessian_norm is None else " not converged"
+        kappa = short(block.kappa) if block.kappa is not None else "undefined"
+        table.add_row(
+            escape(block.name),
+            escape(block.kind),
+            f"{block.n_params:,}",
+            short(block.grad_norm, 3),
+            short(block.lambda_min, 3),
+            short(block.lambda_max),
+            error_of(block.residual) + note,
+            trace,
+            kappa,
+            bar((block.hessian_norm or 0.0) / top) if block.hessian_norm else state_words(block),
+        )
+    if len(ranked) > limit:
+        table.caption = f"{len(ranked) - limit} more layers: see --json, or group with --layers"
+    return table
+
+
+def state_words(block: Any) -> str:
+    """Why a block has no bar."""
+    if block.state == "not_reached":
+        return "not reached by this batch"
+    if block.state == "constant_gradient":
+        return "0: the gradient is constant here"
+    if block.state == "frozen":
+        return "frozen"
+    return "0: piecewise linear in this layer" if block.hessian_norm == 0 else ""
+
+
+def density_lines(density: Any, *, rows: int = 12) -> list[str]:
+    """The spectral density as text: one line per bin, share of eigenvalues on a log scale."""
+    low, high = float(density.nodes[0]), float(density.nodes[-1])
+    if not high > low:
+        return [f"all of the spectrum is at {short(low)}"]
+    width = (high - low) / rows
+    mass = [0.0] * rows
+    for node, weight in zip(density.nodes, density.weights, strict=True):
+        mass[min(rows - 1, int((float(node) - low) / width))] += float(weight)
+    floor = -6.0
+    lines = []
+    for index, share in reversed(list(enumerate(mass))):
+        edge = f"{short(low + index * width, 3):>10} … {short(low + (index + 1) * width, 3):<10}"
+        level = 0.0 if share <= 0 else 1 - max(math.log10(share), floor) / floor
+        lines.append(f"{edge} {bar(level):<{BAR}} {share:.1e}" if share > 0 else edge)
+    return lines
+
+
+def validation_table(records: Any) -> Table:
+    table = plain_table(
+        "Validation against the full Hessian (float64)",
+        ("quantity", "left"),
+        ("estimate", "right"),
+        ("exact", "right"),
+        ("rel. error", "right"),
+        ("own bound", "right"),
+        ("inside", "left"),
+    )
+    words = {True: "yes", False: "NO", None: ""}
+    for v in records:
+        bound = "-" if v.bound is None else f"{v.bound:.1e}"
+        table.add_row(
+            escape(v.quantity),
+            short(v.estimate, 7),
+            short(v.exact, 7),
+            f"{v.relative_error:.1e}",
+            bound,
+            words[v.within_bound],
+        )
+    return table

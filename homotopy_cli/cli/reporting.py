@@ -1,0 +1,88 @@
+"""`homotopy report`, from logs to outputs. Imports no torch: a CI job needs none."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.errors import HomotopyError
+
+
+def run_report(
+    *,
+    logs: Sequence[Path],
+    out: Path | None,
+    baseline: Path | None,
+    markdown: Path | None,
+    json: str | None,
+    junit: Path | None,
+    fail_on: Sequence[str],
+    title: str | None,
+) -> int:
+    """Read the logs, evaluate the gates, write every output; 1 when a gate fired."""
+    from homotopy_cli.cli.document import write_json, write_text
+    from homotopy_cli.report.gates import evaluate
+    from homotopy_cli.report.junit import junit_xml
+    from homotopy_cli.report.markdown import markdown_summary
+    from homotopy_cli.report.metrics import summarise
+    from homotopy_cli.report.page import render
+    from homotopy_cli.runlog.reader import read_log
+
+    target = out or logs[0].with_suffix(".html")
+    refuse_unwritable([target, markdown, junit, Path(json) if json not in (None, "-") else None])
+    if target.resolve() in {path.resolve() for path in logs}:
+        raise HomotopyError(f"--out {target}: is the log itself", hint="give another --out")
+    runs = [read_log(path) for path in logs]
+    base = read_log(baseline) if baseline is not None else None
+    metrics = [summarise(run) for run in runs]
+    base_metrics = summarise(base) if base is not None else None
+    names = gate_names(metrics[0], base_metrics)
+    gates = [evaluate(expression, names) for expression in fail_on]
+
+    write_text(str(target), render(runs, title=title, baseline=base, gates=gates))
+    if markdown is not None:
+        write_text(str(markdown), markdown_summary(runs, baseline=base, gates=gates))
+    if junit is not None:
+        write_text(str(junit), junit_xml(gates, suite=runs[0].path.name))
+    if json is not None:
+        write_json(metrics_document(runs, metrics, base_metrics, gates), json)
+    if json != "-":
+        print(f"page: {target}")
+    fired = [gate for gate in gates if gate.failed]
+    for gate in fired:
+        print(f"gate fired: {gate.message}", file=sys.stderr)
+    return 1 if fired else 0
+
+
+def refuse_unwritable(files: Sequence[Path | None]) -> None:
+    """Say in one line that an output's folder is missing, before anything is read."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise HomotopyError(
+                f"{file}: its folder does not exist", hint=f"mkdir -p {file.parent}"
+            )
+
+
+def gate_names(metrics: dict[str, Any], baseline: dict[str, Any] | None) -> dict[str, Any]:
+    return {**metrics, **({} if baseline is None else {"baseline": baseline})}
+
+
+def metrics_document(
+    runs: Sequence[Any],
+    metrics: Sequence[dict[str, Any]],
+    baseline: dict[str, Any] | None,
+    gates: Sequence[Any],
+) -> dict[str, Any]:
+    """`--json`: the metrics of each run, the baseline's, and what each gate said."""
+    return {
+        "schema_version": "1.0",
+        "runs": [
+            {"path": str(run.path), "status": run.attrs.get("status"), "metrics": values}
+            for run, values in zip(runs, metrics, strict=True)
+        ],
+        "baseline": baseline,
+        "gates": [
+            {"expression": gate.expression, "failed": gate.failed, "message": gate.message}
+            for gate in gates
+        ],
+    }

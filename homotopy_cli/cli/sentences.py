@@ -1,0 +1,98 @@
+"""The probe's findings as sentences: what was measured, on what, and what it means."""
+
+from typing import Any
+
+from homotopy_cli.cli.render import MOMENTUM, short
+
+
+def headline(loaded: Any, estimate: Any, edge: dict[str, Any]) -> list[str]:
+    """What was probed, then the two or three things a reader must know first."""
+    checkpoint, problem = loaded.checkpoint, loaded.problem
+    where = [f"{checkpoint.path} ({checkpoint.kind}"]
+    if checkpoint.entry:
+        where.append(f", weights {checkpoint.entry!r}")
+    if checkpoint.prefix_removed:
+        where.append(f", prefix {checkpoint.prefix_removed!r} removed")
+    batches = len(problem.batches)
+    lines = [
+        "".join(where) + ")",
+        f"{estimate.n_params:,} parameters; loss {problem.criterion_name} over "
+        f"{estimate.n_terms:,} terms in {batches} batch{'es' if batches != 1 else ''}; "
+        f"{estimate.mode} mode, {estimate.dtype}",
+    ]
+    lines += list(checkpoint.notes)
+    if problem.frozen:
+        lines.append(f"frozen, not differentiated: {listed(problem.frozen)}")
+    lines.append("")
+    lines.append(f"Loss {short(estimate.loss, 5)}, gradient norm {short(estimate.grad_norm)}.")
+    lines += sharpness_sentences(estimate, edge)
+    lines += kappa_sentences(estimate)
+    return lines
+
+
+def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
+    top, low = estimate.lambda_max, estimate.lambda_min
+    lines = []
+    if top is not None:
+        if top.value > 0:
+            text = (
+                f"Sharpness λ_max = {short(top.value, 5)}: plain gradient descent diverges along "
+                f"it above lr {short(edge['sgd'], 3)}, momentum {MOMENTUM} above "
+                f"{short(edge['momentum'], 3)}"
+            )
+            if edge["adam"] is not None:
+                text += f", this checkpoint's optimizer above {short(edge['adam'], 3)}"
+            lines.append(text + ".")
+        else:
+            lines.append(f"λ_max = {short(top.value, 5)}: no direction curves upwards.")
+    if top is not None and low is not None and abs(low.value) > abs(top.value):
+        lines.append(
+            f"The most negative eigenvalue wins: |λ_min| = {short(abs(low.value), 5)} is larger "
+            "than λ_max, so ‖H‖ is set by a direction of escape, not by a wall."
+        )
+    ranked = [b for b in estimate.blocks if b.hessian_norm]
+    if len(ranked) > 1:
+        ranked.sort(key=lambda b: -b.hessian_norm)
+        lines.append("Sharpest layers: " + listed([b.name for b in ranked[:3]]) + ".")
+    return lines
+
+
+def kappa_sentences(estimate: Any) -> list[str]:
+    if estimate.kappa is None:
+        return [f"κ = ‖H‖/‖g‖² is undefined: {estimate.kappa_reason}."]
+    if not estimate.kappa:
+        return ["κ = 0: no curvature along any direction measured."]
+    return [
+        f"κ = ‖H‖/‖g‖² = {short(estimate.kappa, 5)} per unit of loss: one step of 1/‖H‖ is sure "
+        f"to gain {short(estimate.predicted_decrease, 3)} on a quadratic. It is no condition "
+        "number, and it grows without bound towards a minimum."
+    ]
+
+
+def closing(estimate: Any) -> list[str]:
+    """Cost, convergence and what to distrust."""
+    cost = estimate.cost
+    method = cost.method.replace("_", " ")
+    lines = [
+        f"{cost.n_hvp:.0f} Hessian-vector products ({method}) = "
+        f"{cost.gradient_equivalents:.0f} gradients, {cost.seconds:.1f} s."
+    ]
+    if cost.fallback_reason:
+        lines.append(f"Fell back to {method}: {cost.fallback_reason}.")
+    if not estimate.converged:
+        lines.append(
+            "Not everything converged: those values say so and their ± is honest; "
+            "raise --max-hvp or loosen --rtol."
+        )
+    lines += [f"warning: {text}" for text in estimate.warnings]
+    unreached = [b.name for b in estimate.blocks if b.state == "not_reached"]
+    if unreached:
+        lines.append(f"Not reached by this batch, κ undefined there: {listed(unreached)}.")
+    return lines
+
+
+def listed(names: Any, limit: int = 4) -> str:
+    """`a, b, c and 3 more`."""
+    names = list(names)
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
