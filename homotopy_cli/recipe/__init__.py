@@ -1,0 +1,20 @@
+"""Recipes: YAML becomes typed settings, without torch.
+
+    values.py       numbers, counts, flags that refuse look-alikes, with words and a hint
+    schema.py       Recipe: everything `homotopy train` can be told
+    models.py       one settings class per zoo model
+    datasets.py     one settings class per kind of data
+    optimizers.py   one settings class per torch.optim class, from a torch-free keyword table
+    schedules.py    one settings class per scheduler
+    document.py     YAML text -> plain values, each with its place (file:line)
+    parsing.py      the YAML 1.2 core rules on top of PyYAML's scanner
+    overrides.py    `--set a.b=c` and profiles, applied to a document
+    faults.py       a pydantic error -> `file:line: key.path: what`, and what to type instead
+    load.py         load_recipe, builtin_recipe: every fault in one RecipeError
+    targets.py      load_target: `file.py:callable`, `package.module:callable`
+    text.py         dump_recipe, the JSON schema, the reference table of recipes/README.md
+
+Three rules. A value is never repaired silently: `1e-3` is a number because YAML 1.2 says
+so, `no` is text because YAML 1.2 says so. Every default is written in a settings class and
+nowhere else. `null` means "as if the key were left out".
+"""

@@ -1,0 +1,105 @@
+"""Data a recipe can name. Relative paths start at the recipe's folder; nothing is downloaded."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from homotopy_cli.recipe.values import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegative,
+    Spec,
+    Text,
+    choice,
+    closest,
+    fault,
+)
+
+HoldOut = Annotated[
+    Fraction, Field(description="share of the data kept for evaluation and for probes")
+]
+
+
+class TextData(Spec):
+    """Characters of one text; training and held-out parts are contiguous."""
+
+    name: Literal["text"] = "text"
+    path: Text | None = Field(default=None, description="a UTF-8 text file")
+    source: Literal["pydoc_topics"] | None = Field(
+        default=None, description="a text that comes with Python, instead of a path"
+    )
+    context: Count = Field(default=64, description="tokens per example")
+    holdout: HoldOut = 0.1
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "TextData":
+        if (self.path is None) == (self.source is None):
+            given = "both are" if self.path else "neither is"
+            raise fault(
+                f"needs either path or source, {given} given",
+                "path: FILE.txt, or source: pydoc_topics",
+            )
+        return self
+
+
+class NpzData(Spec):
+    """Arrays of one .npz file, read without pickle."""
+
+    name: Literal["npz"] = "npz"
+    path: Text = Field(description="the .npz file")
+    x: Text = Field(default="x", description="name of the input array, one example per row")
+    y: Text = Field(default="y", description="name of the target array: int classes or floats")
+    holdout: HoldOut = 0.1
+
+
+class Cifar10Data(Spec):
+    """CIFAR-10 in its official binary or Python layout, scaled to mean 0 and variance 1."""
+
+    name: Literal["cifar10"] = "cifar10"
+    path: Text = Field(description="folder cifar-10-batches-bin or cifar-10-batches-py")
+    train_size: Count | None = Field(default=None, description="use only the first so many images")
+    eval_size: Count | None = Field(default=None, description="use only the first so many")
+    flip: Flag = Field(default=False, description="mirror each training image at random")
+
+
+class QuadraticData(Spec):
+    """No data: a linear tilt of the quadratic model per example, which averages to 0."""
+
+    name: Literal["quadratic"] = "quadratic"
+    noise: NonNegative = Field(
+        default=0.0, description="standard deviation of each gradient component, per example"
+    )
+
+
+class UserData(Spec):
+    """`package.module:callable` or `file.py:callable`, called with every other key."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text = Field(description="package.module:callable or file.py:callable")
+
+
+DATA_SPECS: dict[str, type[Spec]] = {
+    "text": TextData,
+    "npz": NpzData,
+    "cifar10": Cifar10Data,
+    "quadratic": QuadraticData,
+}
+
+
+def _data(value: Any) -> Any:
+    """Text is a .npz file, a target, or the name of data that need no settings."""
+    if not isinstance(value, str) or ":" in value or value.lower().endswith(".npz"):
+        return value
+    if value in DATA_SPECS:
+        return {"name": value}
+    if value.lower().endswith((".txt", ".md", ".text")):
+        raise fault(f"{value!r} is not a .npz file", f"{{name: text, path: {value}}}")
+    near = closest(value, DATA_SPECS)
+    hint = f"did you mean {near!r}?" if near else f"one of {', '.join(DATA_SPECS)}, or data.npz"
+    raise fault(f"{value!r} is neither a kind of data, a .npz file nor file.py:callable", hint)
+
+
+DataSpec = choice(DATA_SPECS, user=UserData)
+Data = Annotated[choice(DATA_SPECS, user=UserData, target=True), BeforeValidator(_data)]

@@ -1,0 +1,153 @@
+"""A recipe file becomes a Recipe, or one RecipeError that holds every fault."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from homotopy_cli.errors import RecipeError
+from homotopy_cli.recipe.document import Document
+from homotopy_cli.recipe.faults import translate
+from homotopy_cli.recipe.overrides import apply_profile, apply_sets
+from homotopy_cli.recipe.parsing import parse
+from homotopy_cli.recipe.schema import Recipe
+from homotopy_cli.recipe.values import closest
+
+QUICKSTART = "quickstart"
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A valid recipe and where it came from."""
+
+    recipe: Recipe
+    source: str  # exact text of the file
+    path: Path | None  # None: a recipe that comes with the package
+    base_dir: Path  # where the recipe's relative paths start
+    name: str  # of the run: recipe.name, else the file's name without suffix
+    overrides: tuple[str, ...] = ()  # --set arguments, as typed
+    profile: str | None = None
+
+
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, profile: str | None = None
+) -> LoadedRecipe:
+    """Read, change and validate a recipe.
+
+    Args:
+        path: A YAML file.
+        overrides: `key.path=value` texts (`--set`), applied in order after the profile.
+        profile: Name under `profiles:` whose changes come first.
+
+    Raises:
+        RecipeError: `faults` holds every (message, hint), each as `file:line: key: what`.
+    """
+    path = Path(path)
+    raw = _read(path)
+    document = parse(raw, str(path))
+    recipe = _validated(document, overrides, profile)
+    return LoadedRecipe(
+        recipe,
+        raw.decode("utf-8-sig"),
+        path,
+        path.parent.resolve(),
+        recipe.name or path.stem,
+        tuple(overrides),
+        profile,
+    )
+
+
+def builtin_recipe(
+    name: str = QUICKSTART, overrides: Sequence[str] = (), *, profile: str | None = None
+) -> LoadedRecipe:
+    """A recipe that comes with the package; its relative paths start at the current folder.
+
+    Raises:
+        RecipeError: No such recipe, or an override that does not fit.
+    """
+    if name not in builtin_names():
+        near = closest(name, builtin_names())
+        raise RecipeError(
+            f"no built-in recipe {name!r}",
+            hint=f"did you mean {near!r}?" if near else f"one of {', '.join(builtin_names())}",
+        )
+    raw = (resources.files("homotopy_cli") / "builtin_recipes" / f"{name}.yaml").read_bytes()
+    document = parse(raw, f"{name}.yaml (built in)")
+    recipe = _validated(document, overrides, profile)
+    return LoadedRecipe(
+        recipe,
+        raw.decode("utf-8-sig"),
+        None,
+        Path.cwd(),
+        recipe.name or name,
+        tuple(overrides),
+        profile,
+    )
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Names that `builtin_recipe` knows."""
+    folder = resources.files("homotopy_cli") / "builtin_recipes"
+    files = [entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    return tuple(sorted(name.removesuffix(".yaml") for name in files))
+
+
+def recipe_from_resolved(values: Mapping[str, Any] | str, label: str = "recipe") -> Recipe:
+    """The recipe that `Recipe.resolved()` described, as a checkpoint or a log keeps it.
+
+    Args:
+        values: The mapping, or its JSON text.
+        label: How messages name the place it came from.
+
+    Raises:
+        RecipeError: It does not fit this version's schema.
+    """
+    if isinstance(values, str):
+        try:
+            values = json.loads(values)
+        except ValueError as error:
+            raise RecipeError(f"{label}: the stored recipe is not JSON ({error})") from error
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{label}: the stored recipe is not a mapping")
+    return _validated(Document(label, dict(values)), (), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        folder = path.parent
+        near = ""
+        if folder.is_dir():
+            near = closest(path.name, [p.name for p in folder.glob("*.y*ml")])
+        hint = f"did you mean {folder / near}?" if near else "homotopy train runs the quickstart"
+        raise RecipeError(f"{path}: no such recipe", hint=hint) from error
+    except IsADirectoryError as error:
+        raise RecipeError(f"{path}: is a folder", hint=f"{path}/NAME.yaml") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _validated(document: Document, overrides: Sequence[str], profile: str | None) -> Recipe:
+    if profile is not None:
+        apply_profile(document, profile)
+    apply_sets(document, overrides)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(document.data)
+    except ValidationError as error:
+        translate(error, document)
+    if document.faults or recipe is None:
+        _raise(document)
+    return recipe
+
+
+def _raise(document: Document) -> None:
+    faults = sorted(document.faults, key=lambda fault: fault.order)
+    pairs = tuple(dict.fromkeys((fault.message, fault.hint) for fault in faults))
+    more = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
+    raise RecipeError(pairs[0][0] + more, hint=pairs[0][1], faults=pairs)

@@ -1,0 +1,180 @@
+"""Recipe: everything `homotopy train` can be told, with every default.
+
+Units are in the descriptions; `recipes/README.md` is generated from this file and tested
+current.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from homotopy_cli.recipe.datasets import DATA_SPECS, Data, DataSpec
+from homotopy_cli.recipe.models import MODEL_SPECS, Model, ModelSpec
+from homotopy_cli.recipe.optimizers import TORCH_SPECS, OptimizerSpec
+from homotopy_cli.recipe.schedules import (
+    CURVATURE_SPECS,
+    FIXED_SPECS,
+    SCHEDULER_SPECS,
+    Homotopy,
+    SchedulerSpec,
+    Signal,
+    named,
+)
+from homotopy_cli.recipe.values import (
+    Count,
+    Fraction,
+    Integer,
+    Positive,
+    Share,
+    Spec,
+    Text,
+    Whole,
+    closest,
+    fault,
+    shown,
+)
+
+__all__ = [
+    "CURVATURE_SPECS",
+    "DATA_SPECS",
+    "FIXED_SPECS",
+    "MODEL_SPECS",
+    "SCHEDULER_SPECS",
+    "TORCH_SPECS",
+    "ClipSpec",
+    "CurvatureSpec",
+    "DataSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "Recipe",
+    "SchedulerSpec",
+]
+
+LOSSES = ("cross_entropy", "next_token", "mse", "bce", "output")
+_FLOAT_MAX = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
+
+
+class CurvatureSpec(Spec):
+    """What the probe measures while training, under every scheduler, and what it may cost."""
+
+    signal: Signal = Field(default="auto", description="curvature that schedulers act on")
+    freq: Whole = Field(
+        default=10, description="steps between probes; 0 = no probe under a fixed schedule"
+    )
+    budget: Fraction = Field(
+        default=0.05, description="largest share of the run's work spent probing; 0 = no limit"
+    )
+    probe_fraction: Share | None = Field(
+        default=None, description="share of the training batch a probe looks at; default by budget"
+    )
+    layers_freq: Whole = Field(
+        default=10, description="every so many probes, also per layer; 0 = never"
+    )
+
+
+class ClipSpec(Spec):
+    """Gradient clipping before the step."""
+
+    name: Literal["norm", "curvature_aware"] = Field(
+        default="norm", description="by the gradient's norm, or by a curvature trust region"
+    )
+    max_norm: Positive = Field(default=1.0, description="largest gradient norm, loss/parameter")
+
+
+def _loss(value: Any) -> Any:
+    if not isinstance(value, str) or ":" in value or value in LOSSES:
+        return value
+    near = closest(value, LOSSES)
+    hint = f"did you mean {near!r}?" if near else f"one of {', '.join(LOSSES)}, or model.py:loss"
+    raise fault(f"{value!r} is neither a known loss nor file.py:callable", hint)
+
+
+def _out(value: Any) -> Any:
+    if isinstance(value, str) and not value.lower().endswith((".h5", ".hdf5")):
+        raise fault(f"{value!r} is not an HDF5 file name", f"{value.rstrip('/')}/run.h5")
+    return value
+
+
+class Recipe(Spec):
+    """One training run.
+
+    `model`, `loss` and `data` as text are targets (`file.py:callable`,
+    `package.module:callable`) or, for data, a .npz file; relative paths start at the recipe's
+    folder. `out` is relative to the current folder.
+    """
+
+    name: Text | None = Field(default=None, description="of the run; default the file's name")
+    model: Model = Field(description="a zoo model, or the target of a callable that builds one")
+    loss: Annotated[Text, BeforeValidator(_loss)] | None = Field(
+        default=None, description=f"{', '.join(LOSSES)}, or a target; default by the data"
+    )
+    data: Data = Field(description="a kind of data, a .npz file, or a target")
+    optimizer: Annotated[OptimizerSpec, BeforeValidator(named)] = Field(
+        description="a torch.optim class in lower case, or package.module:Class"
+    )
+    scheduler: SchedulerSpec = Field(
+        default_factory=Homotopy, description="what sets the learning rate; default homotopy"
+    )
+    curvature: CurvatureSpec = Field(
+        default_factory=CurvatureSpec, description="what is measured while training"
+    )
+    clip: ClipSpec | None = Field(default=None, description="gradient clipping; default none")
+    steps: Count = Field(description="optimizer steps")
+    batch_size: Count = Field(default=32, description="examples per step")
+    eval_every: Whole = Field(
+        default=0, description="steps between evaluations on held-out data; 0 = at the end only"
+    )
+    eval_batches: Count = Field(default=8, description="batches per evaluation")
+    checkpoint_every: Whole = Field(
+        default=0, description="steps between checkpoints; 0 = at the end only"
+    )
+    seed: Integer = Field(default=0, description="of weights, data order, dropout and probes")
+    out: Annotated[Text, BeforeValidator(_out)] | None = Field(
+        default=None, description="the log; default runs/NAME/run.h5; the checkpoint lies beside"
+    )
+    threads: Whole = Field(default=0, description="CPU threads; 0 = leave torch's setting")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="of weights and arithmetic"
+    )
+    profiles: dict[Text, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="named sets of changes, dotted keys as in --set; chosen by --profile NAME",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_scheduler_is_never_null(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "scheduler" in value and value["scheduler"] is None:
+            value = {**value, "scheduler": False}  # null would mean the default, homotopy
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        lr = getattr(self.optimizer, "lr", None)
+        largest = _FLOAT_MAX[self.dtype]
+        if lr is not None and lr > largest:
+            raise fault(
+                f"{shown(lr)} does not fit into {self.dtype}, whose largest number is {largest:.2g}",
+                "a smaller learning rate",
+                ("optimizer", "lr"),
+            )
+        if getattr(self.optimizer, "nesterov", None):
+            if not getattr(self.optimizer, "momentum", None) and self.optimizer.name == "sgd":
+                raise fault(
+                    "Nesterov momentum needs a momentum",
+                    "momentum: 0.9, or nesterov: false",
+                    ("optimizer", "nesterov"),
+                )
+            if getattr(self.optimizer, "dampening", None):
+                raise fault(
+                    "Nesterov momentum needs dampening 0",
+                    "dampening: 0",
+                    ("optimizer", "dampening"),
+                )
+        if not -(2**63) <= self.seed < 2**63:
+            raise fault(f"{self.seed} does not fit into 64 bits", "seed: 0", ("seed",))
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults included and profiles applied, as JSON-able values."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"profiles"})
