@@ -1,0 +1,107 @@
+"""run.h5 and its journal, merged into one LogContent. Reads only; used by reader and resume."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from homotopy_cli.errors import LogError
+from homotopy_cli.runlog import schema
+from homotopy_cli.runlog.content import LogContent, join
+from homotopy_cli.runlog.load_file import FileContent
+from homotopy_cli.runlog.load_journal import JournalFile, read_journal
+
+_ATTEMPTS = 4  # each fold during a read costs one; folds are seconds apart
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A log as read, with what a reader should be told about it."""
+
+    content: LogContent
+    attrs: dict[str, str | int]
+    absent: frozenset[str] = frozenset()  # provenance entries that the file does not hold
+    notes: tuple[str, ...] = ()
+
+
+def load(path: Path) -> Loaded:
+    """Read a log, its journal included.
+
+    The journal is read first: a fold moves records from it into run.h5, so whoever reads in
+    between sees some of them twice, and their numbers tell, rather than not at all.
+
+    Raises:
+        LogError: Neither can be read.
+    """
+    for attempt in range(_ATTEMPTS):
+        notes: list[str] = []
+        journal = read_journal(path, notes)
+        file, error = _read_file(path)
+        if journal is None:
+            if file is None:
+                raise error
+            return Loaded(file.content, file.attrs, frozenset(file.absent), (*file.notes, *notes))
+        merged, lost = _merged(journal, file, error)
+        if not lost or attempt == _ATTEMPTS - 1:
+            return merged
+        time.sleep(0.05)  # probably a fold between the two reads
+    raise AssertionError("unreachable")
+
+
+def _read_file(path: Path) -> tuple[FileContent | None, LogError | None]:
+    try:
+        return FileContent(path), None
+    except LogError as error:
+        return None, error
+
+
+def _merged(
+    journal: JournalFile, file: FileContent | None, error: LogError | None
+) -> tuple[Loaded, int]:
+    if file is not None and file.content.info.run_id == journal.info.run_id:
+        return _continued(journal, file)
+    rows, lost, notes = journal.replay(after=journal.seq)
+    if file is not None:
+        said = f"{file.path.name} still holds run {file.content.info.run_id!r}, to be replaced"
+    elif not file_missing(error):
+        if journal.seq:
+            raise error
+        said = f"{error.message.rpartition('/')[2]}; rebuilt from the journal alone"
+    else:
+        said = "run.h5 is missing: rebuilt from the journal alone"
+        if journal.seq:
+            said += f", without the {journal.seq} records before it"
+    return Loaded(rows, _attributes(rows), frozenset(), (_live(rows.n_rows), said, *notes)), lost
+
+
+def file_missing(error: LogError | None) -> bool:
+    return error is not None and isinstance(error.__context__, FileNotFoundError)
+
+
+def _continued(journal: JournalFile, file: FileContent) -> tuple[Loaded, int]:
+    rows, lost, notes = journal.replay(after=file.content.seq)
+    if rows.info.layers != file.content.info.layers:
+        raise LogError(
+            f"{journal.path}: its layers are not those of {file.path.name}",
+            hint=f"move {journal.path.name} away: it belongs to another run",
+        )
+    content = replace(join(file.content, rows), info=file.content.info, closed=False)
+    attrs = {**file.attrs, **_attributes(content)}
+    told = (*file.notes, _live(rows.n_rows), *notes)
+    return Loaded(content, attrs, frozenset(file.absent), told), lost
+
+
+def _live(rows: int) -> str:
+    return f"live or interrupted: {rows} rows from the journal"
+
+
+def _attributes(content: LogContent) -> dict[str, str | int]:
+    return {
+        "format": schema.FORMAT,
+        "schema_version": schema.SCHEMA_VERSION,
+        "run_id": content.info.run_id,
+        "created_utc": content.info.created_utc,
+        "rows_committed": content.n_rows,
+        "closed": 0,
+        "attempts": len(content.attempt_start),
+        "status": content.status,
+    }

@@ -1,0 +1,161 @@
+"""A journal's bytes to LogContent: the header rebuilds the run, the records its rows."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.errors import LogError
+from homotopy_cli.records import RunInfo
+from homotopy_cli.runlog import codec, schema
+from homotopy_cli.runlog.buffers import Buffers
+from homotopy_cli.runlog.content import LogContent
+from homotopy_cli.runlog.journal import Scan, journal_path
+
+_MAX_BYTES = 2**32
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError)
+
+
+def header_payload(info: RunInfo, attempt_start: tuple[int, ...], seq: int) -> bytes:
+    """The first record: all that is fixed, and the number of the last record before it."""
+    header = {
+        "format": "homotopy-journal",
+        "schema_version": schema.SCHEMA_VERSION,
+        "seq": seq,
+        "attempt_start": list(attempt_start),
+        "columns": codec.Layout.of_schema(len(info.layers)).described(),
+        "run_id": info.run_id,
+        "created_utc": info.created_utc,
+        "layer": list(info.layers),
+        "layer_numel": list(info.layer_numel),
+        "layer_kind": list(info.layer_kind),
+        "recipe_source": info.recipe_source,
+        "recipe_resolved": info.recipe_resolved,
+        "environment": info.environment,
+        "argv": list(info.argv),
+        "seed": info.seed,
+        "n_params": info.n_params,
+    }
+    text = codec.to_json(header).encode("utf-8", "replace")
+    return codec.PREFIX.pack(codec.HEADER, seq) + text
+
+
+@dataclass(frozen=True)
+class JournalFile:
+    """A journal with a readable header, not yet replayed."""
+
+    path: Path
+    data: bytes
+    info: RunInfo
+    attempt_start: tuple[int, ...]
+    layout: codec.Layout
+    seq: int  # last record before this journal; 0 = it holds the run from its start
+
+    def replay(self, after: int) -> tuple[LogContent, int, tuple[str, ...]]:
+        """Rows whose record number is above `after`, how many records are lost, and notes."""
+        buffers = Buffers(self.info, self.attempt_start)
+        buffers.seq = after
+        scan = Scan(self.data)
+        malformed = 0
+        for payload in scan:
+            try:
+                buffers.apply(payload, self.layout)
+            except _MALFORMED:
+                malformed += 1
+        notes = []
+        if scan.damaged or malformed:
+            notes.append(
+                f"journal: {scan.damaged + malformed} damaged places skipped, "
+                f"{buffers.lost + malformed} records lost"
+            )
+        elif buffers.lost:
+            notes.append(f"journal: {buffers.lost} records before it are missing")
+        if scan.torn:
+            notes.append(f"journal: torn last record ignored ({scan.torn} bytes)")
+        return buffers.content(), buffers.lost, tuple(notes)
+
+
+def read_journal(log: Path, notes: list[str]) -> JournalFile | None:
+    """The journal beside a log; None if there is none, or none whose header is readable.
+
+    Raises:
+        LogError: It was written by a newer major version, or cannot be read.
+    """
+    path = journal_path(log)
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LogError(
+            f"{path}: cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
+    if len(data) > _MAX_BYTES:
+        raise LogError(
+            f"{path}: larger than {_MAX_BYTES} bytes", hint="remove it if it is not yours"
+        )
+    first = next(iter(Scan(data)), None)
+    try:
+        kind, _ = codec.PREFIX.unpack_from(first)
+        if kind != codec.HEADER:
+            raise ValueError("no header")
+        header = json.loads(bytes(first[codec.PREFIX.size :]))
+        check_version(path, header["schema_version"])
+        return JournalFile(
+            path,
+            data,
+            _info(header),
+            tuple(int(step) for step in header["attempt_start"]) or (0,),
+            codec.Layout.of_header(header),
+            int(header["seq"]),
+        )
+    except _MALFORMED:
+        if data:
+            notes.append(f"{path.name}: no readable header, ignored")
+        return None
+
+
+def _info(header: dict[str, Any]) -> RunInfo:
+    layers = tuple(str(name) for name in header["layer"])
+    numel = tuple(int(count) for count in header["layer_numel"])
+    kinds = tuple(str(kind) for kind in header["layer_kind"])
+    if not len(layers) == len(numel) == len(kinds):
+        raise ValueError("layers of unequal number")
+    return RunInfo(
+        run_id=str(header["run_id"]),
+        layers=layers,
+        layer_numel=numel,
+        layer_kind=kinds,
+        recipe_source=str(header["recipe_source"]),
+        recipe_resolved=dict(header["recipe_resolved"]),
+        environment={str(k): str(v) for k, v in dict(header["environment"]).items()},
+        argv=tuple(str(word) for word in header["argv"]),
+        seed=int(header["seed"]),
+        n_params=int(header["n_params"]),
+        created_utc=str(header["created_utc"]),
+    )
+
+
+def check_version(path: Path, version: object, notes: list[str] | None = None) -> None:
+    """The same major version always reads; a newer minor one may hold fields we ignore.
+
+    Raises:
+        LogError: A newer major version.
+    """
+    try:
+        major, minor = (int(part) for part in str(version).split(".")[:2])
+    except ValueError:
+        if notes is not None:
+            notes.append(f"schema version {str(version)[:20]!r} not understood: read as 1.0")
+        return
+    own_major, own_minor = (int(part) for part in schema.SCHEMA_VERSION.split("."))
+    if major > own_major:
+        raise LogError(
+            f"{path}: written with log schema {major}.{minor}; "
+            f"this version reads up to {own_major}.x",
+            hint="pip install --upgrade homotopy-cli",
+        )
+    if (major, minor) > (own_major, own_minor) and notes is not None:
+        notes.append(f"written with log schema {major}.{minor}: fields newer than 1.0 are ignored")
