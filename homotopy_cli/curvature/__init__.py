@@ -1,0 +1,24 @@
+"""From a Problem to a torch-free record: the single estimator that probe and train share.
+
+    hvp.py           the gradient with its graph, and products with the Hessian from it
+    differences.py   products without a second derivative: differences of gradients
+    operators.py     those products as symmetric operators: whole, one block, preconditioned
+    precondition.py  the diagonal metric P of an optimizer, live or saved
+    config.py        how much effort: the presets `thorough` (probe) and `cheap` (training)
+    forecast.py      what it will cost
+    run.py           one estimate in the making
+    density.py       the eigenvalue density
+    estimator.py     CurvatureEstimator: Problem -> CurvatureEstimate
+    spectrum.py      eigenvalues of an operator, as records
+    moments.py       traces of all blocks and the Frobenius norm from the same few products
+    blocks.py        the per-layer table
+    warm.py          start vectors remembered between probes
+    founding.py      the one-number interface, estimate(inputs, targets) -> kappa
+    kappa.py         ‖H‖/‖g‖² and when it means nothing
+    exact.py         the full Hessian of a small problem
+    validate.py      every estimate beside its exact value
+    api.py           probe(problem) in one call
+
+The gradient's graph is built once per estimate and kept: a product with H then costs about two
+gradients, and a product with a diagonal block only walks that block's part of the graph.
+"""

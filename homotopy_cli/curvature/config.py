@@ -1,0 +1,119 @@
+"""How much effort an estimate may cost: two presets and the rules behind them."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from homotopy_cli.curvature.hvp import Method
+
+SMALL_N = 1000  # parameters up to which a thorough estimate goes on to SMALL_RTOL and exact sums
+SMALL_RTOL = 1e-8  # float64; float32 stops at its rounding level, about 4e-6 of ‖H‖
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """What to measure and how hard to try.
+
+    The rule for tolerances: eigenvalues are resolved until residual <= rtol·max(|λ|, ‖H‖/10).
+    With `refine_small`, problems of at most SMALL_N = 1000 parameters go on to SMALL_RTOL =
+    1e-8 with as many products as they have parameters, and traces, ‖H‖_F and density come
+    exactly from n unit products: there that costs seconds. An eigenvalue's error is about
+    residual²/gap, so rtol = 1e-3 usually means six digits.
+
+    Attributes:
+        top_k: Eigenvalues wanted, by magnitude; both algebraic ends are always among the result.
+        rtol: Dimensionless; 1e-3 is our choice.
+        max_hvp: Most products of one Lanczos run, for the whole matrix and for each block.
+        whole: Measure the pair λ_max, λ_min of H itself.
+        blocks: Measure every block of the partition.
+        trace: Traces of the blocks and of the whole.
+        trace_rtol: Probing stops when two standard errors are below this share of |tr H|.
+        max_probes: Most random products for traces.
+        frobenius: ‖H‖_F, from the same products as the traces.
+        density: Spectral density by quadrature.
+        density_probes: Start vectors of the quadrature.
+        density_steps: Lanczos steps for each.
+        directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
+        curvature: "hessian", or "preconditioned" for P^-1/2 H P^-1/2 in place of H.
+        explicit_residual: Confirm each reported pair by one product of its own.
+        multiplicity: Look for missed copies of degenerate eigenvalues.
+        refine_small: The rule for small problems above.
+        steps: Fixed number of Lanczos steps instead of the residual stop; None = residual.
+        cold_steps: Steps of the first estimate, which has no warm start.
+        hvp: Kind of product; see hvp.GradientGraph.
+        keep_graph: False trades time for memory; see hvp.GradientGraph.
+        seed: Of every random vector.
+        max_seconds: Ends early; what did not converge by then says so.
+    """
+
+    top_k: int = 5
+    rtol: float = 1e-3
+    max_hvp: int = 300
+    whole: bool = True
+    blocks: bool = True
+    trace: bool = True
+    trace_rtol: float = 0.05
+    max_probes: int = 64
+    frobenius: bool = True
+    density: bool = False
+    density_probes: int = 4
+    density_steps: int = 40
+    directional: bool = True
+    curvature: Literal["hessian", "preconditioned"] = "hessian"
+    explicit_residual: bool = True
+    multiplicity: bool = True
+    refine_small: bool = True
+    steps: int | None = None
+    cold_steps: int = 8
+    hvp: Method = "auto"
+    keep_graph: bool = True
+    seed: int = 0
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0.0 < self.rtol < 1.0:
+            raise ValueError(f"rtol must lie between 0 and 1, got {self.rtol}")
+        if self.max_hvp < 1 or self.max_probes < 2:
+            raise ValueError(
+                f"need max_hvp >= 1 and max_probes >= 2, got {self.max_hvp} and {self.max_probes}"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.curvature not in ("hessian", "preconditioned"):
+            raise ValueError(f"curvature must be hessian or preconditioned, got {self.curvature!r}")
+
+    @classmethod
+    def thorough(cls, **changes: Any) -> "EstimatorConfig":
+        """Everything, to its tolerance: `homotopy probe`."""
+        return replace(cls(), **changes)
+
+    @classmethod
+    def cheap(cls, steps: int = 2, **changes: Any) -> "EstimatorConfig":
+        """A few warm-started Lanczos steps: a probe while training.
+
+        Costs 1 gradient for the graph and 2 for each step, times the pairs measured (H, and
+        P^-1/2 H P^-1/2 when a preconditioner is given), plus 2 for the directional sharpness.
+        """
+        preset = cls(
+            top_k=1,
+            rtol=0.05,
+            blocks=False,
+            trace=False,
+            frobenius=False,
+            explicit_residual=False,
+            multiplicity=False,
+            refine_small=False,
+            steps=steps,
+        )
+        return replace(preset, **changes)
+
+    def resolution(self, n: int) -> tuple[float, int]:
+        """Return (rtol, most products) for a matrix of n parameters."""
+        if self.refine_small and n <= SMALL_N:
+            return min(self.rtol, SMALL_RTOL), max(self.max_hvp, n)
+        return self.rtol, self.max_hvp
+
+    def is_exact(self, n: int) -> bool:
+        """Whether sums over the spectrum come from n unit products instead of random ones."""
+        return self.refine_small and n <= SMALL_N

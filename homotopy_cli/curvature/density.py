@@ -1,0 +1,50 @@
+"""The eigenvalue density as a record: by quadrature, or exact when the spectrum is known."""
+
+import torch
+
+from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.moments import Moments
+from homotopy_cli.linalg import slq
+from homotopy_cli.linalg.extreme import Progress
+from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.records import SpectralDensity
+
+
+def spectral_density(
+    operator: LinearOperator,
+    config: EstimatorConfig,
+    generator: torch.Generator,
+    moments: Moments | None = None,
+    progress: Progress | None = None,
+) -> SpectralDensity:
+    """Return nodes and weights of the eigenvalue density.
+
+    Args:
+        operator: A, shape (n, n).
+        config: density_probes and density_steps.
+        generator: Draws the quadrature's start vectors.
+        moments: When these are exact, so is the density: every eigenvalue with weight 1/n.
+        progress: Called with (products done, most that may come).
+    """
+    if moments is not None and moments.eigenvalues is not None:
+        nodes = moments.eigenvalues
+        n = len(nodes)
+        return SpectralDensity(
+            nodes=nodes.numpy(),
+            weights=torch.full((n,), 1.0 / n, dtype=torch.float64).numpy(),
+            sigma=slq.drawing_width(nodes),
+            n_probes=0,
+        )
+    quadrature = slq.spectral_density(
+        operator,
+        generator=generator,
+        n_probes=config.density_probes,
+        n_steps=config.density_steps,
+        progress=progress,
+    )
+    return SpectralDensity(
+        nodes=quadrature.nodes.numpy(),
+        weights=quadrature.weights.numpy(),
+        sigma=quadrature.sigma,
+        n_probes=quadrature.n_probes,
+    )

@@ -1,0 +1,110 @@
+"""Hessian products without a second backward pass.
+
+Both evaluate the gradient at parameters other than the model's own. Tensors are exchanged for
+the time of one evaluation, so the weights themselves are never written to.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from homotopy_cli.linalg.vectors import norm
+from homotopy_cli.problems.problem import Problem
+
+
+def central_difference(
+    problem: Problem,
+    names: Sequence[str],
+    v: Tensor,
+    gradient: Callable[[tuple[str, ...]], Tensor],
+) -> Tensor:
+    """Return (g(θ + hv) - g(θ - hv)) / 2h restricted to `names`: H_bb v to second order in h.
+
+    The step ‖hv‖ = ∛eps · max(1, ‖θ_b‖) balances truncation, O(h²), and rounding, O(eps/h).
+    At kinks (ReLU, top-k routing) a finite step sees other pieces of the function, and the
+    result can differ from the second derivative by any factor.
+
+    Args:
+        problem: Where to evaluate.
+        names: The parameters that move, in the order of the problem.
+        v: Shape (n_b,).
+        gradient: names -> ∇L restricted to them, at the parameters `problem` holds.
+    """
+    length = norm(v)
+    if length == 0.0:
+        return torch.zeros_like(v)
+    params = [problem.params[name] for name in names]
+    size = norm(torch.cat([p.detach().reshape(-1) for p in params]))
+    step = torch.finfo(v.dtype).eps ** (1 / 3) * max(1.0, size) / length
+    parts = [
+        part.view(p.shape)
+        for part, p in zip(v.split([p.numel() for p in params]), params, strict=True)
+    ]
+    sides = []
+    for sign in (1.0, -1.0):
+        moved = {
+            name: torch.add(param.detach(), part, alpha=sign * step).requires_grad_()
+            for name, param, part in zip(names, params, parts, strict=True)
+        }
+        with _exchanged(problem, moved):
+            sides.append(gradient(tuple(names)))
+    return (sides[0] - sides[1]) / (2.0 * step)
+
+
+def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> Tensor:
+    """Return H_bb v as the tangent of the gradient along v: exact, no graph kept.
+
+    Args:
+        problem: Where to evaluate.
+        names: The parameters that move, in the order of the problem.
+        v: Shape (n_b,).
+    """
+    params = [problem.params[name] for name in names]
+    parts = v.split([p.numel() for p in params])
+    total = torch.zeros_like(v)
+    with problem.measuring(), forward_ad.dual_level():
+        duals = {
+            name: forward_ad.make_dual(param.detach().requires_grad_(), part.view(param.shape))
+            for name, param, part in zip(names, params, parts, strict=True)
+        }
+        with _exchanged(problem, duals):
+            for i in range(len(problem.batches)):
+                loss = problem.weights[i] * problem.batch_loss(i)
+                if not loss.requires_grad:
+                    continue
+                grads = torch.autograd.grad(loss, list(duals.values()), allow_unused=True)
+                tangents = [None if g is None else forward_ad.unpack_dual(g).tangent for g in grads]
+                total += torch.cat(
+                    [
+                        torch.zeros_like(part) if t is None else t.detach().reshape(-1)
+                        for t, part in zip(tangents, parts, strict=True)
+                    ]
+                )
+    return total
+
+
+@contextmanager
+def _exchanged(problem: Problem, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the problem, and the model it has borrowed, hold other parameters for a while."""
+    kept = {name: problem.params[name] for name in tensors}
+    with problem.measuring():
+        problem.params.update(tensors)
+        _put(problem, {id(kept[name]): tensor for name, tensor in tensors.items()})
+        try:
+            yield
+        finally:
+            problem.params.update(kept)
+            _put(problem, {id(tensor): kept[name] for name, tensor in tensors.items()})
+
+
+def _put(problem: Problem, replacements: Mapping[int, Tensor]) -> None:
+    """Exchange tensors in every module of the borrowed model, by identity."""
+    for module in [] if problem.model is None else problem.model.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in replacements:
+                module._parameters[name] = replacements[id(parameter)]
+        if isinstance(module, nn.RNNBase):  # it also keeps its weights in a list
+            module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]

@@ -1,0 +1,130 @@
+"""The one estimator: a Problem becomes a torch-free CurvatureEstimate."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from homotopy_cli.curvature import founding
+from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.forecast import Forecast, forecast
+from homotopy_cli.curvature.run import Progress, Run
+from homotopy_cli.curvature.warm import WarmStarts
+from homotopy_cli.problems.partition import Partition
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import BlockEstimate
+
+
+class CurvatureEstimator:
+    """Measures curvature; keeps start vectors between calls and nothing of the model.
+
+    Args:
+        model: Only for the one-number form `estimate(inputs, targets)`.
+        loss_fn: loss_fn(model(inputs), targets) -> scalar, for the same form.
+        method: What that form's ‖H‖ is: "hutchinson" ‖H‖_F, "power" and "lanczos" ‖H‖₂.
+        config: Effort; `EstimatorConfig.thorough()` when None.
+
+    Attributes:
+        curvature_history: κ of every call of the one-number form.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        *,
+        method: Literal["lanczos", "power", "hutchinson"] = "lanczos",
+        config: EstimatorConfig | None = None,
+    ) -> None:
+        if method not in founding.METHODS:
+            raise ValueError(f"method must be one of {founding.METHODS}, got {method!r}")
+        self.model, self.loss_fn, self.method = model, loss_fn, method
+        self.config = config if config is not None else EstimatorConfig.thorough()
+        self.curvature_history: list[float] = []
+        self._warm = WarmStarts()
+        self._n_estimates = 0
+
+    def estimate(
+        self,
+        problem: Any,
+        partition: Any = None,
+        *,
+        preconditioner: Tensor | None = None,
+        whole: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Measure a Problem; or, called as estimate(inputs, targets), return κ as a float.
+
+        Args:
+            problem: A Problem (or the inputs of one batch).
+            partition: Blocks for the per-layer table, None for none (or the targets).
+            preconditioner: Diagonal P > 0 of the optimizer, shape (n,), for λ_max(P⁻¹H).
+            whole: False skips the pair of H itself this time; None as configured.
+            progress: Called with (phase, done, most that may come).
+
+        Returns:
+            CurvatureEstimate. Slow convergence is said in it, never raised.
+
+        Raises:
+            NonFiniteError: Loss, gradient or a product holds NaN or infinity.
+            ProblemError: The problem cannot be measured so.
+        """
+        if not isinstance(problem, Problem):
+            value = founding.curvature_ratio(
+                self.model, self.loss_fn, problem, partition, self.method, self.config.seed
+            )
+            self.curvature_history.append(value)
+            return value
+        with problem.measuring():
+            run = self._run(problem, preconditioner, progress)
+            return run.estimate(partition, self.config.whole if whole is None else whole)
+
+    def estimate_layers(
+        self,
+        problem: Problem,
+        partition: Partition,
+        *,
+        preconditioner: Tensor | None = None,
+        n_trace_probes: int = 0,
+        progress: Progress | None = None,
+    ) -> tuple[BlockEstimate, ...]:
+        """Measure the blocks only, on one graph, with the configured steps for each.
+
+        Args:
+            problem: What to measure.
+            partition: The blocks.
+            preconditioner: Diagonal P, shape (n,): measure the blocks of P^-1/2 H P^-1/2.
+            n_trace_probes: Full products for the traces of all blocks together; 0 leaves
+                them out, else at least 2.
+            progress: Called with (phase, done, most that may come).
+        """
+        with problem.measuring():
+            run = self._run(problem, preconditioner, progress)
+            moments = run.sample_traces(n_trace_probes) if n_trace_probes else None
+            return run.layers(partition, moments, run.inv_sqrt)
+
+    def forecast(self, problem: Problem, partition: Partition | None = None) -> Forecast:
+        """Predict products, seconds and memory; costs two gradients."""
+        return forecast(problem, partition, self.config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what makes the next estimate the same after a resume; tensors and numbers."""
+        return {"n_estimates": self._n_estimates, "warm": self._warm.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._n_estimates = int(state["n_estimates"])
+        self._warm.load_state_dict(state["warm"])
+
+    def _run(
+        self, problem: Problem, preconditioner: Tensor | None, progress: Progress | None
+    ) -> Run:
+        self._n_estimates += 1
+        return Run(
+            self.config,
+            problem,
+            preconditioner,
+            seed=(self.config.seed * 1_000_003 + self._n_estimates * 10_007) % 2**62,
+            warm=self._warm if self.config.steps is not None else None,
+            report=progress,
+        )

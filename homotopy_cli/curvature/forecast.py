@@ -1,0 +1,67 @@
+"""What an estimate will cost, before it is spent."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.problems.partition import Partition
+from homotopy_cli.problems.problem import Problem
+
+_HVP = 2.3  # gradients per product, measured on a GPT; 1.5 to 2.3 over three models
+_TYPICAL = 25  # products until both ends stand still at rtol 1e-3; 4 to 40 measured
+_PER_PAIR = 4  # more for each further pair
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted cost: right to a factor of about two."""
+
+    n_hvp: float
+    seconds: float
+    memory_bytes: int  # vectors of the iterations, without the gradient's graph
+
+
+def forecast(problem: Problem, partition: Partition | None, config: EstimatorConfig) -> Forecast:
+    """Predict the cost of `estimate` from the problem's size and one timed gradient.
+
+    Args:
+        problem: What will be measured.
+        partition: Its blocks.
+        config: The effort.
+    """
+    n = problem.n_params
+    _, budget = config.resolution(n)
+    typical = min(config.steps or _TYPICAL * (2 if config.is_exact(n) else 1), n, budget)
+    pairs = config.top_k + 1
+    products = float(min(typical + _PER_PAIR * pairs, n, budget)) if config.whole else 0.0
+    if config.explicit_residual:
+        products += pairs
+    if config.multiplicity and config.top_k > 1:
+        products += min(typical, n)
+    if config.trace or config.frobenius:
+        products += n if config.is_exact(n) else config.max_probes
+    if config.density and not config.is_exact(n):
+        products += config.density_probes * config.density_steps
+    if config.blocks and partition is not None:
+        products += typical  # block products count by their share of the parameters
+    size = torch.finfo(problem.dtype).bits // 8
+    vectors = min(budget, 2 * typical + _PER_PAIR * pairs) + pairs + 6
+    seconds = products * _HVP * _one_gradient(problem)
+    return Forecast(products, seconds, vectors * n * size)
+
+
+def _one_gradient(problem: Problem) -> float:
+    """Seconds of one forward and backward pass; the first one warms up and is not counted."""
+    params = list(problem.params.values())
+    seconds = 0.0
+    with problem.measuring():
+        for _ in range(2):
+            started = time.perf_counter()
+            for i in range(len(problem.batches)):
+                loss = problem.batch_loss(i)
+                if loss.requires_grad:
+                    torch.autograd.grad(loss, params, allow_unused=True)
+            seconds = time.perf_counter() - started
+    return seconds

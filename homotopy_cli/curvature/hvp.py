@@ -1,0 +1,248 @@
+"""The gradient of a Problem with its graph kept, and Hessian products from that graph.
+
+The only file that differentiates twice. H v is the derivative of gᵀv: one backward pass
+through the graph of g, about two gradients' cost; building the graph costs about one. The
+graph is built once, never per product. `autograd.grad` only: `backward(create_graph=True)`
+would tie parameters and gradients into a reference cycle that leaks.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from homotopy_cli.curvature import differences
+from homotopy_cli.errors import NonFiniteError, ProblemError
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import BlockState
+
+Method = Literal["auto", "double_backward", "forward_over_reverse", "central_difference"]
+
+_ONCE_ONLY = ("not implemented", "double backward", "twice", "once_differentiable")
+
+
+class GradientGraph:
+    """g = ∇L at the Problem's parameters, and v ↦ Hv from its graph.
+
+    Parameters are concatenated in the order of `problem.params`. Three states are kept apart:
+    a parameter the loss never reaches, one whose gradient is constant (a zero block of H), and
+    one that is reached; none of them may crash a product.
+
+    Args:
+        problem: Fixed batches, weights and parameters.
+        method: "auto" differentiates twice and falls back to central differences of the
+            gradient when an operation has no second derivative; `fallback_reason` says so.
+        keep_graph: False rebuilds the graph of one batch after another in every product:
+            about 1.7 times slower, but only one batch's graph is in memory.
+
+    Attributes:
+        loss: L, weighted over the batches.
+        grad: g, shape (n,).
+        n_hvp: Products so far; a block's counts by its share of the parameters.
+
+    Raises:
+        NonFiniteError: The loss or the gradient holds NaN or infinity.
+        ProblemError: The problem has no parameter, or cannot be differentiated.
+    """
+
+    def __init__(
+        self, problem: Problem, *, method: Method = "auto", keep_graph: bool = True
+    ) -> None:
+        if not problem.params:
+            raise ProblemError(
+                "no trainable parameter: every parameter is frozen (requires_grad=False)",
+                hint="unfreeze the parameters whose curvature you want",
+            )
+        self.problem = problem
+        self.names = tuple(problem.params)
+        self.keep_graph = keep_graph
+        self.method = "double_backward" if method == "auto" else method
+        self.fallback_reason = ""
+        self.n_hvp = 0.0
+        self.n = sum(p.numel() for p in problem.params.values())
+        self.dtype, self.device = problem.dtype, problem.device
+        self._batches = range(len(problem.batches))
+        self._may_fall_back = method == "auto"
+        self._index = {name: i for i, name in enumerate(self.names)}
+        self._slices: dict[str, slice] = {}
+        for name, param in problem.params.items():
+            start = self._slices[self.names[len(self._slices) - 1]].stop if self._slices else 0
+            self._slices[name] = slice(start, start + param.numel())
+        self._grads: list[Tensor | None]
+        self._constant: set[str]
+        started = time.perf_counter()
+        if keep_graph and self.method == "double_backward":
+            with problem.measuring():
+                self.loss, self._grads = self._differentiate(self._batches, create_graph=True)
+            self._constant = self._without_graph(self._grads)
+        else:
+            twice = self.method == "double_backward"
+            self.loss, self._grads, self._constant = self._gradient_by_batch(twice)
+        self.build_seconds = time.perf_counter() - started
+        self.grad = self._flatten(self.names, self._grads).detach()
+        self._check_finite()
+
+    def state_of(self, name: str) -> BlockState:
+        """Return how the loss depends on one parameter."""
+        if self._grads[self._index[name]] is None:
+            return "not_reached"
+        return "constant_gradient" if name in self._constant else "reached"
+
+    def slice_of(self, name: str) -> slice:
+        """Return where a parameter lies in the flat vector."""
+        return self._slices[name]
+
+    def gather(self, names: Sequence[str], vector: Tensor) -> Tensor:
+        """Return the entries of a flat vector (n,) that belong to `names`, in their order."""
+        return torch.cat([vector[self.slice_of(name)] for name in names])
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """Return Hv, shape (n,), for v of shape (n,)."""
+        self.n_hvp += 1.0
+        return self._product(self.names, v)
+
+    def block_hvp(self, names: Sequence[str], v: Tensor) -> Tensor:
+        """Return H_bb v, shape (n_b,), walking only the block's own part of the graph.
+
+        Args:
+            names: The block's parameters, in the order of the problem.
+            v: Shape (n_b,).
+        """
+        self.n_hvp += v.numel() / self.n
+        return self._product(tuple(names), v)
+
+    def time_gradient(self) -> float:
+        """Return the seconds of one forward and backward pass over all batches."""
+        started = time.perf_counter()
+        self._gradient_by_batch(create_graph=False)
+        return time.perf_counter() - started
+
+    def _product(self, names: tuple[str, ...], v: Tensor) -> Tensor:
+        if self.method == "central_difference":
+            return differences.central_difference(self.problem, names, v, self._gradient_here)
+        if self.method == "forward_over_reverse":
+            return differences.forward_over_reverse(self.problem, names, v)
+        try:
+            if self.keep_graph:
+                return self._from_graph(self._grads, names, v)
+            return self._rebuilding(names, v)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            if not any(words in reason for words in _ONCE_ONLY):
+                raise ProblemError(
+                    f"the Hessian product failed: {reason}",
+                    hint="take products before optimizer.step(), and avoid in-place operations",
+                ) from error
+            if not self._may_fall_back:
+                raise ProblemError(
+                    f"the loss cannot be differentiated twice: {reason}",
+                    hint="use --hvp auto or --hvp central_difference",
+                ) from error
+        self.method, self.fallback_reason = "central_difference", reason
+        return self._product(names, v)
+
+    def _from_graph(
+        self, grads: Sequence[Tensor | None], names: tuple[str, ...], v: Tensor
+    ) -> Tensor:
+        """One backward pass through the gradient's graph, restricted to `names`."""
+        indices = [self._index[name] for name in names]
+        params = [self.problem.params[name] for name in names]
+        parts = v.split([p.numel() for p in params])
+        outputs, directions = [], []
+        for i, param, part in zip(indices, params, parts, strict=True):
+            grad = grads[i]
+            if grad is not None and grad.requires_grad:
+                outputs.append(grad)
+                directions.append(part.view(param.shape))
+        if not outputs:
+            return torch.zeros_like(v)
+        rows = torch.autograd.grad(
+            outputs, params, grad_outputs=directions, retain_graph=True, allow_unused=True
+        )
+        return torch.cat(
+            [
+                torch.zeros_like(part) if row is None else row.detach().reshape(-1)
+                for row, part in zip(rows, parts, strict=True)
+            ]
+        )
+
+    def _rebuilding(self, names: tuple[str, ...], v: Tensor) -> Tensor:
+        """The same product with one batch's graph in memory at a time."""
+        total = torch.zeros_like(v)
+        for i in self._batches:
+            with self.problem.measuring():
+                _, grads = self._differentiate([i], create_graph=True)
+            total += self._from_graph(grads, names, v)
+        return total
+
+    def _differentiate(
+        self, batches: Sequence[int], *, create_graph: bool
+    ) -> tuple[float, list[Tensor | None]]:
+        """Weighted loss and gradient over some batches."""
+        params = list(self.problem.params.values())
+        value, loss = 0.0, None
+        for i in batches:
+            term = self.problem.weights[i] * self.problem.batch_loss(i)
+            value += float(term.detach())
+            loss = term if loss is None else loss + term
+        if loss is None or not loss.requires_grad:
+            return value, [None] * len(params)
+        grads = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
+        return value, list(grads)
+
+    def _gradient_by_batch(self, create_graph: bool) -> tuple[float, list[Tensor | None], set[str]]:
+        """L, detached g and the constant parts of g, with one batch in memory at a time."""
+        value = 0.0
+        total: list[Tensor | None] = [None] * len(self.names)
+        constant = set(self.names) if create_graph else set()
+        with self.problem.measuring():
+            for i in self._batches:
+                loss, grads = self._differentiate([i], create_graph=create_graph)
+                value += loss
+                constant &= self._without_graph(grads)
+                for j, grad in enumerate(grads):
+                    if grad is not None:
+                        part = grad.detach()
+                        total[j] = part if total[j] is None else total[j] + part
+        return value, total, constant
+
+    def _gradient_here(self, names: tuple[str, ...]) -> Tensor:
+        """∇L restricted to `names`, at the parameters that the problem holds now."""
+        return self._flatten(names, self._gradient_by_batch(create_graph=False)[1])
+
+    def _flatten(self, names: Sequence[str], grads: Sequence[Tensor | None]) -> Tensor:
+        """Concatenate the gradients of `names`, zeros where there is none."""
+        parts = []
+        for name in names:
+            grad = grads[self._index[name]]
+            empty = torch.zeros_like(self.problem.params[name], requires_grad=False)
+            parts.append((empty if grad is None else grad).reshape(-1))
+        return torch.cat(parts)
+
+    def _without_graph(self, grads: Sequence[Tensor | None]) -> set[str]:
+        """Names whose gradient does not depend on the parameters."""
+        return {
+            name
+            for name, grad in zip(self.names, grads, strict=True)
+            if grad is None or not grad.requires_grad
+        }
+
+    def _check_finite(self) -> None:
+        if not abs(self.loss) < float("inf"):
+            raise NonFiniteError(
+                f"the loss is {self.loss}", hint="check the weights and the batch for NaN and inf"
+            )
+        if bool(torch.isfinite(self.grad).all()):
+            return
+        for name in self.names:
+            part = self.grad[self.slice_of(name)]
+            bad = int((~torch.isfinite(part)).sum())
+            if bad:
+                raise NonFiniteError(
+                    f"the gradient of {name!r} holds {bad} non-finite values of {part.numel()}",
+                    hint="the loss is finite but its gradient overflows: try --dtype float64",
+                )

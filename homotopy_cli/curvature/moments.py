@@ -1,0 +1,131 @@
+"""Traces of every block, of the whole, and ‖H‖_F, all from the same products."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.spectrum import Deadline
+from homotopy_cli.linalg.extreme import EigenPair, Progress
+from homotopy_cli.linalg.hutchinson import LowRank, mean_with_error, probe_samples
+from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.records import Moment
+
+_FEWEST = 4  # probes before a standard error is believed
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the spectrum."""
+
+    trace: Moment
+    frobenius_norm: Moment
+    by_parameter: Tensor  # (n_probes or 1, n_parameters) float64: trace samples of each tensor
+    eigenvalues: Tensor | None = field(default=None)  # (n,) ascending, when the sums are exact
+
+    def block_trace(self, parameters: list[int]) -> Moment:
+        """Return the trace of the diagonal block of some parameter tensors.
+
+        Block traces add up to `trace` exactly: they are parts of the same samples.
+        """
+        samples = self.by_parameter[:, parameters].sum(dim=1).tolist()
+        if self.eigenvalues is not None:
+            return Moment(samples[0], 0.0, 0)
+        mean = mean_with_error(samples)
+        return Moment(mean.value, mean.stderr, mean.n_probes)
+
+
+def exact_moments(
+    operator: LinearOperator, lengths: list[int], *, progress: Progress | None = None
+) -> Moments:
+    """Return the sums from n unit products, free of sampling error; for small n.
+
+    Args:
+        operator: A, shape (n, n).
+        lengths: Sizes of the parameter tensors, in order.
+        progress: Called with (products done, n).
+    """
+    n = operator.n
+    matrix = torch.empty((n, n), dtype=torch.float64)
+    unit = torch.zeros(n, dtype=operator.dtype, device=operator.device)
+    for i in range(n):
+        unit[i] = 1.0
+        matrix[i] = operator.matvec(unit).to("cpu", torch.float64)
+        unit[i] = 0.0
+        if progress is not None:
+            progress(i + 1, n)
+    matrix = 0.5 * (matrix + matrix.T)
+    diagonal = matrix.diagonal()
+    by_parameter = torch.stack([part.sum() for part in diagonal.split(lengths)])
+    return Moments(
+        trace=Moment(diagonal.sum().item(), 0.0, 0),
+        frobenius_norm=Moment(torch.linalg.matrix_norm(matrix).item(), 0.0, 0),
+        by_parameter=by_parameter[None],
+        eigenvalues=torch.linalg.eigvalsh(matrix),
+    )
+
+
+def sampled_moments(
+    operator: LinearOperator,
+    lengths: list[int],
+    config: EstimatorConfig,
+    *,
+    generator: torch.Generator,
+    known: list[EigenPair],
+    deadline: Deadline | None = None,
+    progress: Progress | None = None,
+) -> Moments:
+    """Estimate the sums from random sign probes, until two standard errors are small enough.
+
+    Args:
+        operator: A, shape (n, n).
+        lengths: Sizes of the parameter tensors, in order.
+        config: trace_rtol and max_probes.
+        generator: Draws the signs; must not have drawn anything `known` depends on.
+        known: Eigenpairs found before; they lower the variance and cost nothing.
+        deadline: Ends the sampling early.
+        progress: Called with (products done, most that may come).
+    """
+    samples = probe_samples(
+        operator,
+        generator=generator,
+        lengths=torch.tensor(lengths),
+        known=_low_rank(known),
+    )
+    traces: list[Tensor] = []
+    norms: list[float] = []
+    while len(norms) < config.max_probes:
+        sample = next(samples)
+        traces.append(sample.block_traces.cpu())
+        norms.append(sample.squared_norm)
+        if progress is not None:
+            progress(len(norms), config.max_probes)
+        if len(norms) < min(_FEWEST, config.max_probes):
+            continue
+        so_far = mean_with_error([t.sum().item() for t in traces])
+        if 2.0 * so_far.stderr <= config.trace_rtol * abs(so_far.value):
+            break
+        if deadline is not None and deadline.passed():
+            break
+    by_parameter = torch.stack(traces)
+    whole = mean_with_error(by_parameter.sum(dim=1).tolist())
+    square = mean_with_error(norms)
+    norm = math.sqrt(max(square.value, 0.0))
+    return Moments(
+        trace=Moment(whole.value, whole.stderr, whole.n_probes),
+        frobenius_norm=Moment(
+            norm, 0.5 * square.stderr / norm if norm > 0.0 else 0.0, square.n_probes
+        ),
+        by_parameter=by_parameter,
+    )
+
+
+def _low_rank(pairs: list[EigenPair]) -> LowRank | None:
+    if not pairs:
+        return None
+    return LowRank(
+        values=torch.tensor([pair.value for pair in pairs], dtype=torch.float64),
+        vectors=torch.stack([pair.vector for pair in pairs]),
+    )

@@ -1,0 +1,257 @@
+"""One estimate in the making: the gradient's graph, and everything measured on it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from homotopy_cli.curvature.blocks import block_estimates
+from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.density import spectral_density
+from homotopy_cli.curvature.hvp import GradientGraph
+from homotopy_cli.curvature.kappa import kappa, noise_floor
+from homotopy_cli.curvature.moments import Moments, exact_moments, sampled_moments
+from homotopy_cli.curvature.operators import (
+    HessianOperator,
+    PreconditionedOperator,
+    inverse_square_root,
+)
+from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes
+from homotopy_cli.curvature.warm import WarmStarts
+from homotopy_cli.errors import NonFiniteError, ProblemError
+from homotopy_cli.linalg.extreme import ExtremeResult
+from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.linalg.vectors import dot, norm
+from homotopy_cli.linalg.vectors import generator as seeded
+from homotopy_cli.problems.partition import Partition
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, HvpCost
+
+Progress = Callable[[str, int, int], None]  # phase, done, most that may come
+
+GRAPH_COST, HVP_COST = 1.0, 2.0  # in gradients: FLOPs 3.00 up to the first product, then 2.00
+
+
+class Run:
+    """The state of one estimate; CurvatureEstimator makes it and throws it away.
+
+    Args:
+        config: Effort.
+        problem: What to measure; `measuring()` must be held for the Run's whole life.
+        preconditioner: Diagonal P > 0, shape (n,), or None.
+        seed: Of this estimate's random vectors.
+        warm: Start vectors between estimates, None for random starts.
+        report: Called with (phase, done, most that may come).
+    """
+
+    def __init__(
+        self,
+        config: EstimatorConfig,
+        problem: Problem,
+        preconditioner: Tensor | None,
+        *,
+        seed: int,
+        warm: WarmStarts | None,
+        report: Progress | None,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.config, self.problem, self.seed = config, problem, seed
+        self.warm, self.report = warm, report
+        self.deadline = Deadline.after(self.config.max_seconds)
+        self.graph = GradientGraph(
+            problem, method=self.config.hvp, keep_graph=self.config.keep_graph
+        )
+        self.hessian = HessianOperator(self.graph)
+        self.lengths = [p.numel() for p in problem.params.values()]
+        self.param_norm = norm(problem.flat_params())
+        self.inv_sqrt = None
+        if preconditioner is not None:
+            self.inv_sqrt = inverse_square_root(preconditioner.reshape(-1)).to(self.graph.grad)
+        if self.config.curvature == "preconditioned" and self.inv_sqrt is None:
+            raise ProblemError(
+                "preconditioned curvature needs an optimizer's state, and none was given",
+                hint="probe a checkpoint that holds one, or use --curvature hessian",
+            )
+        self.tell("gradient", 1, 1)
+
+    def estimate(self, partition: Partition | None, whole: bool) -> CurvatureEstimate:
+        """Measure all that the configuration asks for."""
+        config, graph = self.config, self.graph
+        swapped = config.curvature == "preconditioned"
+        operator: LinearOperator = self.hessian
+        grad = graph.grad
+        if swapped:
+            operator = PreconditionedOperator(self.hessian, self.inv_sqrt)
+            grad = operator.inv_sqrt * grad
+        found = self.pairs(operator, "hessian", config.top_k) if whole else None
+        pairs = [] if found is None else [as_record(pair) for pair in found.pairs]
+        size = max((abs(e.value) for e in pairs), default=None)
+        value, reason = kappa(size, norm(grad), self.floor(size))
+        sharpness = directional = None
+        if self.inv_sqrt is not None:
+            sharpness = self.sharpness(found if swapped else None)
+            directional = self.directional() if config.directional else None
+        moments = None
+        if config.trace or config.frobenius:
+            moments = self.moments(operator, found)
+        blocks: tuple[BlockEstimate, ...] = ()
+        if partition is not None and config.blocks:
+            blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None)
+        density = None
+        if config.density:
+            density = spectral_density(
+                operator, config, seeded(self.seed + 4), moments, self.phase("density")
+            )
+        by_value = sorted(pairs, key=lambda e: e.value)
+        return CurvatureEstimate(
+            n_params=graph.n,
+            n_terms=self.problem.n_terms,
+            loss=graph.loss,
+            grad_norm=norm(graph.grad),
+            lambda_max=by_value[-1] if pairs else None,
+            lambda_min=by_value[0] if pairs else None,
+            eigenvalues=tuple(pairs[: config.top_k]),
+            hessian_norm=size,
+            kappa=value,
+            kappa_reason=reason,
+            cost=self.cost(),
+            frobenius_norm=moments.frobenius_norm if moments and config.frobenius else None,
+            trace=moments.trace if moments and config.trace else None,
+            density=density,
+            blocks=blocks,
+            preconditioned_sharpness=sharpness,
+            directional_sharpness=directional,
+            curvature=config.curvature,
+            mode=self.problem.mode,
+            dtype=str(graph.dtype).removeprefix("torch."),
+            warnings=self.warnings(blocks),
+        )
+
+    def pairs(self, operator: LinearOperator, key: str, k: int) -> ExtremeResult:
+        """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
+        return extremes(
+            operator,
+            self.config,
+            generator=seeded(self.seed),
+            k=k,
+            warm=self.warm,
+            key=key,
+            metric=self.inv_sqrt if isinstance(operator, PreconditionedOperator) else None,
+            deadline=self.deadline,
+            progress=self.phase("eigenvalues" if key == "hessian" else "preconditioned"),
+        )
+
+    def sharpness(self, known: ExtremeResult | None) -> Eigenvalue:
+        """λ_max(P⁻¹H)."""
+        if known is None:
+            operator = PreconditionedOperator(self.hessian, self.inv_sqrt)
+            known = self.pairs(operator, "preconditioned", 1)
+        return as_record(known.largest)
+
+    def directional(self) -> float | None:
+        """u'Hu / u'Pu along u = P⁻¹g, the direction of an adaptive step; None at g = 0."""
+        u = self.inv_sqrt.to(self.graph.grad) ** 2 * self.graph.grad
+        slope = dot(u, self.graph.grad)  # u'Pu = g'P⁻¹g = u'g > 0
+        if slope <= 0.0:
+            return None
+        length = norm(u)
+        curvature = dot(u, self.graph.hvp(u / length)) * length
+        if not abs(curvature) < float("inf"):
+            raise NonFiniteError("the product along the update direction holds NaN or infinity")
+        return curvature / slope
+
+    def moments(self, operator: LinearOperator, found: ExtremeResult | None) -> Moments:
+        """Traces and ‖H‖_F, exact for small n."""
+        if self.config.is_exact(self.graph.n):
+            return exact_moments(operator, self.lengths, progress=self.phase("trace"))
+        return sampled_moments(
+            operator,
+            self.lengths,
+            self.config,
+            generator=seeded(self.seed + 1),
+            known=[] if found is None else found.pairs,
+            deadline=self.deadline,
+            progress=self.phase("trace"),
+        )
+
+    def sample_traces(self, n_probes: int) -> Moments:
+        """Block traces from a fixed number of random products."""
+        config = replace(self.config, max_probes=max(2, n_probes), trace_rtol=0.0)
+        return sampled_moments(
+            self.hessian, self.lengths, config, generator=seeded(self.seed + 1), known=[]
+        )
+
+    def layers(
+        self, partition: Partition, moments: Moments | None, inv_sqrt: Tensor | None
+    ) -> tuple[BlockEstimate, ...]:
+        """The per-layer table."""
+        return block_estimates(
+            self.graph,
+            partition,
+            self.config,
+            seed=self.seed + 5,
+            param_norm=self.param_norm,
+            inv_sqrt=inv_sqrt,
+            moments=moments if self.config.trace or self.config.steps is not None else None,
+            warm=self.warm,
+            deadline=self.deadline,
+            progress=self.phase("blocks"),
+        )
+
+    def floor(self, size: float | None) -> float:
+        """Rounding level of ‖g‖."""
+        if size is None or self.config.curvature == "preconditioned":
+            return 0.0
+        return noise_floor(
+            eps=torch.finfo(self.graph.dtype).eps,
+            loss=self.graph.loss,
+            hessian_norm=size,
+            param_norm=self.param_norm,
+            n_params=self.graph.n,
+        )
+
+    def cost(self) -> HvpCost:
+        """What it took: counted while training, timed against one gradient otherwise."""
+        graph, seconds = self.graph, time.perf_counter() - self.started
+        if self.config.steps is not None:
+            equivalents = GRAPH_COST + HVP_COST * graph.n_hvp
+        else:
+            equivalents = seconds / max(graph.time_gradient(), 1e-9)
+        return HvpCost(
+            method=graph.method,
+            fallback_reason=graph.fallback_reason,
+            n_hvp=graph.n_hvp,
+            gradient_equivalents=equivalents,
+            seconds=seconds,
+        )
+
+    def warnings(self, blocks: tuple[BlockEstimate, ...]) -> tuple[str, ...]:
+        """What a reader must know to trust the numbers."""
+        said = []
+        if self.graph.fallback_reason:
+            said.append(
+                "products are central differences of the gradient, because "
+                f"{self.graph.fallback_reason}; at kinks (ReLU) they can be far off"
+            )
+        missed = [name for name in self.graph.names if self.graph.state_of(name) == "not_reached"]
+        if missed:
+            said.append(f"not reached by the loss: {', '.join(missed)}")
+        idle = [b.name for b in blocks if b.state == "not_reached"]
+        idle = [name for name in idle if not any(m.startswith(name) for m in missed)]
+        if idle:
+            said.append(
+                f"not reached by this batch (gradient and Hessian rows zero): {', '.join(idle)}"
+            )
+        return tuple(said)
+
+    def phase(self, name: str) -> Callable[[int, int], None] | None:
+        """The caller's progress callback, bound to one phase."""
+        if self.report is None:
+            return None
+        return lambda done, total: self.tell(name, done, total)
+
+    def tell(self, name: str, done: int, total: int) -> None:
+        if self.report is not None:
+            self.report(name, done, total)

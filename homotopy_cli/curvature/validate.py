@@ -1,0 +1,141 @@
+"""Every estimate beside its exact value from the full Hessian, and inside its own bound?"""
+
+import torch
+from torch import Tensor
+
+from homotopy_cli.curvature.exact import full_hessian
+from homotopy_cli.problems.partition import Partition
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, Moment, Validation
+
+_SIGMAS = 4.0  # standard errors that a sampled mean may be off: 1 in 16 000 for a normal one
+
+
+def validate(
+    problem: Problem,
+    estimate: CurvatureEstimate,
+    partition: Partition | None = None,
+    *,
+    preconditioner: Tensor | None = None,
+    limit: int = 5000,
+) -> list[Validation]:
+    """Compare an estimate with the full Hessian's eigenvalues.
+
+    Each eigenvalue is compared with the exact one of its own rank, not with the nearest, so a
+    missed eigenvalue shows. The bound of an eigenvalue is its residual; of a sampled mean,
+    4 standard errors; κ inherits ‖H‖'s.
+
+    Args:
+        problem: The one that was estimated.
+        estimate: Its estimate.
+        partition: The blocks of the estimate, None to leave them out.
+        preconditioner: Diagonal P, shape (n,), where the estimate has used one.
+        limit: Refuse above this many parameters.
+
+    Raises:
+        ProblemError: More than `limit` parameters.
+    """
+    hessian = full_hessian(problem, limit=limit)
+    hessian = 0.5 * (hessian + hessian.T)
+    inv_sqrt = None
+    if preconditioner is not None:
+        inv_sqrt = torch.rsqrt(preconditioner.to("cpu", torch.float64))
+    scaled = None if inv_sqrt is None else inv_sqrt[:, None] * hessian * inv_sqrt
+    table: list[Validation] = []
+    if scaled is not None and estimate.preconditioned_sharpness is not None:
+        top = torch.linalg.eigvalsh(scaled)[-1].item()
+        table.append(
+            _eigenvalue("preconditioned_sharpness", estimate.preconditioned_sharpness, top)
+        )
+    if estimate.curvature == "preconditioned":
+        if scaled is None:
+            raise ValueError("a preconditioned estimate is validated with its preconditioner")
+        hessian = scaled
+    spectrum = torch.linalg.eigvalsh(hessian)
+    table += _whole(estimate, spectrum)
+    if partition is not None and estimate.blocks:
+        rows = {row.name: row for row in estimate.blocks}
+        for block in partition.blocks:
+            index = _positions(problem, block.params)
+            values = torch.linalg.eigvalsh(hessian[index][:, index])
+            table += _block(rows[block.name], values)
+    return table
+
+
+def _whole(estimate: CurvatureEstimate, spectrum: Tensor) -> list[Validation]:
+    """λ_max, λ_min, the eigenvalues by magnitude, norms, trace and κ."""
+    table = []
+    if estimate.lambda_max is not None and estimate.lambda_min is not None:
+        low, high = spectrum[0].item(), spectrum[-1].item()
+        table.append(_eigenvalue("lambda_max", estimate.lambda_max, high))
+        table.append(_eigenvalue("lambda_min", estimate.lambda_min, low))
+        ranked = _by_magnitude(spectrum, [e.value for e in estimate.eigenvalues])
+        for i, (found, exact) in enumerate(zip(estimate.eigenvalues, ranked, strict=True)):
+            table.append(_eigenvalue(f"eigenvalues[{i}]", found, exact))
+        size = max(abs(low), abs(high))
+        bound = max(estimate.lambda_max.residual, estimate.lambda_min.residual)
+        table.append(_compared("hessian_norm", estimate.hessian_norm, size, bound))
+        if estimate.kappa is not None:
+            scale = estimate.kappa / estimate.hessian_norm if estimate.hessian_norm else 0.0
+            table.append(_compared("kappa", estimate.kappa, size * scale, bound * scale))
+    if estimate.frobenius_norm is not None:
+        exact = torch.linalg.vector_norm(spectrum).item()
+        table.append(_moment("frobenius_norm", estimate.frobenius_norm, exact, spectrum))
+    if estimate.trace is not None:
+        table.append(_moment("trace", estimate.trace, spectrum.sum().item(), spectrum))
+    return table
+
+
+def _block(row: BlockEstimate, values: Tensor) -> list[Validation]:
+    """One layer's ends, κ and trace."""
+    table = []
+    if row.lambda_max is not None and row.lambda_min is not None:
+        low, high = values[0].item(), values[-1].item()
+        size = max(abs(low), abs(high))
+        table.append(_compared(f"{row.name}.lambda_max", row.lambda_max, high, row.residual))
+        table.append(_compared(f"{row.name}.lambda_min", row.lambda_min, low, row.residual))
+        table.append(_compared(f"{row.name}.hessian_norm", row.hessian_norm, size, row.residual))
+    if row.trace is not None:
+        table.append(_moment(f"{row.name}.trace", row.trace, values.sum().item(), values))
+    return table
+
+
+def _eigenvalue(quantity: str, found: Eigenvalue, exact: float) -> Validation:
+    return _compared(quantity, found.value, exact, found.residual)
+
+
+def _moment(quantity: str, found: Moment, exact: float, spectrum: Tensor) -> Validation:
+    rounding = 1e-12 * torch.linalg.vector_norm(spectrum, ord=1).item()
+    return _compared(quantity, found.value, exact, _SIGMAS * found.stderr + rounding)
+
+
+def _compared(quantity: str, estimate: float, exact: float, bound: float) -> Validation:
+    error = abs(estimate - exact)
+    return Validation(
+        quantity=quantity,
+        estimate=estimate,
+        exact=exact,
+        relative_error=error / abs(exact) if exact else (0.0 if error == 0.0 else 1.0),
+        bound=bound,
+        within_bound=error <= bound,
+    )
+
+
+def _by_magnitude(spectrum: Tensor, estimates: list[float]) -> list[float]:
+    """Exact eigenvalues by magnitude; ± pairs of equal magnitude in the estimate's order."""
+    ranked = sorted(spectrum.tolist(), key=abs, reverse=True)
+    for i in range(min(len(estimates), len(ranked) - 1)):
+        a, b = ranked[i], ranked[i + 1]
+        tie = abs(abs(a) - abs(b)) <= 1e-6 * abs(a)
+        if tie and a * estimates[i] < 0.0 < b * estimates[i]:
+            ranked[i], ranked[i + 1] = b, a
+    return ranked[: len(estimates)]
+
+
+def _positions(problem: Problem, names: tuple[str, ...]) -> Tensor:
+    """Indices of some parameters in the flat vector."""
+    starts, total = {}, 0
+    for name, numel in problem.numels.items():
+        starts[name] = total
+        total += numel
+    return torch.cat([torch.arange(starts[n], starts[n] + problem.numels[n]) for n in names])
