@@ -24,6 +24,7 @@ class Buffers:
         self.attempt_start = attempt_start
         self.status = "running"
         self.layout = codec.Layout.of_schema(len(info.layers))
+        self._step_size = self.layout.steps.dtype.itemsize
         self.seq = 0  # last record applied
         self.lost = 0  # records whose numbers were skipped: damaged in the journal
         self._rows = {kind: bytearray() for kind in (codec.STEP, codec.PROBE, codec.EVAL)}
@@ -43,13 +44,17 @@ class Buffers:
         kind, seq = codec.PREFIX.unpack_from(payload)
         if kind == codec.HEADER or seq <= self.seq:
             return False
-        self._take(kind, payload[codec.PREFIX.size :], layout or self.layout)
+        self._take(kind, payload[codec.PREFIX.size :], layout)
         self.lost += seq - self.seq - 1
         self.seq = seq
         return True
 
-    def _take(self, kind: int, body: memoryview, layout: codec.Layout) -> None:
-        if kind in self._rows:
+    def _take(self, kind: int, body: memoryview, layout: codec.Layout | None) -> None:
+        if kind == codec.STEP and layout is None:  # nearly every record
+            if len(body) != self._step_size:
+                raise ValueError("row is not as long as its columns")
+            self._rows[kind] += body
+        elif kind in self._rows:
             self._take_row(kind, body, layout)
         elif kind == codec.SPECTRUM:
             head, values, weights = codec.unpack_spectrum(body)
@@ -65,14 +70,14 @@ class Buffers:
         elif kind == codec.STATUS:
             self.status = bytes(body).decode()
 
-    def _take_row(self, kind: int, body: memoryview, layout: codec.Layout) -> None:
-        theirs = {codec.STEP: layout.steps, codec.PROBE: layout.probes, codec.EVAL: layout.evals}
-        row_format = theirs[kind]
+    def _take_row(self, kind: int, body: memoryview, foreign: codec.Layout | None) -> None:
+        layout = foreign or self.layout
+        row_format = _format(layout, kind)
         row = bytes(body[: row_format.dtype.itemsize])
         if len(row) != row_format.dtype.itemsize:
             raise ValueError("row shorter than its columns")
-        if layout is not self.layout:
-            row = _converted(row, row_format, self._format(kind))
+        if foreign is not None:
+            row = _converted(row, row_format, _format(self.layout, kind))
         if kind == codec.PROBE:
             # before the row is added: a new column is padded for the probes made until now
             self._take_layers(layout.unpack_layers(body[row_format.dtype.itemsize :]))
@@ -89,13 +94,9 @@ class Buffers:
         for name, buffer in self._layers.items():
             buffer += rows.get(name, blank)
 
-    def _format(self, kind: int) -> codec.RowFormat:
-        own = self.layout
-        return {codec.STEP: own.steps, codec.PROBE: own.probes, codec.EVAL: own.evals}[kind]
-
     @property
     def n_rows(self) -> int:
-        return len(self._rows[codec.STEP]) // self.layout.steps.dtype.itemsize
+        return len(self._rows[codec.STEP]) // self._step_size
 
     @property
     def n_probes(self) -> int:
@@ -103,8 +104,7 @@ class Buffers:
 
     def last_step(self, attempt: int) -> int:
         """The last step of this attempt, or the one before its first."""
-        size = self.layout.steps.dtype.itemsize
-        tail = self._rows[codec.STEP][-size:]
+        tail = self._rows[codec.STEP][-self._step_size :]
         if tail:
             step, last_attempt = self.layout.steps.struct.unpack(tail)[:2]
             if last_attempt == attempt:
@@ -147,7 +147,7 @@ class Buffers:
         )
 
     def _table(self, kind: int) -> np.ndarray:
-        return np.frombuffer(bytes(self._rows[kind]), self._format(kind).dtype)
+        return np.frombuffer(bytes(self._rows[kind]), _format(self.layout, kind).dtype)
 
     @classmethod
     def from_content(cls, content: LogContent) -> "Buffers":
@@ -162,9 +162,10 @@ class Buffers:
             (codec.EVAL, content.eval_step, content.eval_attempt, content.evals),
         )
         for kind, step, attempt, columns in tables:
-            table = np.empty(len(step), buffers._format(kind).dtype)
+            row_format = _format(buffers.layout, kind)
+            table = np.empty(len(step), row_format.dtype)
             table["step"], table["attempt"] = step, attempt
-            for name in buffers._format(kind).columns:
+            for name in row_format.columns:
                 table[name] = columns.get(name, np.nan)
             buffers._rows[kind] += table.tobytes()
         for name, values in content.layer_values.items():
@@ -179,6 +180,10 @@ class Buffers:
         buffers._values += np.ascontiguousarray(spectra.values, "<f4").tobytes()
         buffers._weights += np.ascontiguousarray(spectra.weights, "<f4").tobytes()
         return buffers
+
+
+def _format(layout: codec.Layout, kind: int) -> codec.RowFormat:
+    return {codec.STEP: layout.steps, codec.PROBE: layout.probes, codec.EVAL: layout.evals}[kind]
 
 
 def _measured(table: np.ndarray, columns: tuple[schema.Column, ...]) -> dict[str, np.ndarray]:

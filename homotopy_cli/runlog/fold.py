@@ -116,6 +116,8 @@ class _Builder:
         )
         dataset.attrs["units"] = column.unit
         dataset.attrs["description"] = column.description
+        if column.unit == "code" and column.dtype == "i1":
+            dataset.attrs["_FillValue"] = dtype.type(-1)  # read as NaN by xarray, netCDF tools
         for axis, symbol in enumerate(column.shape):
             if symbol in getattr(self, "scales", ()):
                 dataset.dims[axis].attach_scale(self.scales[symbol])

@@ -6,6 +6,7 @@ no plugin filters, and no dataset larger than its file can justify.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -87,6 +88,9 @@ def _one_line(error: Exception) -> str:
 def _check_bytes(path: Path) -> None:
     """Say in words what the library would say in its own: absent, empty, foreign, cut off."""
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait
+            raise LogError(f"{path}: is not a regular file", hint="give the path of a run.h5")
         with open(path, "rb") as stream:
             head = stream.read(64)
             size = os.fstat(stream.fileno()).st_size

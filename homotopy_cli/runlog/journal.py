@@ -92,12 +92,11 @@ class Journal:
     def __init__(self, fd: int, path: Path, header: bytes) -> None:
         self.fd = fd
         self.path = path
+        self._torn: int | None = None  # where a partly written record begins
         os.ftruncate(fd, 0)
-        self.size = 0
-        self._torn = False
         self.append(frame(header))
         os.fsync(fd)
-        self._header_size = self.size
+        self._header_size = os.fstat(fd).st_size
 
     def append(self, data: bytes) -> None:
         """Write whole frames with one write(); all of them or none.
@@ -106,8 +105,9 @@ class Journal:
             OSError: Nothing was added; a partly written record was cut off again, or will be
                 before the next one.
         """
-        if self._torn:
+        if self._torn is not None:
             self._cut()
+        start = os.fstat(self.fd).st_size
         faults.reach("journal.write")
         if faults.due("journal.torn"):
             os.write(self.fd, data[: len(data) // 2])
@@ -115,28 +115,26 @@ class Journal:
         try:
             written = os.write(self.fd, data)
             while written < len(data):  # a full disk: the next write says why
-                self._torn = True
+                self._torn = start
                 written += os.write(self.fd, data[written:])
         except OSError:
-            if self._torn:
+            if self._torn is not None:
                 self._cut()
             raise
-        self._torn = False
-        self.size += len(data)
+        self._torn = None
         faults.reach("journal.written")
 
     def _cut(self) -> None:
         """Cut off half a record: later ones would hide behind it."""
-        os.ftruncate(self.fd, self.size)
-        self._torn = False
+        os.ftruncate(self.fd, self._torn)
+        self._torn = None
 
     def reset(self) -> None:
         """Cut back to the header: every record is in run.h5 now. A kill on either side is
         harmless, because run.h5 stores the number of the last record that it contains."""
         faults.reach("journal.reset")
         os.ftruncate(self.fd, self._header_size)
-        self._torn = False
-        self.size = self._header_size
+        self._torn = None
         faults.reach("journal.cut")
 
     def sync(self) -> None:

@@ -39,6 +39,8 @@ def load(path: Path) -> Loaded:
         if journal is None:
             if file is None:
                 raise error
+            if file.attrs.get("closed") == 0:
+                notes.append("not closed: newer rows may be in its journal, which is not here")
             return Loaded(file.content, file.attrs, frozenset(file.absent), (*file.notes, *notes))
         merged, lost = _merged(journal, file, error)
         if not lost or attempt == _ATTEMPTS - 1:
@@ -62,18 +64,18 @@ def _merged(
     rows, lost, notes = journal.replay(after=journal.seq)
     if file is not None:
         said = f"{file.path.name} still holds run {file.content.info.run_id!r}, to be replaced"
-    elif not file_missing(error):
-        if journal.seq:
+    elif not _file_missing(error):
+        if journal.seq or lost:
             raise error
-        said = f"{error.message.rpartition('/')[2]}; rebuilt from the journal alone"
+        said = error.message.removeprefix(f"{journal.log}: ") + "; rebuilt from the journal alone"
     else:
-        said = "run.h5 is missing: rebuilt from the journal alone"
+        said = f"{journal.log.name} is missing: rebuilt from its journal alone"
         if journal.seq:
             said += f", without the {journal.seq} records before it"
     return Loaded(rows, _attributes(rows), frozenset(), (_live(rows.n_rows), said, *notes)), lost
 
 
-def file_missing(error: LogError | None) -> bool:
+def _file_missing(error: LogError | None) -> bool:
     return error is not None and isinstance(error.__context__, FileNotFoundError)
 
 

@@ -45,6 +45,7 @@ def header_payload(info: RunInfo, attempt_start: tuple[int, ...], seq: int) -> b
 class JournalFile:
     """A journal with a readable header, not yet replayed."""
 
+    log: Path
     path: Path
     data: bytes
     info: RunInfo
@@ -58,9 +59,10 @@ class JournalFile:
         buffers.seq = after
         scan = Scan(self.data)
         malformed = 0
+        same = self.layout.described() == buffers.layout.described()
         for payload in scan:
             try:
-                buffers.apply(payload, self.layout)
+                buffers.apply(payload, None if same else self.layout)
             except _MALFORMED:
                 malformed += 1
         notes = []
@@ -104,6 +106,7 @@ def read_journal(log: Path, notes: list[str]) -> JournalFile | None:
         header = json.loads(bytes(first[codec.PREFIX.size :]))
         check_version(path, header["schema_version"])
         return JournalFile(
+            log,
             path,
             data,
             _info(header),
@@ -138,24 +141,36 @@ def _info(header: dict[str, Any]) -> RunInfo:
     )
 
 
+def version_numbers(version: object) -> tuple[int, int] | None:
+    """(major, minor), or None if it is not written as numbers."""
+    try:
+        major, minor = (int(part) for part in str(version).split(".")[:2])
+    except ValueError:
+        return None
+    return major, minor
+
+
 def check_version(path: Path, version: object, notes: list[str] | None = None) -> None:
     """The same major version always reads; a newer minor one may hold fields we ignore.
 
     Raises:
         LogError: A newer major version.
     """
-    try:
-        major, minor = (int(part) for part in str(version).split(".")[:2])
-    except ValueError:
+    numbers = version_numbers(version)
+    if numbers is None:
         if notes is not None:
             notes.append(f"schema version {str(version)[:20]!r} not understood: read as 1.0")
         return
-    own_major, own_minor = (int(part) for part in schema.SCHEMA_VERSION.split("."))
+    major, minor = numbers
+    own_major, own_minor = version_numbers(schema.SCHEMA_VERSION)
     if major > own_major:
         raise LogError(
             f"{path}: written with log schema {major}.{minor}; "
             f"this version reads up to {own_major}.x",
             hint="pip install --upgrade homotopy-cli",
         )
-    if (major, minor) > (own_major, own_minor) and notes is not None:
-        notes.append(f"written with log schema {major}.{minor}: fields newer than 1.0 are ignored")
+    if minor > own_minor and major == own_major and notes is not None:
+        notes.append(
+            f"written with log schema {major}.{minor}: "
+            f"fields newer than {schema.SCHEMA_VERSION} are ignored"
+        )

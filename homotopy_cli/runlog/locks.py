@@ -62,7 +62,7 @@ def refuse_if_held(log: Path) -> None:
         LogError: It is held.
     """
     try:
-        fd = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:

@@ -61,7 +61,7 @@ class Sink:
             return
         try:
             self.journal.append(data)
-            if self._clock() - self._synced > SYNC_SECONDS:
+            if self._clock() - self._synced > SYNC_SECONDS:  # 5 ms, so not at each record
                 self.journal.sync()
                 self._synced = self._clock()
         except OSError as error:

@@ -12,7 +12,7 @@ from homotopy_cli.runlog.fold import build_image, replace_file, sync_folder
 from homotopy_cli.runlog.hdf5 import SIGNATURE
 from homotopy_cli.runlog.journal import Journal, journal_path
 from homotopy_cli.runlog.load import load
-from homotopy_cli.runlog.load_journal import header_payload, read_journal
+from homotopy_cli.runlog.load_journal import header_payload, read_journal, version_numbers
 
 
 def begin(path: Path, info: RunInfo, *, overwrite: bool) -> tuple[Buffers, Journal]:
@@ -32,11 +32,16 @@ def begin(path: Path, info: RunInfo, *, overwrite: bool) -> tuple[Buffers, Journ
         faults.reach("create.locked")
         if os.fstat(fd).st_size and overwrite:
             return buffers, _swap(fd, journal, path, header)
-        opened = Journal(fd, journal, header)
-        faults.reach("create.header")
-        if not overwrite:
-            replace_file(path, build_image(buffers.content()))
-        sync_folder(path.parent)
+        try:
+            opened = Journal(fd, journal, header)
+            faults.reach("create.header")
+            if not overwrite:
+                replace_file(path, build_image(buffers.content()))
+            sync_folder(path.parent)
+        except OSError:
+            os.unlink(journal)  # ours, and empty until now
+            os.close(fd)
+            raise
     except OSError as error:
         raise unwritable(path, error) from error
     return buffers, opened
@@ -70,13 +75,9 @@ def _check_claim(path: Path, journal: Path, overwrite: bool) -> None:
 def _replaceable(path: Path) -> bool:
     if not path.is_file():
         return False
-    head = path.read_bytes()[:8] if path.stat().st_size < 8 else _head(path)
-    return not head or head == SIGNATURE
-
-
-def _head(path: Path) -> bytes:
     with open(path, "rb") as stream:
-        return stream.read(8)
+        head = stream.read(len(SIGNATURE))
+    return head in (b"", SIGNATURE)
 
 
 def proceed(path: Path, *, step: int, info: RunInfo | None) -> tuple[Buffers, Journal, int]:
@@ -115,8 +116,8 @@ def proceed(path: Path, *, step: int, info: RunInfo | None) -> tuple[Buffers, Jo
 
 def _continued(path: Path, step: int, info: RunInfo | None) -> tuple[Buffers, int]:
     loaded = load(path)
-    version = str(loaded.attrs.get("schema_version", schema.SCHEMA_VERSION))
-    if version.split(".") > schema.SCHEMA_VERSION.split("."):
+    version = loaded.attrs.get("schema_version", schema.SCHEMA_VERSION)
+    if (version_numbers(version) or (1, 0)) > version_numbers(schema.SCHEMA_VERSION):
         raise LogError(
             f"{path}: written with log schema {version}; resuming with {schema.SCHEMA_VERSION} "
             "would drop its newer fields",
