@@ -55,16 +55,11 @@ class EdgeLaw:
 def optimizer_family(optimizer: Optimizer) -> str:
     """Which row of the table an optimizer follows, by its class; "unknown" for all others.
 
-    Subclasses follow their parent unless they override `step` with a law of their own, which
-    cannot be seen; a class merely *named* AdamW or Adam (bitsandbytes, torchao) is taken at
-    its word.
+    A subclass follows its parent; one that overrides `step` with a law of its own cannot be
+    told from one that does not.
     """
-    for cls in type(optimizer).__mro__:
-        family = _BY_CLASS.get(cls)
-        if family is not None:
-            return family
-    name = type(optimizer).__name__.lower()
-    return "adam" if name in {"adam8bit", "adamw8bit", "adam4bit", "adamw4bit"} else "unknown"
+    found = (_BY_CLASS[cls] for cls in type(optimizer).__mro__ if cls in _BY_CLASS)
+    return next(found, "unknown")
 
 
 _BY_CLASS = {

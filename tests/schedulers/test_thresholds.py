@@ -116,7 +116,7 @@ def test_nadam_coefficients_are_those_torch_uses(step):
     # c = 2(1+b)/(A(1+b) + B·G) and A + B·G = moved; A from the paper's formula
     mu = [b * (1 - 0.5 * 0.96 ** (i * decay)) for i in range(1, step + 1)]
     gradient = (1 - mu[-1]) / (1 - math.prod(mu))
-    assert c == pytest.approx(2 * (1 + b) / (moved + b * gradient), rel=1e-9)
+    assert c == pytest.approx(2 * (1 + b) / (moved + b * gradient), rel=1e-6)  # μ product: float32
 
 
 def test_adagrad_lr_decay_raises_the_edge():

@@ -1,0 +1,260 @@
+"""CurvatureScheduler: a real torch LRScheduler around the curvature guard."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from homotopy_cli.curvature.estimator import CurvatureEstimator
+from homotopy_cli.problems.nest import Batch
+from homotopy_cli.records import CurvatureEstimate
+from homotopy_cli.schedulers.ceiling import PER_GROUP, SCHEDULE
+from homotopy_cli.schedulers.groups import GroupRates, rescale, write_rates
+from homotopy_cli.schedulers.guard import CurvatureGuard
+from homotopy_cli.schedulers.history import History
+from homotopy_cli.schedulers.probing import LossLike
+from homotopy_cli.schedulers.readings import Readings
+from homotopy_cli.schedulers.settings import GuardSettings
+
+STATE_VERSION = 1
+
+
+class CurvatureScheduler(Readings, LRScheduler):
+    """The learning rate of group g is schedule_g · factor, one factor in (0, 1] for all groups.
+
+    schedule_g = base_lr_g · inner(step). The loop calls, in this order:
+
+        loss.backward()
+        scheduler.update_curvature(inputs, targets)   # probes when due; lowers the rate at once
+        optimizer.step()
+        scheduler.step()                              # advances the schedule, releases slowly
+
+    Args:
+        optimizer: Any torch optimizer, with any groups.
+        model: The model in training; taken from `estimator` where left out.
+        loss_fn: loss_fn(outputs, targets) -> scalar for update_curvature(inputs, targets);
+            loss_fn(model, batch) -> scalar for update_curvature(batch=...); a
+            problems.criteria.Loss or its name works with both.
+        settings: The guard's numbers.
+        base_lr: Scale all groups so that the largest has this rate. None: keep the groups'.
+        inner: The schedule under the ceiling: None (constant), a callable step -> factor such
+            as those of baselines.py, or a torch LRScheduler of the same optimizer, which this
+            scheduler then steps.
+        enabled: False never probes and gives bitwise the inner schedule.
+        estimator: A CurvatureEstimator whose settings and warm vectors to use.
+        last_epoch: As in torch.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None,
+        loss_fn: LossLike,
+        settings: GuardSettings,
+        *,
+        base_lr: float | None = None,
+        inner: Any = None,
+        enabled: bool = True,
+        estimator: CurvatureEstimator | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        if base_lr is not None:
+            if isinstance(inner, LRScheduler):
+                raise ValueError("base_lr and an inner LRScheduler: set the optimizer's rate")
+            rescale(optimizer, base_lr)
+        model = model if model is not None else getattr(estimator, "model", None)
+        loss_fn = loss_fn if loss_fn is not None else getattr(estimator, "loss_fn", None)
+        if model is None and enabled:
+            raise TypeError("a curvature scheduler needs the model: pass model=, or enabled=False")
+        self.enabled = enabled
+        self.history = History()
+        self._settings = settings
+        self._guard = CurvatureGuard(
+            optimizer, model or nn.Module(), loss_fn, settings, estimator=estimator
+        )
+        self._rates = GroupRates(optimizer, inner)
+        self._was_limited = False
+        self._warned = False
+        super().__init__(optimizer, last_epoch)
+
+    # ------------------------------------------------------------------ the loop's two calls
+
+    def update_curvature(
+        self,
+        inputs: Any = None,
+        targets: Any = None,
+        *,
+        batch: Batch = None,
+        loss: float | None = None,
+        grad_norm: float | None = None,
+    ) -> CurvatureEstimate | None:
+        """Probe if due, between backward() and optimizer.step(), and lower the rates at once.
+
+        Give (inputs, targets), or batch=. Rows of it are measured, in the model's present mode
+        and with no trace left on it.
+
+        Args:
+            inputs: Of the training batch whose gradient is in `.grad`.
+            targets: Of the same.
+            batch: The whole batch, for loss_fn(model, batch).
+            loss: This step's loss: an unusual one brings the next probe forward.
+            grad_norm: This step's ‖g‖: likewise.
+
+        Returns:
+            The estimate, or None where no probe was due or it failed.
+        """
+        if not self.enabled:
+            return None
+        if (inputs is None) == (batch is None):
+            raise TypeError("update_curvature takes (inputs, targets) or batch=")
+        paired = batch is None and targets is not None
+        given = batch if batch is not None else (inputs, targets) if paired else inputs
+        self._rates.sync(self.base_lrs)
+        with torch.enable_grad():
+            estimate = self._guard.observe(
+                given, self.schedule_rates(), paired=paired, loss=loss, grad_norm=grad_norm
+            )
+            if estimate is not None:
+                self._guard.observe_layers(given, paired=paired)
+        if estimate is not None:
+            self._after_probe(given, paired=paired)
+            probe = self._guard.last
+            row = [probe.get(name, math.nan) for name in self.history.probes.fields[1:]]
+            self.history.probes.append(self._guard.last_step, *row)
+        self._apply()
+        return estimate
+
+    def step(self, epoch: int | None = None) -> None:
+        """Advance the schedule by one; call after optimizer.step(), without an argument."""
+        if epoch is not None and (isinstance(epoch, Tensor) or epoch != int(epoch)):
+            raise TypeError(
+                "scheduler.step() takes no loss: call update_curvature(inputs, targets) before "
+                "optimizer.step(), or use CurvatureAdaptiveLR, whose step(loss) probes"
+            )
+        if self._is_initial:
+            super().step(epoch)
+        else:
+            self._record()
+            self._rates.sync(self.base_lrs)
+            self._rates.step_inner()
+            following = self.last_epoch + 1 if epoch is None else int(epoch)
+            top = max(self._scheduled(following), default=0.0)
+            self._guard.ceiling.advance(top, self._guard.n_steps)
+            super().step(epoch)
+            self._check_in_use()
+        self._rates.wrote()
+        self._note()
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of every group for the present step: schedule times the common factor."""
+        values = self.schedule_rates()
+        factor = self._factor(max(values, default=0.0))
+        values = [v if factor == 1.0 else v * factor for v in values]
+        return [
+            group["lr"].new_tensor(value) if isinstance(group["lr"], Tensor) else value
+            for group, value in zip(self.optimizer.param_groups, values, strict=True)
+        ]
+
+    def schedule_rates(self) -> list[float]:
+        """The rate of every group before the ceiling."""
+        return self._scheduled(max(0, self.last_epoch))
+
+    @property
+    def schedule_lr(self) -> float:
+        """The largest group's rate before the ceiling."""
+        return max(self.schedule_rates(), default=0.0)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers, strings and tensors only; never the model, the optimizer or a function."""
+        return {
+            "version": STATE_VERSION,
+            "last_epoch": self.last_epoch,
+            "step_count": self._step_count,
+            "base_lrs": [float(base) for base in self.base_lrs],
+            "was_limited": self._was_limited,
+            "rates": self._rates.state_dict(),
+            "guard": self._guard.state_dict(),
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue bitwise; model, optimizer, loss and settings stay those of the constructor."""
+        if state_dict.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"scheduler state version {state_dict.get('version')!r}, this is {STATE_VERSION}"
+            )
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
+        self.base_lrs = list(state_dict["base_lrs"])
+        self._was_limited = state_dict["was_limited"]
+        self._rates.load_state_dict(state_dict["rates"])
+        self._guard.load_state_dict(state_dict["guard"])
+        self.history.load_state_dict(state_dict["history"])
+        self._remember_last()
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def _scheduled(self, step: int) -> list[float]:
+        return self._rates.scheduled(self.base_lrs, step)
+
+    def _factor(self, top: float) -> float:
+        return self._guard.ceiling.factor(top) if self.enabled else 1.0
+
+    def _after_probe(self, batch: Batch, *, paired: bool) -> None:
+        """What a subclass learns from a successful probe."""
+
+    def _apply(self) -> None:
+        """Write the present rates into the groups, now."""
+        write_rates(self.optimizer, [float(value) for value in self.get_lr()])
+        self._rates.wrote()
+        self._remember_last()
+        self._note()
+
+    def _remember_last(self) -> None:
+        self._last_lr = [
+            group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"]
+            for group in self.optimizer.param_groups
+        ]
+
+    def _record(self) -> None:
+        """The step that has just been taken, into the history."""
+        level = self.ceiling
+        self.history.steps.append(
+            self.last_epoch,
+            max((float(lr) for lr in self._last_lr), default=0.0),
+            self.schedule_lr,
+            level if math.isfinite(level) else math.nan,
+            self.lr_reason,
+        )
+
+    def _note(self) -> None:
+        """An event where the ceiling begins or ends to decide the rate."""
+        limited = self.enabled and self.lr_reason not in (SCHEDULE, PER_GROUP)
+        if limited == self._was_limited:
+            return
+        self._was_limited = limited
+        code = "CEILING_ON" if limited else "CEILING_OFF"
+        rate, plan = max(self._rates.written, default=0.0), self.schedule_lr
+        text = f"learning rate {rate:.3g}, the schedule says {plan:.3g}"
+        if limited:
+            text += f": {self.signal} allows {self._guard.ceiling.level:.3g}"
+        self._guard.events.add(self._guard.n_steps, "info", code, text)
+
+    def _check_in_use(self) -> None:
+        """Say once that nobody calls update_curvature: the rate would silently stay constant."""
+        if self.enabled and not self._warned and self.last_epoch >= 2:
+            self._warned = True
+            if self._guard.cadence.n_probes == 0:
+                warnings.warn(
+                    "update_curvature(inputs, targets) was never called: the learning rate "
+                    "follows its schedule alone; call it between backward() and optimizer.step()",
+                    UserWarning,
+                    stacklevel=3,
+                )

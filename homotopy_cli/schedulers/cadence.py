@@ -1,0 +1,105 @@
+"""When to probe: a dense start, an adaptive period, and a budget that nothing overrides twice.
+
+Cost is counted in G, the gradient-equivalents of the training batch (one forward and backward
+pass over all of it). On a slice holding the share f of the batch's rows,
+
+    cost of a probe = f·(1 + 2·n)      1 to build the gradient's graph, 2 per Hessian product
+
+(measured in FLOPs on transformers: 1 + 2 per product to within 1 %; seconds differ, and are
+measured and reported beside it). Predicted cost decides and spent cost is booked, both from
+counts: the same seed probes at the same steps on every machine. Wall time never decides.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from homotopy_cli.schedulers import rules
+
+UNKNOWN_HORIZON = 1000  # steps over which the start is spread when the run's length is unknown
+FRONT = 0.25  # share of the allowance that may be spent at once; our choice
+GUARANTEED = frozenset({0, 1, 2, 4, 8, 16})  # a ceiling that is never measured again is no guard
+
+
+def probe_cost(fraction: float, n_products: float) -> float:
+    """f·(1 + 2n) in G: what a probe with n Hessian products on a slice f costs."""
+    return fraction * (1.0 + 2.0 * n_products)
+
+
+@dataclass
+class Cadence:
+    """Decides at which optimizer steps a probe runs.
+
+    At most one probe per optimizer step: gradient accumulation and a step that a GradScaler
+    skipped ask again at the same step and get no. A quarter of the run's whole allowance may
+    be spent at once, which pays for the start; the rest accrues with the steps. Steps 0, 1, 2,
+    4, 8 and 16 probe in any case, so that a run too short to afford its start is still
+    guarded; its true share is reported as it is.
+    """
+
+    base: int = 10  # estimation_freq, steps
+    burst: int = 8  # steps at the start that want a probe each
+    longest: int = 200  # steps
+    budget: float = 0.05  # share of all gradient-equivalents; inf = no limit
+    total_steps: int = 0  # 0 = unknown
+    period: int = 1  # steps until the next probe is wanted
+    last_probe: int = -1  # optimizer step of the last probe
+    spent: float = 0.0  # G
+    n_probes: int = 0
+    n_denied: int = 0  # probes that were wanted and not affordable
+
+    def allowance(self, step: int) -> float:
+        """G that may have been spent by the time optimizer step `step` (0-based) is probed."""
+        horizon = self.total_steps or UNKNOWN_HORIZON
+        due = FRONT * horizon + (1.0 - FRONT) * step if step < horizon else float(step)
+        return self.budget * due
+
+    def in_burst(self, step: int) -> bool:
+        """Whether the curvature still moves by factors a step."""
+        return step < self.burst
+
+    def due(self, step: int, cost: float) -> bool:
+        """Whether to probe at optimizer step `step` for a predicted `cost` in G."""
+        if step <= self.last_probe:
+            return False
+        if step in GUARANTEED:
+            return True
+        wanted = self.in_burst(step) or step - self.last_probe >= self.period
+        if wanted and self.spent + cost > self.allowance(step):
+            self.n_denied += 1
+            return False
+        return wanted
+
+    def record(
+        self, step: int, cost: float, *, log_change: float, load: float, alarm: bool = False
+    ) -> None:
+        """Book a probe and plan the next one (rules.next_period)."""
+        self.spent += cost
+        self.n_probes += 1
+        self.last_probe = step
+        if self.in_burst(step):
+            self.period = 1
+            return
+        self.period = rules.next_period(
+            self.period,
+            base=self.base,
+            longest=self.longest,
+            log_change=log_change,
+            load=load,
+            alarm=alarm,
+        )
+
+    def hasten(self) -> None:
+        """A free alarm fired: quarter the period."""
+        self.period = max(1, self.period // 4)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters; the settings belong to the constructor."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the counters."""
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+_COUNTERS = ("period", "last_probe", "spent", "n_probes", "n_denied")

@@ -1,0 +1,128 @@
+"""Learning rates in an optimizer's groups: floats or tensors, several, and others' writes."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+
+def rates(optimizer: Optimizer) -> list[float]:
+    """The learning rate of every group, as floats."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def write_rates(optimizer: Optimizer, values: Sequence[float]) -> None:
+    """Set every group's rate; tensor rates (torch.compile) are filled in place, never replaced."""
+    for group, value in zip(optimizer.param_groups, values, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
+
+
+def rescale(optimizer: Optimizer, base_lr: float) -> None:
+    """Make the largest group's rate `base_lr`; the others keep their ratio to it."""
+    if not base_lr > 0.0:
+        raise ValueError(f"base_lr is {base_lr}: it must be positive")
+    top = max(rates(optimizer), default=0.0)
+    wanted = [base_lr * (r / top) if top > 0.0 else base_lr for r in rates(optimizer)]
+    write_rates(optimizer, wanted)
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)  # LRScheduler sets it anew, from the rate just written
+
+
+def check_inner(inner: object, optimizer: Optimizer) -> None:
+    """Refuse an inner schedule that cannot be one.
+
+    Raises:
+        TypeError: Neither None, nor callable, nor a torch LRScheduler.
+        ValueError: A scheduler of another optimizer, or one that needs a metric.
+    """
+    if isinstance(inner, ReduceLROnPlateau):
+        raise ValueError(
+            "ReduceLROnPlateau needs a metric at every step, so it cannot be the inner schedule; "
+            "step it yourself: the rates it writes are respected"
+        )
+    if isinstance(inner, LRScheduler):
+        if inner.optimizer is not optimizer:
+            raise ValueError("the inner scheduler belongs to another optimizer")
+    elif inner is not None and not callable(inner):
+        raise TypeError(
+            f"inner is a {type(inner).__name__}: give a callable step -> factor, "
+            "a torch LRScheduler of the same optimizer, or None"
+        )
+
+
+class GroupRates:
+    """Schedule of each group before the ceiling: base · inner(step) · what others multiplied.
+
+    Another scheduler (ChainedScheduler) or the user may change a group's rate between two of
+    our writes. The change is read as a factor on the schedule and kept, which is how torch's
+    chainable schedulers compose.
+    """
+
+    def __init__(self, optimizer: Optimizer, inner: object) -> None:
+        check_inner(inner, optimizer)
+        self.optimizer = optimizer
+        self.inner = inner
+        self.written = rates(optimizer)  # our last write, as read back
+        self.others = [1.0] * len(self.written)  # product of foreign changes
+        self.inner_rates = list(self.written)  # of an inner LRScheduler, unlimited
+
+    def sync(self, base_lrs: list) -> None:
+        """Take in groups added since (their present rate is their base), and foreign changes."""
+        for group in self.optimizer.param_groups[len(base_lrs) :]:
+            group.setdefault("initial_lr", float(group["lr"]))
+            base_lrs.append(group["initial_lr"])
+            self.written.append(float(group["lr"]))
+            self.inner_rates.append(float(group["lr"]))
+            self.others.append(1.0)
+        for i, now in enumerate(rates(self.optimizer)):
+            if now != self.written[i] and self.written[i] > 0.0:
+                self.others[i] *= now / self.written[i]
+                self.written[i] = now
+
+    def step_inner(self) -> None:
+        """Advance an inner LRScheduler, on its own unlimited rates."""
+        if isinstance(self.inner, LRScheduler):
+            write_rates(self.optimizer, self.inner_rates)
+            self.inner.step()
+            self.inner_rates = rates(self.optimizer)
+            write_rates(self.optimizer, self.written)
+
+    def scheduled(self, base_lrs: Sequence, step: int) -> list[float]:
+        """The rate of every group before any ceiling, for scheduler step `step`."""
+        if isinstance(self.inner, LRScheduler):
+            plain = list(self.inner_rates)
+        elif self.inner is not None:
+            factor = float(self.inner(step))
+            plain = [float(base) * factor for base in base_lrs]
+        else:
+            plain = [float(base) for base in base_lrs]
+        return [
+            r if other == 1.0 else r * other for r, other in zip(plain, self.others, strict=True)
+        ]
+
+    def wrote(self) -> None:
+        """Remember the present rates as ours."""
+        self.written = rates(self.optimizer)
+
+    def state_dict(self) -> dict:
+        """Plain numbers, and the inner scheduler's own state."""
+        inner = self.inner.state_dict() if isinstance(self.inner, LRScheduler) else None
+        return {
+            "written": list(self.written),
+            "others": list(self.others),
+            "inner_rates": list(self.inner_rates),
+            "inner": inner,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore; the groups' rates become the saved ones where their number agrees."""
+        self.written, self.others = list(state["written"]), list(state["others"])
+        self.inner_rates = list(state["inner_rates"])
+        if isinstance(self.inner, LRScheduler) and state["inner"] is not None:
+            self.inner.load_state_dict(state["inner"])
+        if len(self.written) == len(self.optimizer.param_groups):
+            write_rates(self.optimizer, self.written)

@@ -1,0 +1,267 @@
+"""The engine of every class here: probe when due, lower the ceiling at once, say why."""
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from homotopy_cli.curvature.estimator import CurvatureEstimator
+from homotopy_cli.errors import HomotopyError, NonFiniteError
+from homotopy_cli.problems.nest import Batch, n_rows
+from homotopy_cli.records import CurvatureEstimate
+from homotopy_cli.schedulers import rules, thresholds
+from homotopy_cli.schedulers.alarms import RangeAlarm
+from homotopy_cli.schedulers.cadence import Cadence, probe_cost
+from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
+from homotopy_cli.schedulers.events import EventLog
+from homotopy_cli.schedulers.metric import differ, group_metric
+from homotopy_cli.schedulers.probing import (
+    CurvatureProbe,
+    Effort,
+    LayerMeasurement,
+    LossLike,
+    Measurement,
+)
+from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
+from homotopy_cli.schedulers.settings import GuardSettings
+
+_PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
+
+
+class CurvatureGuard:
+    """Watches one optimizer's model and says by which factor its rates must be lowered.
+
+    Args:
+        optimizer: Steps are counted by its own step hook, so gradient accumulation counts
+            once and a step that a GradScaler skips not at all.
+        model: The model in training.
+        loss_fn: See CurvatureProbe.
+        settings: The numbers.
+        estimator: See CurvatureProbe.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        loss_fn: LossLike,
+        settings: GuardSettings,
+        *,
+        estimator: CurvatureEstimator | None = None,
+    ) -> None:
+        self.settings = settings
+        self.optimizer = optimizer
+        self.events = EventLog()
+        self.signal = self._choose(settings.signal)
+        self.probe = CurvatureProbe(model, loss_fn, seed=settings.seed, estimator=estimator)
+        before = thresholds.next_step(optimizer) - 1
+        self.ceiling = Ceiling(optimizer, settings, signal=self.signal, n_before=before)
+        self.cadence = Cadence(
+            base=settings.estimation_freq,
+            burst=settings.burst,
+            longest=settings.longest,
+            budget=settings.budget,
+            total_steps=settings.total_steps,
+        )
+        self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
+        self.n_steps = 0  # optimizer steps taken since construction
+        self.n_failed = 0
+        self.n_failed_in_a_row = 0
+        self.last_layers = -1  # optimizer step of the last per-layer probe
+        self.last_step = -1  # of the last successful probe
+        self.current_curvature = math.nan  # κ of the last probe that had one, 1/loss
+        self.last_estimate: CurvatureEstimate | None = None
+        self.last: dict[str, Any] = {}  # the last probe as columns of the log
+        self.seconds = 0.0  # wall time of all probes; reported, never decides
+        ref = weakref.ref(self)
+        optimizer.register_step_post_hook(lambda *_: _count_step(ref))
+
+    def observe(
+        self,
+        batch: Batch,
+        rates: Sequence[float],
+        *,
+        paired: bool,
+        loss: float | None = None,
+        grad_norm: float | None = None,
+    ) -> CurvatureEstimate | None:
+        """Probe if due and lower the ceiling at once; None where no probe ran or it failed.
+
+        Args:
+            batch: The training batch of the gradient that is now in `.grad`.
+            rates: Scheduled learning rate of every group.
+            paired: See CurvatureProbe.measure.
+            loss: Training loss of this step, for the free alarm.
+            grad_norm: ‖g‖ of this step, for the free alarm.
+
+        Raises:
+            ProblemError, RuntimeError: The very first probe cannot be taken at all: a mistake
+                in the set-up. Once one has succeeded, a failing probe is an event.
+        """
+        step = self.n_steps
+        alarm = self._alarmed(loss, grad_norm)
+        effort = self._effort(step)
+        scaled = self.signal == "preconditioned_sharpness" or differ(rates)
+        cost = effort.predicted(n_rows(batch), preconditioned=scaled)
+        if not self.cadence.due(step, cost):
+            return None
+        try:
+            metric = self.metric(rates)
+            found = self.probe.measure(batch, effort, paired=paired, metric=metric, step=step)
+        except _PROBE_ERRORS as error:
+            mean_over_ranks([math.nan, math.nan])
+            if not self.ceiling.measured and not isinstance(error, NonFiniteError):
+                raise
+            return self._failed(step, cost, str(error))
+        self.seconds += found.seconds
+        values = found.values
+        sharpness = values.get("preconditioned_sharpness", values.get("lambda_max", math.nan))
+        sharpness, kappa = mean_over_ranks([sharpness, values.get("kappa", math.nan)])
+        if not math.isfinite(sharpness):
+            return self._failed(step, found.cost, f"curvature is {sharpness}")
+        self._take(found, sharpness, kappa, max(rates, default=0.0), alarm)
+        return found.estimate
+
+    def _take(
+        self, found: Measurement, sharpness: float, kappa: float, top: float, alarm: bool
+    ) -> None:
+        """Turn a measurement into a ceiling, the next probe's date, and columns of the log."""
+        step, ceiling = self.n_steps, self.ceiling
+        used = top * ceiling.factor(top)  # what this step would have used without the probe
+        limited = ceiling.reason != SCHEDULE
+        before = ceiling.edge.curvature
+        elapsed = step - self.last_step if self.last_step >= 0 else 1
+        self.last_step, self.last_estimate, self.n_failed_in_a_row = step, found.estimate, 0
+        ceiling.take(sharpness, kappa, step=step, elapsed=elapsed)
+        if math.isfinite(kappa):
+            self.current_curvature = kappa
+        c = ceiling.threshold(step)
+        load = rules.edge_ratio(used, sharpness, c) / self.settings.target
+        near = load > (1.25 if limited else 0.8)  # at the ceiling a load of 1 is the plan
+        self.cadence.record(
+            step,
+            found.cost,
+            log_change=_log_change(before, ceiling.edge.curvature),
+            load=min(load, 0.8),
+            alarm=alarm or near,
+        )
+        now = rules.edge_ratio(top * ceiling.factor(top), sharpness, c)
+        self.last = found.values | {"edge_ratio": now}
+        if math.isfinite(ceiling.level):
+            self.last["ceiling"] = ceiling.level
+
+    def observe_layers(self, batch: Batch, *, paired: bool) -> LayerMeasurement | None:
+        """Measure the layers at a step that was just probed, where layers_freq says so.
+
+        The first time always; later only where the budget has room for the predicted cost.
+        """
+        step, freq = self.n_steps, self.settings.layers_freq
+        again = self.last_layers >= 0
+        if freq < 1 or self.last_step != step or (again and step - self.last_layers < freq):
+            return None
+        effort = Effort(self.settings.probe_fraction / 4, 2)
+        predicted = probe_cost(effort.fraction, float(len(self.probe.layer_names)))
+        if again and self.cadence.spent + predicted > self.cadence.allowance(step):
+            return None
+        try:
+            found = self.probe.measure_layers(batch, effort, paired=paired, step=step)
+        except _PROBE_ERRORS as error:
+            self.events.add(step, "warning", "LAYER_PROBE_FAILED", str(error))
+            return None
+        self.last_layers = step
+        self.cadence.spent += found.cost
+        self.seconds += found.seconds
+        self.last |= found.columns()
+        self.last["gradient_equivalents"] += found.cost
+        self.last["probe_seconds"] += found.seconds
+        return found
+
+    def metric(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
+        """Live parameters -> P for these group rates: see metric.group_metric."""
+        return lambda params: group_metric(
+            self.optimizer, params, rates, adaptive=self.signal == "preconditioned_sharpness"
+        )
+
+    def _failed(self, step: int, cost: float, why: str) -> None:
+        """Keep the last ceiling, count, say so, and try again soon (1, 2, 4, ... steps later)."""
+        self.n_failed += 1
+        self.ceiling.held = not self.ceiling.measured
+        self.cadence.record(step, cost, log_change=math.inf, load=0.0)
+        self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
+        self.n_failed_in_a_row += 1
+        kept = "rates are held at the floor" if self.ceiling.held else "the last ceiling stays"
+        message = f"probe {self.cadence.n_probes} failed ({why}): {kept}"
+        self.events.add(step, "warning", "PROBE_FAILED", message)
+
+    def _choose(self, signal: str) -> str:
+        """Resolve "auto" by the optimizer, and say what was chosen."""
+        name = type(self.optimizer).__name__
+        family = thresholds.optimizer_family(self.optimizer)
+        if signal == "auto":
+            adaptive = family in thresholds.PRECONDITIONED
+            signal = "preconditioned_sharpness" if adaptive else "sharpness"
+            self.events.add(0, "info", "SIGNAL", f"signal {signal} for {name}")
+        if family == "unknown" and signal != "kappa":
+            text = f"no linear edge is known for {name}: gradient descent's c = 2 is used"
+            self.events.add(0, "warning", "THRESHOLD_UNKNOWN", text)
+        return signal
+
+    def _effort(self, step: int) -> Effort:
+        s = self.settings
+        if not self.ceiling.measured:  # cold: no vector to start from
+            return Effort(s.probe_fraction / 4, s.burst_lanczos_steps)
+        if self.cadence.in_burst(step):
+            return Effort(s.probe_fraction / 4, (s.burst_lanczos_steps + 1) // 2)
+        return Effort(s.probe_fraction, s.lanczos_steps)
+
+    def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:
+        """Whether a free alarm fires. Each rank has its own loss, so that one needs one rank."""
+        seen = {"loss": loss if world_size() == 1 else None, "grad_norm": grad_norm}
+        fired = [name for name, x in seen.items() if x is not None and self.alarms[name](x)]
+        if fired:
+            self.cadence.hasten()
+            self.events.add(self.n_steps, "info", "ALARM", f"{' and '.join(fired)} out of range")
+        return bool(fired)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors; no wall time, so that the same seed gives the same bytes."""
+        return {name: getattr(self, name).state_dict() for name in _PARTS} | {
+            "alarms": {name: alarm.state_dict() for name, alarm in self.alarms.items()},
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore; model, optimizer and settings stay those of the constructor."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for name, alarm in self.alarms.items():
+            alarm.load_state_dict(state["alarms"][name])
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
+
+
+_PARTS = ("ceiling", "cadence", "probe", "events")
+_COUNTERS = (
+    "n_steps",
+    "n_failed",
+    "n_failed_in_a_row",
+    "last_layers",
+    "last_step",
+    "current_curvature",
+)
+
+
+def _log_change(before: float | None, now: float | None) -> float:
+    """|Δlog λ|; ∞ where one of them is missing or not positive."""
+    if before is None or now is None or before <= 0.0 or now <= 0.0:
+        return math.inf
+    return abs(math.log(now / before))
+
+
+def _count_step(ref: "weakref.ref[CurvatureGuard]") -> None:
+    guard = ref()
+    if guard is not None:
+        guard.n_steps += 1

@@ -1,0 +1,114 @@
+"""HomotopyLR: a schedule under a curvature ceiling."""
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from homotopy_cli.curvature.estimator import CurvatureEstimator
+from homotopy_cli.schedulers.base import CurvatureScheduler
+from homotopy_cli.schedulers.probing import LossLike
+from homotopy_cli.schedulers.settings import GuardSettings, Signal
+
+
+class HomotopyLR(CurvatureScheduler):
+    """lr_g = schedule_g / (1 + α·max(0, ratio - 1)), one factor for all groups.
+
+    With the default signal the ratio is ρ/target, ρ = η·λ/c: the scheduled rate against the
+    edge of stability of *this* optimizer, λ measured in its own metric. At α = 1 that is
+    exactly min(schedule, target·c/λ): a ceiling. With `signal="kappa"` the ratio is
+    κ/curvature_target as in the founding text; a `curvature_target` given with another signal
+    adds that law to the edge's, and the lower rate holds.
+
+    A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
+    by at most `release` per step. A failed probe keeps the last ceiling.
+
+    Args:
+        optimizer, model, loss_fn, base_lr, inner, enabled, estimator, last_epoch: See
+            CurvatureScheduler.
+        curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
+            "kappa" and nothing is given.
+        alpha: Strength of the founding formula; 0 measures without acting.
+        estimation_freq: Base probe period in optimizer steps; the period adapts around it, and
+            `budget` has the last word.
+        smoothing: What the log-average of λ keeps per optimizer step; the ceiling uses
+            max(newest, average), so this delays only a release.
+        signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
+            and sharpness for the rest, and says so in an event.
+        target: Edge ratio to stay under.
+        budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
+        total_steps: Length of the run; without it the start is paid for over 1000 steps.
+        floor: Least factor on the schedule.
+        release: Largest rise of the ceiling per optimizer step.
+        probe_fraction: Share of the batch's rows that a probe measures.
+        burst: Optimizer steps at the start that want a probe each.
+        layers_freq: Steps between per-layer probes, where the budget allows; 0 = never.
+        lanczos_steps: Hessian products per probe and matrix, warm-started.
+        burst_lanczos_steps: The same for the first probe, which starts cold; half of it in the burst.
+        longest: Longest probe period in optimizer steps.
+        seed: Of start vectors and dropout masks in probes.
+
+    Source: founding formula; signal and thresholds after Cohen et al. 2021 (arXiv:2103.00065)
+    and 2022 (arXiv:2207.14484); the control law's numbers are our choice.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None = None,
+        loss_fn: LossLike = None,
+        *,
+        base_lr: float | None = None,
+        curvature_target: float | None = None,
+        alpha: float = 1.0,
+        estimation_freq: int = 10,
+        smoothing: float = 0.9,
+        signal: Signal = "auto",
+        target: float = 0.7,
+        inner: Callable[[int], float] | LRScheduler | None = None,
+        budget: float = 0.05,
+        total_steps: int = 0,
+        floor: float = 1e-2,
+        release: float = 1.05,
+        probe_fraction: float = 0.25,
+        burst: int = 8,
+        layers_freq: int = 0,
+        lanczos_steps: int = 2,
+        burst_lanczos_steps: int = 5,
+        longest: int = 200,
+        seed: int = 0,
+        enabled: bool = True,
+        estimator: CurvatureEstimator | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        settings = GuardSettings(
+            signal=signal,
+            target=target,
+            curvature_target=curvature_target,
+            alpha=alpha,
+            smoothing=smoothing,
+            release=release,
+            floor=floor,
+            estimation_freq=estimation_freq,
+            burst=burst,
+            longest=longest,
+            budget=budget,
+            total_steps=total_steps,
+            probe_fraction=probe_fraction,
+            lanczos_steps=lanczos_steps,
+            burst_lanczos_steps=burst_lanczos_steps,
+            layers_freq=layers_freq,
+            seed=seed,
+        )
+        super().__init__(
+            optimizer,
+            model,
+            loss_fn,
+            settings,
+            base_lr=base_lr,
+            inner=inner,
+            enabled=enabled,
+            estimator=estimator,
+            last_epoch=last_epoch,
+        )

@@ -1,0 +1,54 @@
+"""The metric in which one edge holds for all parameter groups at once."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from homotopy_cli.curvature.precondition import preconditioner
+
+
+def differ(rates: Sequence[float]) -> bool:
+    """Whether the groups' learning rates differ (and are not all 0)."""
+    return len(rates) > 1 and max(rates) > 0.0 and min(rates) != max(rates)
+
+
+def group_metric(
+    optimizer: Optimizer, params: Sequence[Tensor], rates: Sequence[float], *, adaptive: bool
+) -> Tensor | None:
+    """The diagonal P, shape (n,), with update = -η·P⁻¹g for η the largest rate; None for I.
+
+    A group with a smaller rate moves as if its metric were steeper: P_g · η/η_g. With that one
+    λ_max(P⁻¹H) and one η give the edge of the whole, where λ_max and the largest rate alone
+    would only bound it. Parameters the optimizer does not hold, or at rate 0, have P = ∞.
+
+    Args:
+        optimizer: Its state gives P where `adaptive`.
+        params: Live parameters, in the order of the flat vector.
+        rates: Scheduled rate of every group.
+        adaptive: Take the optimizer's own second moments; False is P = I before the rates.
+    """
+    p = preconditioner(optimizer, params) if adaptive else None
+    held = {id(q): rate for group, rate in _pairs(optimizer, rates) for q in group["params"]}
+    if not differ(rates) and all(id(q) in held for q in params):
+        return p
+    top = max(rates)
+    weights = torch.cat(
+        [
+            torch.full_like(q.detach(), _weight(top, held.get(id(q), 0.0))).reshape(-1)
+            for q in params
+        ]
+    )
+    return weights if p is None else p * weights
+
+
+def _pairs(optimizer: Optimizer, rates: Sequence[float]) -> list[tuple[dict, float]]:
+    return list(zip(optimizer.param_groups, rates, strict=True))
+
+
+def _weight(top: float, rate: float) -> float:
+    if top <= 0.0:
+        return 1.0
+    return top / rate if rate > 0.0 else math.inf

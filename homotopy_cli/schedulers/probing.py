@@ -1,0 +1,225 @@
+"""One probe while training: a slice of the batch -> Problem -> estimate -> plain numbers."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.estimator import CurvatureEstimator
+from homotopy_cli.problems.criteria import Loss, resolve_loss
+from homotopy_cli.problems.nest import Batch, map_tensors, n_rows
+from homotopy_cli.problems.partition import Partition
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import BlockEstimate, CurvatureEstimate
+from homotopy_cli.schedulers.cadence import probe_cost
+
+LossLike = Loss | Callable[..., Tensor] | str | None
+Metric = Callable[[list[Tensor]], Tensor | None]  # live parameters -> diagonal P, or None for I
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How large a slice of the batch, and how many Lanczos steps on it."""
+
+    fraction: float  # share of the batch's rows, (0, 1]
+    steps: int  # Lanczos steps in the optimizer's metric (of H itself where that is I)
+
+    def predicted(self, rows: int, *, preconditioned: bool) -> float:
+        """G this will cost on a batch of `rows` rows: see cadence.probe_cost."""
+        share = slice_size(rows, self.fraction) / max(1, rows)
+        return probe_cost(share, 2 * self.steps if preconditioned else self.steps)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one probe found; everything but `seconds` is a function of weights, batch and seed."""
+
+    estimate: CurvatureEstimate
+    values: dict[str, float]  # per-probe columns of the log; absent = not measured
+    cost: float  # G
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LayerMeasurement:
+    """The blocks of one per-layer probe, in the order of `Partition.by_module`."""
+
+    blocks: tuple[BlockEstimate, ...]
+    cost: float  # G
+    seconds: float
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The per-layer columns of the log, each (n_layers,); NaN = not measured."""
+        return {
+            "layer_kappa": _array(b.kappa for b in self.blocks),
+            "layer_lambda_max": _array(b.lambda_max for b in self.blocks),
+            "layer_trace": _array(b.trace.value if b.trace else None for b in self.blocks),
+            "layer_grad_norm": _array(b.grad_norm for b in self.blocks),
+        }
+
+
+class CurvatureProbe:
+    """Measures a model on slices of training batches and leaves no trace on it.
+
+    Args:
+        model: In whatever mode it trains; wrappers (DDP, compile) are taken off.
+        loss_fn: A problems.criteria.Loss, its name, or a callable: loss_fn(outputs, targets)
+            for a pair of inputs and targets, loss_fn(model, batch) for a whole batch. None
+            guesses from the batch.
+        seed: Of start vectors and dropout masks.
+        estimator: Whose warm vectors to use and whose settings to keep, apart from the number
+            of steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossLike,
+        *,
+        seed: int = 0,
+        estimator: CurvatureEstimator | None = None,
+    ) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.seed = seed
+        config = EstimatorConfig.cheap(seed=seed, directional=False)
+        self.estimator = estimator or CurvatureEstimator(config=config)
+        self.layer_names: tuple[str, ...] = ()
+        self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
+        self.scaled_layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
+
+    def measure(
+        self, batch: Batch, effort: Effort, *, paired: bool, metric: Metric, step: int
+    ) -> Measurement:
+        """Estimate λ_max(H), κ and, where `metric` gives a P, λ_max(P⁻¹H).
+
+        Args:
+            batch: The training batch; a slice of it is used.
+            effort: Slice and Lanczos steps.
+            paired: The batch is (inputs, targets) of the founding call pattern.
+            metric: From live parameters, in the problem's order, to P.
+            step: Varies the dropout mask.
+
+        Raises:
+            ProblemError, NonFiniteError, RuntimeError: As the model, the loss or the estimator.
+        """
+        started = time.perf_counter()
+        problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
+        diagonal = metric(list(problem.model_params.values()))
+        self.estimator.config = replace(
+            self.estimator.config, steps=effort.steps, cold_steps=effort.steps
+        )
+        estimate = self.estimator.estimate(problem, preconditioner=diagonal)
+        cost = probe_cost(share, estimate.cost.n_hvp)
+        seconds = time.perf_counter() - started
+        values = columns(estimate) | {"gradient_equivalents": cost, "probe_seconds": seconds}
+        return Measurement(estimate, values, cost=cost, seconds=seconds)
+
+    def measure_layers(
+        self, batch: Batch, effort: Effort, *, paired: bool, step: int, metric: Metric | None = None
+    ) -> LayerMeasurement:
+        """Estimate λ_max of every diagonal block H_bb, one block per module, few warm steps.
+
+        Args:
+            metric: Measure the blocks of P^-1/2 H P^-1/2 instead, unit 1/lr.
+        """
+        started = time.perf_counter()
+        problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
+        partition = Partition.by_module(problem)
+        self.layer_names = tuple(block.name for block in partition.blocks)
+        estimator = self.layer_estimator if metric is None else self.scaled_layer_estimator
+        estimator.config = replace(estimator.config, steps=effort.steps, cold_steps=effort.steps)
+        diagonal = None if metric is None else metric(list(problem.model_params.values()))
+        blocks = estimator.estimate_layers(problem, partition, preconditioner=diagonal)
+        # A block's product walks about half of the graph, whatever its share of parameters.
+        products = 0.5 * sum(b.n_hvp for b in blocks)
+        seconds = time.perf_counter() - started
+        return LayerMeasurement(blocks, probe_cost(share, products), seconds)
+
+    def _problem(
+        self, batch: Batch, fraction: float, *, paired: bool, step: int
+    ) -> tuple[Problem, float]:
+        part, share = take_rows(batch, fraction)
+        loss = self._loss(part, paired=paired)
+        seed = self.seed + step
+        problem = Problem.from_module(self.model, loss, [part], mode="keep", seed=seed)
+        return problem, share
+
+    def _loss(self, batch: Batch, *, paired: bool) -> Loss | Callable[[nn.Module, Batch], Tensor]:
+        if self.loss_fn is None or isinstance(self.loss_fn, str):
+            self.loss_fn = resolve_loss(self.loss_fn, model=self.model, batch=batch)
+        if isinstance(self.loss_fn, Loss) or not paired:
+            return self.loss_fn
+        function = self.loss_fn
+
+        def of_pair(model: nn.Module, pair: Batch) -> Tensor:
+            inputs, targets = pair
+            return function(model(inputs), targets)
+
+        return of_pair
+
+    def state_dict(self) -> dict[str, Any]:
+        """Warm-start vectors; losing them costs accuracy of the next probe, not meaning."""
+        return {name: getattr(self, name).state_dict() for name in _ESTIMATORS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the warm-start vectors."""
+        for name in _ESTIMATORS:
+            getattr(self, name).load_state_dict(state[name])
+
+
+_ESTIMATORS = ("estimator", "layer_estimator", "scaled_layer_estimator")
+
+
+def slice_size(rows: int, fraction: float) -> int:
+    """Rows of a slice: the fraction rounded up, and 2 (BatchNorm needs them) if there are two."""
+    return max(min(2, rows), min(rows, math.ceil(rows * fraction)))
+
+
+def take_rows(batch: Batch, fraction: float) -> tuple[Batch, float]:
+    """Evenly spaced rows of every tensor of the batch's length, and the share they are.
+
+    Spaced, not leading: a batch sorted by length or class would give a biased head.
+    """
+    rows = n_rows(batch)
+    size = slice_size(rows, fraction)
+    if size == rows:
+        return batch, 1.0
+    index = torch.arange(size) * rows // size
+
+    def pick(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != rows:
+            return tensor
+        return tensor[index.to(tensor.device)]
+
+    return map_tensors(batch, pick), size / rows
+
+
+def columns(estimate: CurvatureEstimate) -> dict[str, float]:
+    """The per-probe columns of the log that an estimate fills; non-finite and None are absent."""
+    sharp = estimate.preconditioned_sharpness
+    pairs = [e for e in (estimate.lambda_max, estimate.lambda_min, sharp) if e is not None]
+    found = {
+        "kappa": estimate.kappa,
+        "lambda_max": estimate.lambda_max and estimate.lambda_max.value,
+        "lambda_min": estimate.lambda_min and estimate.lambda_min.value,
+        "hessian_norm": estimate.hessian_norm,
+        "preconditioned_sharpness": sharp and sharp.value,
+        "directional_sharpness": estimate.directional_sharpness,
+        "residual": max((e.residual for e in pairs[:2]), default=None),
+        "converged": float(all(e.converged for e in pairs)),
+        "n_hvp": estimate.cost.n_hvp,
+        "probe_loss": estimate.loss,
+        "probe_grad_norm": estimate.grad_norm,
+    }
+    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.array([math.nan if v is None else v for v in values], dtype=np.float32)

@@ -1,0 +1,25 @@
+"""One learning rate on all ranks: what each measured on its own batch is averaged."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    """Ranks of the default process group; 1 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_ranks(values: Sequence[float]) -> list[float]:
+    """The mean of every value over all ranks, the same bits on each; NaN on one is NaN on all.
+
+    Every rank must call it equally often: a rank whose probe failed sends NaN.
+    """
+    world = world_size()
+    if world == 1:
+        return [float(v) for v in values]
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return (total / world).tolist()

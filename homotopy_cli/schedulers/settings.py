@@ -1,0 +1,60 @@
+"""The numbers a curvature guard runs on, checked once. No torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Signal = Literal["auto", "sharpness", "preconditioned_sharpness", "kappa"]
+SIGNALS = ("auto", "sharpness", "preconditioned_sharpness", "kappa")
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """Everything a CurvatureGuard can be told; the constructors of the schedulers pass it on."""
+
+    signal: Signal = "auto"
+    target: float = 0.7  # edge ratio to stay under: above it, sustained, runs are damaged (2.10)
+    curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
+    alpha: float = 1.0  # strength of the founding formula
+    smoothing: float = 0.9  # per optimizer step: what the log-average of λ keeps
+    release: float = 1.05  # largest rise of the ceiling per optimizer step
+    floor: float = 1e-2  # least factor on the schedule
+    estimation_freq: int = 10  # base probe period, optimizer steps
+    burst: int = 8  # steps at the start with a probe each
+    longest: int = 200  # longest probe period, optimizer steps
+    budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
+    total_steps: int = 0  # length of the run; 0 = unknown
+    probe_fraction: float = 0.25  # share of the batch's rows a probe measures
+    lanczos_steps: int = 2  # per probe, warm-started
+    burst_lanczos_steps: int = 5  # of the first probe; half in the burst; a quarter of the slice
+    layers_freq: int = 0  # steps between per-layer probes; 0 = none
+    seed: int = 0  # of start vectors and dropout masks
+
+    def __post_init__(self) -> None:
+        if self.signal not in SIGNALS:
+            raise ValueError(f"signal is {self.signal!r}: one of {', '.join(SIGNALS)}")
+        _within("target", self.target, 0.0, math.inf)
+        _within("alpha", self.alpha, -1e-300, math.inf)
+        _within("release", self.release, 1.0 - 1e-12, math.inf)
+        _within("budget", self.budget, 0.0, math.inf, closed=True)
+        _within("probe_fraction", self.probe_fraction, 0.0, 1.0, closed=True)
+        _within("floor", self.floor, -1e-300, 1.0, closed=True)
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing is {self.smoothing}: it must be in [0, 1)")
+        if self.curvature_target is not None:
+            _within("curvature_target", self.curvature_target, 0.0, math.inf)
+        for name in ("estimation_freq", "longest", "lanczos_steps", "burst_lanczos_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Keyword arguments the settings accept."""
+        return tuple(cls.__dataclass_fields__)
+
+
+def _within(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:
+    """Refuse NaN and everything outside (low, high), or (low, high] where closed."""
+    if not (low < value < high or (closed and value == high)):
+        end = "]" if closed else ")"
+        raise ValueError(f"{name} is {value}: it must be in ({max(low, 0):g}, {high:g}{end}")
