@@ -53,7 +53,8 @@ def _path(loc: tuple[str | int, ...], data: Any, keep_last: bool) -> Path:
     path: list[str | int] = []
     here = data
     for index, part in enumerate(loc):
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        listed = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if listed or (isinstance(here, dict) and part in here):
             here = here[part]
             path.append(part)
         elif keep_last and index == len(loc) - 1:

@@ -154,7 +154,7 @@ class Recipe(Spec):
         largest = _FLOAT_MAX[self.dtype]
         if lr is not None and lr > largest:
             raise fault(
-                f"{shown(lr)} does not fit into {self.dtype}, whose largest number is {largest:.2g}",
+                f"{shown(lr)} does not fit into {self.dtype} (largest {largest:.2g})",
                 "a smaller learning rate",
                 ("optimizer", "lr"),
             )

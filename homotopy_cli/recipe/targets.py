@@ -1,4 +1,4 @@
-"""User code named in a recipe or on the command line: `file.py:callable`, `package.module:callable`."""
+"""User code by name: `file.py:callable` or `package.module:callable`."""
 
 import hashlib
 import importlib

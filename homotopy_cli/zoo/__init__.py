@@ -1,0 +1,19 @@
+"""The zoo: models and data that a recipe can name.
+
+    registry.py      build_model, build_data: a recipe's section -> the object
+    gpt.py           decoder-only Transformer, pre-LN or post-LN, tied or not
+    mlp.py           fully connected network
+    resnet.py        CIFAR ResNet with BatchNorm
+    quadratic.py     ½θ'Aθ with eigenvalues known in closed form
+    data.py          DataInfo, DataSource, and rows in memory
+    randomness.py    generators keyed by (seed, counters): order without state
+    files.py         finding a data file, or saying where it was looked for
+    text.py          characters of a text
+    npz.py           arrays of an .npz file, without pickle
+    cifar.py         CIFAR-10, binary and Python layouts, without running a pickle
+    synthetic.py     the examples of the quadratic model
+
+A DataSource keeps no position: `batch(step, batch_size, seed)` is a pure function, so a
+resumed run sees the batches that the undisturbed run would have seen. Held-out data, which
+probes and evaluations use, never depend on the seed.
+"""

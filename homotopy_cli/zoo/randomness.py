@@ -1,0 +1,24 @@
+"""Generators keyed by numbers: the same key gives the same stream, on any day."""
+
+import torch
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*keys: int) -> int:
+    """A 64-bit hash of integers: SplitMix64 (Steele, Lea & Flood 2014) chained over the keys.
+
+    Neighbouring keys give unrelated values, which `seed + step` would not.
+    """
+    state = 0
+    for key in keys:
+        state = (state ^ (key & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state
+
+
+def keyed_generator(*keys: int) -> torch.Generator:
+    """A CPU generator seeded by `mix(*keys)`."""
+    return torch.Generator().manual_seed(mix(*keys))

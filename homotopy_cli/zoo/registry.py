@@ -1,0 +1,161 @@
+"""A recipe's `model` and `data` sections -> the objects they name."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from homotopy_cli.errors import HomotopyError, ProblemError
+from homotopy_cli.recipe import datasets, models
+from homotopy_cli.recipe.targets import load_target
+from homotopy_cli.zoo.cifar import build_cifar10
+from homotopy_cli.zoo.data import DataInfo, DataSource
+from homotopy_cli.zoo.gpt import GPT
+from homotopy_cli.zoo.mlp import MLP
+from homotopy_cli.zoo.npz import array_rows, build_npz
+from homotopy_cli.zoo.quadratic import Quadratic
+from homotopy_cli.zoo.resnet import ResNet
+from homotopy_cli.zoo.synthetic import build_quadratic_rows
+from homotopy_cli.zoo.text import build_text
+
+MODELS = tuple(models.MODEL_SPECS)
+DATA = tuple(datasets.DATA_SPECS)
+
+
+def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None = None) -> nn.Module:
+    """The model of a recipe, freshly initialised from torch's global generator.
+
+    Args:
+        spec: `recipe.model`: settings of a zoo model, or the target of a callable.
+        data_info: Sizes that the data fix.
+        base_dir: Where a relative target starts.
+
+    Raises:
+        ProblemError: The model does not fit the data, or the callable gave no module.
+    """
+    if isinstance(spec, str | models.UserModel):
+        return _user_model(spec, base_dir)
+    if isinstance(spec, models.Gpt):
+        _needs(spec, data_info, "tokens")
+        context = spec.context or data_info.context
+        if context < data_info.context:
+            raise ProblemError(
+                f"model.context {context} is shorter than data.context {data_info.context}",
+                hint=f"--set data.context={context}",
+            )
+        return GPT(data_info.vocab_size, **{**spec.settings(), "context": context})
+    if isinstance(spec, models.ResNet):
+        _needs(spec, data_info, "classes")
+        if len(data_info.input_shape) != 3:
+            raise ProblemError(
+                f"resnet wants images (channels, height, width), the data have shape "
+                f"{list(data_info.input_shape)}",
+                hint="--set model=mlp",
+            )
+        return ResNet(spec.depth, spec.width, data_info.input_shape[0], data_info.n_classes)
+    if isinstance(spec, models.Quadratic):
+        _needs(spec, data_info, "none")
+        return Quadratic(**spec.settings(), noise=data_info.noise, n_rows=data_info.n_rows)
+    _needs(spec, data_info, "classes", "regression")
+    n_inputs = int(torch.Size(data_info.input_shape).numel())
+    classes = data_info.kind == "classes"
+    output_shape = (data_info.n_classes,) if classes else data_info.target_shape
+    return MLP(
+        n_inputs, spec.hidden, output_shape, activation=spec.activation, dropout=spec.dropout
+    )
+
+
+def build_data(
+    spec: Any,
+    base_dir: Path | str | None = None,
+    seed: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> DataSource:
+    """The data of a recipe.
+
+    Args:
+        spec: `recipe.data`: settings, a .npz path, or the target of a callable.
+        base_dir: Where relative paths start.
+        seed: Reserved for data that are generated; nothing held out depends on it.
+        dtype: Of floating inputs and targets.
+
+    Raises:
+        ProblemError: Missing, damaged or unusable data.
+    """
+    if isinstance(spec, str) and ":" not in spec:
+        spec = datasets.NpzData(path=spec)
+    if isinstance(spec, str | datasets.UserData):
+        return _user_data(spec, base_dir, dtype)
+    if isinstance(spec, datasets.TextData):
+        return build_text(spec, base_dir)
+    if isinstance(spec, datasets.NpzData):
+        return build_npz(spec, base_dir, dtype)
+    if isinstance(spec, datasets.Cifar10Data):
+        return build_cifar10(spec, base_dir, dtype)
+    return build_quadratic_rows(spec)
+
+
+def _needs(spec: Any, info: DataInfo, *kinds: str) -> None:
+    if info.kind not in kinds:
+        fitting = {
+            "tokens": "gpt",
+            "classes": "mlp or resnet",
+            "regression": "mlp",
+            "none": "quadratic",
+        }[info.kind]
+        raise ProblemError(
+            f"model {spec.name} wants {' or '.join(kinds)}, the data are {info.kind}: "
+            f"{info.description}",
+            hint=f"model: {{name: {fitting.split()[0]}}} fits these data",
+        )
+
+
+def _call(spec: Any, base_dir: Path | str | None, section: str) -> Any:
+    """What the user's callable returns, with its own errors as one line."""
+    target = spec if isinstance(spec, str) else spec.name
+    made = load_target(target, base_dir)
+    settings = {} if isinstance(spec, str) else spec.settings()
+    if not callable(made):
+        raise ProblemError(
+            f"{section} {target}: is a {type(made).__name__}, not a callable",
+            hint=f"def {target.rpartition(':')[2]}(): return ...",
+        )
+    try:
+        return made(**settings)
+    except HomotopyError:
+        raise
+    except Exception as error:
+        said = str(error).splitlines() or [""]
+        raise ProblemError(
+            f"{section} {target}: failed: {type(error).__name__}: {said[0]}",
+            hint="--debug shows the whole traceback",
+        ) from error
+
+
+def _user_model(spec: Any, base_dir: Path | str | None) -> nn.Module:
+    target = spec if isinstance(spec, str) else spec.name
+    model = _call(spec, base_dir, "model")
+    if not isinstance(model, nn.Module):
+        raise ProblemError(
+            f"model {target}: returned {type(model).__name__}, not a torch.nn.Module",
+            hint="the callable builds and returns the model",
+        )
+    return model
+
+
+def _user_data(spec: Any, base_dir: Path | str | None, dtype: torch.dtype) -> DataSource:
+    """A DataSource as it is, or a pair (x, y) of tensors as rows."""
+    target = spec if isinstance(spec, str) else spec.name
+    made = _call(spec, base_dir, "data")
+    if all(hasattr(made, name) for name in ("info", "batch", "eval_batches", "probe_batches")):
+        return made
+    if isinstance(made, tuple | list) and len(made) == 2:
+        x, y = (torch.as_tensor(part) for part in made)
+        x, y = (t.to(dtype) if t.is_floating_point() else t.long() for t in (x, y))
+        return array_rows(x, y, holdout=0.1, origin=target)
+    raise ProblemError(
+        f"data {target}: returned {type(made).__name__}, neither (x, y) nor a data source",
+        hint="return (x, y), or an object with info, batch, eval_batches and probe_batches",
+    )
