@@ -140,12 +140,13 @@ class CurvatureScheduler(Readings, LRScheduler):
         if self._is_initial:
             super().step(epoch)
         else:
+            self._guard.counter.settle()
             self._record()
             self._rates.sync(self.base_lrs)
             self._rates.step_inner()
             following = self.last_epoch + 1 if epoch is None else int(epoch)
             top = max(self._scheduled(following), default=0.0)
-            self._guard.ceiling.advance(top, self._guard.n_steps)
+            self._guard.ceiling.advance_to(self._guard.n_steps, top)
             super().step(epoch)
             self._check_in_use()
         self._rates.wrote()

@@ -41,6 +41,7 @@ class Ceiling:
         self.n_before = n_before
         self.held = False  # probes failed before any succeeded: the floor holds
         self.reason = SCHEDULE
+        self.advanced_to = 0  # optimizer step up to which the limits were released
 
     def threshold(self, step: int) -> float:
         """c for optimizer step `step` (0-based, since construction), dimensionless."""
@@ -67,12 +68,18 @@ class Ceiling:
             if self.kappa_target is not None:
                 self.kappa.attack(self.kappa_target)
 
-    def advance(self, schedule: float, step: int) -> None:
-        """`step` comes next: let the limits rise by at most the release rate."""
-        numerator = self.settings.target * self.threshold(step)
-        self.edge.advance(numerator, self.settings.floor * schedule)
-        if self.kappa_target is not None:
-            self.kappa.advance(self.kappa_target, self.settings.floor)
+    def advance_to(self, step: int, schedule: float) -> None:
+        """Optimizer step `step` comes next: release by at most the rate for each one passed.
+
+        Whoever comes first may call it, scheduler.step() or the next probe: steps are counted,
+        not calls, so a scheduler that is stepped once per epoch releases as it should.
+        """
+        for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
+            numerator = self.settings.target * self.threshold(passed)
+            self.edge.advance(numerator, self.settings.floor * schedule)
+            if self.kappa_target is not None:
+                self.kappa.advance(self.kappa_target, self.settings.floor)
+        self.advanced_to = max(self.advanced_to, step)
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
@@ -108,4 +115,4 @@ class Ceiling:
             setattr(self, name, state[name])
 
 
-_COUNTERS = ("n_before", "held", "reason")
+_COUNTERS = ("n_before", "held", "reason", "advanced_to")

@@ -1,7 +1,6 @@
 """The engine of every class here: probe when due, lower the ceiling at once, say why."""
 
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.alarms import RangeAlarm
 from homotopy_cli.schedulers.cadence import Cadence, probe_cost
 from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
+from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.events import EventLog
 from homotopy_cli.schedulers.metric import differ, group_metric
 from homotopy_cli.schedulers.probing import (
@@ -67,7 +67,7 @@ class CurvatureGuard:
             total_steps=settings.total_steps,
         )
         self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
-        self.n_steps = 0  # optimizer steps taken since construction
+        self.counter = StepCounter(optimizer)
         self.n_failed = 0
         self.n_failed_in_a_row = 0
         self.last_layers = -1  # optimizer step of the last per-layer probe
@@ -76,8 +76,11 @@ class CurvatureGuard:
         self.last_estimate: CurvatureEstimate | None = None
         self.last: dict[str, Any] = {}  # the last probe as columns of the log
         self.seconds = 0.0  # wall time of all probes; reported, never decides
-        ref = weakref.ref(self)
-        optimizer.register_step_post_hook(lambda *_: _count_step(ref))
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps taken since construction."""
+        return self.counter.n
 
     def observe(
         self,
@@ -102,6 +105,7 @@ class CurvatureGuard:
                 in the set-up. Once one has succeeded, a failing probe is an event.
         """
         step = self.n_steps
+        self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
         effort = self._effort(step)
         scaled = self.signal == "preconditioned_sharpness" or differ(rates)
@@ -231,6 +235,7 @@ class CurvatureGuard:
         return {name: getattr(self, name).state_dict() for name in _PARTS} | {
             "alarms": {name: alarm.state_dict() for name, alarm in self.alarms.items()},
             "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "n_steps": self.n_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -241,11 +246,11 @@ class CurvatureGuard:
             alarm.load_state_dict(state["alarms"][name])
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
+        self.counter.n = state["n_steps"]
 
 
 _PARTS = ("ceiling", "cadence", "probe", "events")
 _COUNTERS = (
-    "n_steps",
     "n_failed",
     "n_failed_in_a_row",
     "last_layers",
@@ -259,9 +264,3 @@ def _log_change(before: float | None, now: float | None) -> float:
     if before is None or now is None or before <= 0.0 or now <= 0.0:
         return math.inf
     return abs(math.log(now / before))
-
-
-def _count_step(ref: "weakref.ref[CurvatureGuard]") -> None:
-    guard = ref()
-    if guard is not None:
-        guard.n_steps += 1

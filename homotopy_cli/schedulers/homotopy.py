@@ -45,7 +45,7 @@ class HomotopyLR(CurvatureScheduler):
         burst: Optimizer steps at the start that want a probe each.
         layers_freq: Steps between per-layer probes, where the budget allows; 0 = never.
         lanczos_steps: Hessian products per probe and matrix, warm-started.
-        burst_lanczos_steps: The same for the first probe, which starts cold; half of it in the burst.
+        burst_lanczos_steps: The same for the first, cold probe; half of it in the burst.
         longest: Longest probe period in optimizer steps.
         seed: Of start vectors and dropout masks in probes.
 

@@ -1,0 +1,43 @@
+"""How many steps an optimizer really took, however it is called."""
+
+import weakref
+
+from torch.optim import Optimizer
+
+
+class StepCounter:
+    """Counts completed optimizer steps by hooks.
+
+    A step that a GradScaler skips never reaches the optimizer and is not counted, several
+    backward passes before one step count once, and a subclass whose `step` calls
+    `super().step()` counts once although torch runs the hooks of both.
+
+    Args:
+        optimizer: Holds only a weak reference back.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.n = 0
+        self._depth = 0
+        ref = weakref.ref(self)
+        optimizer.register_step_pre_hook(lambda *_: _enter(ref))
+        optimizer.register_step_post_hook(lambda *_: _leave(ref))
+
+    def settle(self, depth: int = 0) -> None:
+        """Forget a step that ended in an exception; `depth` 1 when called from inside a step."""
+        self._depth = depth
+
+
+def _enter(ref: "weakref.ref[StepCounter]") -> None:
+    counter = ref()
+    if counter is not None:
+        counter._depth += 1
+
+
+def _leave(ref: "weakref.ref[StepCounter]") -> None:
+    counter = ref()
+    if counter is not None:
+        counter._depth -= 1
+        if counter._depth <= 0:
+            counter._depth = 0
+            counter.n += 1
