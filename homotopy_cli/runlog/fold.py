@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 
 from homotopy_cli._version import __version__
+from homotopy_cli.errors import LogError
 from homotopy_cli.runlog import codec, faults, schema
 from homotopy_cli.runlog.content import LogContent
+from homotopy_cli.runlog.text import storable
 
 # Below this a compressed dataset is no smaller: its chunk index alone takes about 2 KiB.
 _COMPRESS_FROM = 16 * 1024
@@ -48,7 +50,7 @@ class _Builder:
             "n": self._put("step", content.step),
             "m": self._put("probe_step", content.probe_step),
             "v": self._put("eval_step", content.eval_step),
-            "L": self._put("layer", [_text(name) for name in content.info.layers]),
+            "L": self._put("layer", [storable(name) for name in content.info.layers]),
         }
         for scale in scales.values():
             scale.make_scale(scale.name.lstrip("/"))
@@ -57,7 +59,7 @@ class _Builder:
         self._put("probe_attempt", content.probe_attempt)
         self._put("eval_attempt", content.eval_attempt)
         self._put("layer_numel", np.asarray(content.info.layer_numel, "i8"))
-        self._put("layer_kind", [_text(kind) for kind in content.info.layer_kind])
+        self._put("layer_kind", [storable(kind) for kind in content.info.layer_kind])
         self._values(schema.STEP_VALUES, content.steps, (content.n_rows,))
         n_probes = len(content.probe_step)
         self._values(schema.PROBE_VALUES, content.probes, (n_probes,))
@@ -90,15 +92,15 @@ class _Builder:
         self._put("events/event_step", np.array([event.step for _, event in events], "i8"))
         self._put("events/event_attempt", np.array([attempt for attempt, _ in events], "i2"))
         self._put("events/level", [event.level for _, event in events])
-        self._put("events/code", [_text(event.code) for _, event in events])
-        self._put("events/message", [_text(event.message) for _, event in events])
+        self._put("events/code", [storable(event.code) for _, event in events])
+        self._put("events/message", [storable(event.message) for _, event in events])
 
     def _provenance(self) -> None:
         info = self.content.info
-        self._put("provenance/recipe_source", _text(info.recipe_source))
-        self._put("provenance/recipe_resolved", _text(codec.to_json(info.recipe_resolved)))
-        self._put("provenance/environment", _text(codec.to_json(info.environment)))
-        self._put("provenance/argv", _text(codec.to_json(info.argv)))
+        self._put("provenance/recipe_source", storable(info.recipe_source))
+        self._put("provenance/recipe_resolved", storable(codec.to_json(info.recipe_resolved)))
+        self._put("provenance/environment", storable(codec.to_json(info.environment)))
+        self._put("provenance/argv", storable(codec.to_json(info.argv)))
         self._put("provenance/seed", np.int64(info.seed))
         self._put("provenance/n_params", np.int64(info.n_params))
         self._put("provenance/attempt_start", np.asarray(self.content.attempt_start, "i8"))
@@ -141,20 +143,15 @@ def _attributes(content: LogContent) -> dict[str, object]:
     return {
         "format": schema.FORMAT,
         "schema_version": schema.SCHEMA_VERSION,
-        "run_id": _text(content.info.run_id),
+        "run_id": storable(content.info.run_id),
         "writer": f"homotopy {__version__}",
-        "created_utc": _text(content.info.created_utc),
+        "created_utc": storable(content.info.created_utc),
         "rows_committed": np.int64(content.n_rows),
         "closed": np.int64(content.closed),
         "attempts": np.int64(len(content.attempt_start)),
         "status": content.status,
         "journal_seq": np.int64(content.seq),
     }
-
-
-def _text(value: str) -> str:
-    """HDF5 strings hold neither NUL nor lone surrogates."""
-    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def replace_file(path: Path, image: bytes) -> None:
@@ -194,3 +191,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def verify_file(path: Path, rows: int) -> None:
+    """Reopen the file just written.
+
+    Raises:
+        LogError: It does not hold what was meant.
+    """
+    with h5py.File(path, "r") as file:
+        stored = (int(file.attrs["closed"]), int(file.attrs["rows_committed"]), len(file["step"]))
+    if stored != (1, rows, rows):
+        raise LogError(
+            f"{path}: reads back {stored} instead of {(1, rows, rows)}: its journal is kept",
+            hint=f"homotopy report {path}",
+        )

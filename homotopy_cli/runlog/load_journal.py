@@ -37,7 +37,7 @@ def header_payload(info: RunInfo, attempt_start: tuple[int, ...], seq: int) -> b
         "seed": info.seed,
         "n_params": info.n_params,
     }
-    text = codec.to_json(header).encode("utf-8", "replace")
+    text = codec.to_json(header).encode()
     return codec.PREFIX.pack(codec.HEADER, seq) + text
 
 

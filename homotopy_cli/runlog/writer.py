@@ -9,18 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import h5py
 import numpy as np
 
-from homotopy_cli.errors import LogError, TrainingDiverged
+from homotopy_cli.errors import TrainingDiverged
 from homotopy_cli.records import EvalRecord, EventRecord, ProbeRecord, RunInfo, StepRecord
-from homotopy_cli.runlog import codec, faults, schema
+from homotopy_cli.runlog import codec, faults, schema, trouble
 from homotopy_cli.runlog.buffers import Buffers
-from homotopy_cli.runlog.fold import build_image, replace_file, sync_folder
+from homotopy_cli.runlog.fold import build_image, replace_file, sync_folder, verify_file
 from homotopy_cli.runlog.journal import Journal, frame
-from homotopy_cli.runlog.redact import redacted
 from homotopy_cli.runlog.sink import Backoff, Sink
 from homotopy_cli.runlog.start import begin, proceed, unwritable
+from homotopy_cli.runlog.text import storable, storable_info
 
 FOLD_ROWS = 50  # at least so many new rows
 FOLD_SHARE = 0.01  # of the run's time, at most
@@ -64,6 +63,7 @@ class RunWriter:
         self._rows = buffers.n_rows
         self._last_step = buffers.last_step(self.attempt)
         self._troubled = False
+        self._safe_step = self._last_step  # rows until here are in the journal or the file
         self._open = True
 
     @classmethod
@@ -85,7 +85,7 @@ class RunWriter:
                 place is not writable; nothing was changed.
         """
         created = info.created_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        info = replace(info, created_utc=created, argv=redacted(info.argv))
+        info = storable_info(replace(info, created_utc=created))
         real = Path(os.path.realpath(path))
         buffers, journal = begin(real, info, overwrite=overwrite)
         return cls(real, buffers, journal, **options)
@@ -178,10 +178,9 @@ class RunWriter:
             "attempt": self.attempt,
             "level": event.level,
             "code": event.code,
-            "message": event.message,
+            "message": storable(event.message),
         }
-        text = codec.to_json(fields).encode("utf-8", "replace")
-        self._put(self._payload(codec.EVENT, text))
+        self._put(self._payload(codec.EVENT, codec.to_json(fields).encode()))
         if self.on_event is not None:
             self.on_event(event)
 
@@ -193,6 +192,8 @@ class RunWriter:
             raise ValueError(f"{self.path}: the log is closed")
         self._buffers.apply(memoryview(payload))
         self._sink.put(frame(payload))
+        if not self._sink.failing:
+            self._safe_step = self._last_step
         if self._sink.failing != self._troubled:
             self._told(self._sink.backoff.error)
 
@@ -202,24 +203,16 @@ class RunWriter:
             raise unwritable(self.path, error) from error
         if error is not None and not self._troubled:
             self._troubled = True
-            self.append_event(
-                EventRecord(
-                    max(self._last_step, 0),
-                    "warning",
-                    "LOG_WRITE_FAILED",
-                    f"{self.path}: {error.strerror}; training goes on, rows are kept in memory",
-                )
-            )
+            self.append_event(trouble.write_failed(self.path, self._last_step, error))
         elif self._troubled and not self._sink.failing and self._fold_backoff.error is None:
             self._troubled = False
-            self.append_event(
-                EventRecord(
-                    max(self._last_step, 0),
-                    "info",
-                    "LOG_WRITE_RECOVERED",
-                    f"{self.path}: writable again; no row was lost",
-                )
-            )
+            self.append_event(trouble.write_recovered(self.path, self._last_step))
+
+    def _told_unclosed(self) -> None:
+        if self.on_event is not None:
+            safe = self._safe_step if self._sink.failing else None
+            error = self._fold_backoff.error
+            self.on_event(trouble.not_closed(self.path, self._last_step, error, safe=safe))
 
     def _fold_if_due(self) -> None:
         if self._rows - self._folded_rows < FOLD_ROWS and not self._sink.overflowed:
@@ -242,7 +235,7 @@ class RunWriter:
             image = build_image(self._buffers.content(closed=closed), compress=closed)
             replace_file(self.path, image)
             if closed:
-                _verify(self.path, self._rows)
+                verify_file(self.path, self._rows)
             else:
                 self._sink.folded()
         except OSError as error:
@@ -277,6 +270,7 @@ class RunWriter:
             self._sink.retry(now=True)
             self._put(self._payload(codec.STATUS, status.encode()))
             if not self._fold(closed=True):
+                self._told_unclosed()
                 journal.close()
                 return False
         except BaseException:
@@ -305,13 +299,3 @@ class RunWriter:
             self.close("diverged")
         else:
             self.close("interrupted")
-
-
-def _verify(path: Path, rows: int) -> None:
-    with h5py.File(path, "r") as file:
-        stored = (int(file.attrs["closed"]), int(file.attrs["rows_committed"]), len(file["step"]))
-    if stored != (1, rows, rows):
-        raise LogError(
-            f"{path}: reads back {stored} instead of {(1, rows, rows)}: its journal is kept",
-            hint=f"homotopy report {path}",
-        )

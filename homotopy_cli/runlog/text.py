@@ -1,10 +1,18 @@
-"""Keep secrets out of a file that people share: a command line's words after telling names."""
+"""Text on its way into a file that people share: what HDF5 can hold, without secrets."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+
+from homotopy_cli.records import RunInfo
 
 _TELLING = re.compile(r"(?i)(token|secret|passw|api[-_]?key|access[-_]?key|credential|auth)")
 _HIDDEN = "***"
+
+
+def storable(text: str) -> str:
+    """HDF5 strings hold neither NUL nor lone surrogates (undecodable bytes of a command line)."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def redacted(argv: Sequence[str]) -> tuple[str, ...]:
@@ -23,3 +31,15 @@ def redacted(argv: Sequence[str]) -> tuple[str, ...]:
             words.append(re.sub(r"(://[^/@\s:]*:)[^/@\s]*@", rf"\1{_HIDDEN}@", word))
         hide_next = not sign and word.startswith("-") and bool(_TELLING.search(word))
     return tuple(words)
+
+
+def storable_info(info: RunInfo) -> RunInfo:
+    """The facts of a run as the file can hold them, its command line redacted."""
+    return replace(
+        info,
+        run_id=storable(info.run_id),
+        layers=tuple(storable(name) for name in info.layers),
+        layer_kind=tuple(storable(kind) for kind in info.layer_kind),
+        recipe_source=storable(info.recipe_source),
+        argv=tuple(storable(word) for word in redacted(info.argv)),
+    )
