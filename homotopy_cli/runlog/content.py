@@ -64,6 +64,17 @@ class LogContent:
         return len(self.step)
 
 
+def limits(attempt_start: tuple[int, ...]) -> np.ndarray:
+    """Per attempt, the first step that a later attempt took over: its rows end there."""
+    starts = np.array([*attempt_start[1:], np.iinfo("i8").max], "i8")
+    return np.minimum.accumulate(starts[::-1])[::-1]
+
+
+def limit_of(attempt: np.ndarray, attempt_limits: np.ndarray) -> np.ndarray:
+    """Each row's limit; attempts that the log does not list count as the nearest listed one."""
+    return attempt_limits[np.clip(attempt, 0, len(attempt_limits) - 1)]
+
+
 def join(first: LogContent, second: LogContent) -> LogContent:
     """The rows of `first`, then those of `second`; facts about the run are taken from `second`."""
     n, m, v = len(first.step), len(first.probe_step), len(first.eval_step)

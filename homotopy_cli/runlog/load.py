@@ -42,8 +42,8 @@ def load(path: Path) -> Loaded:
             if file.attrs.get("closed") == 0:
                 notes.append("not closed: newer rows may be in its journal, which is not here")
             return Loaded(file.content, file.attrs, frozenset(file.absent), (*file.notes, *notes))
-        merged, lost = _merged(journal, file, error)
-        if not lost or attempt == _ATTEMPTS - 1:
+        merged, gap = _merged(journal, file, error)
+        if not gap or attempt == _ATTEMPTS - 1:
             return merged
         time.sleep(0.05)  # probably a fold between the two reads
     raise AssertionError("unreachable")
@@ -61,18 +61,20 @@ def _merged(
 ) -> tuple[Loaded, int]:
     if file is not None and file.content.info.run_id == journal.info.run_id:
         return _continued(journal, file)
-    rows, lost, notes = journal.replay(after=journal.seq)
+    replay = journal.replay(after=journal.seq)
+    rows = replay.rows
     if file is not None:
         said = f"{file.path.name} still holds run {file.content.info.run_id!r}, to be replaced"
     elif not _file_missing(error):
-        if journal.seq or lost:
+        if journal.seq or replay.lost:
             raise error
         said = error.message.removeprefix(f"{journal.log}: ") + "; rebuilt from the journal alone"
     else:
         said = f"{journal.log.name} is missing: rebuilt from its journal alone"
         if journal.seq:
             said += f", without the {journal.seq} records before it"
-    return Loaded(rows, _attributes(rows), frozenset(), (_live(rows.n_rows), said, *notes)), lost
+    notes = (_live(rows.n_rows), said, *replay.notes)
+    return Loaded(rows, _attributes(rows), frozenset(), notes), replay.gap
 
 
 def _file_missing(error: LogError | None) -> bool:
@@ -80,7 +82,10 @@ def _file_missing(error: LogError | None) -> bool:
 
 
 def _continued(journal: JournalFile, file: FileContent) -> tuple[Loaded, int]:
-    rows, lost, notes = journal.replay(after=file.content.seq)
+    replay = journal.replay(after=file.content.seq)
+    rows = replay.rows
+    if file.content.closed and rows.seq == file.content.seq:  # killed while closing
+        return Loaded(file.content, file.attrs, frozenset(file.absent), tuple(file.notes)), 0
     if rows.info.layers != file.content.info.layers:
         raise LogError(
             f"{journal.path}: its layers are not those of {file.path.name}",
@@ -88,8 +93,8 @@ def _continued(journal: JournalFile, file: FileContent) -> tuple[Loaded, int]:
         )
     content = replace(join(file.content, rows), info=file.content.info, closed=False)
     attrs = {**file.attrs, **_attributes(content)}
-    told = (*file.notes, _live(rows.n_rows), *notes)
-    return Loaded(content, attrs, frozenset(file.absent), told), lost
+    told = (*file.notes, _live(rows.n_rows), *replay.notes)
+    return Loaded(content, attrs, frozenset(file.absent), told), replay.gap
 
 
 def _live(rows: int) -> str:

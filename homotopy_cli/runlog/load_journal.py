@@ -53,29 +53,43 @@ class JournalFile:
     layout: codec.Layout
     seq: int  # last record before this journal; 0 = it holds the run from its start
 
-    def replay(self, after: int) -> tuple[LogContent, int, tuple[str, ...]]:
-        """Rows whose record number is above `after`, how many records are lost, and notes."""
+    def replay(self, after: int) -> "Replay":
+        """The rows of the records whose number is above `after`."""
         buffers = Buffers(self.info, self.attempt_start)
         buffers.seq = after
         scan = Scan(self.data)
-        malformed = 0
+        malformed = gap = 0
+        started = False
         same = self.layout.described() == buffers.layout.described()
         for payload in scan:
             try:
-                buffers.apply(payload, None if same else self.layout)
+                applied = buffers.apply(payload, None if same else self.layout)
             except _MALFORMED:
                 malformed += 1
+                continue
+            if applied and not started:
+                started, gap = True, buffers.lost
         notes = []
         if scan.damaged or malformed:
             notes.append(
                 f"journal: {scan.damaged + malformed} damaged places skipped, "
-                f"{buffers.lost + malformed} records lost"
+                f"{buffers.lost} records before the last one lost"
             )
         elif buffers.lost:
             notes.append(f"journal: {buffers.lost} records before it are missing")
         if scan.torn:
             notes.append(f"journal: torn last record ignored ({scan.torn} bytes)")
-        return buffers.content(), buffers.lost, tuple(notes)
+        return Replay(buffers.content(), buffers.lost, gap, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a journal adds to a file."""
+
+    rows: LogContent
+    lost: int  # records missing before or between those found
+    gap: int  # those before the first: moved into a newer run.h5 meanwhile, or lost
+    notes: tuple[str, ...]
 
 
 def read_journal(log: Path, notes: list[str]) -> JournalFile | None:

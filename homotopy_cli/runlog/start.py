@@ -8,6 +8,7 @@ from homotopy_cli.errors import LogError
 from homotopy_cli.records import RunInfo
 from homotopy_cli.runlog import faults, locks, schema
 from homotopy_cli.runlog.buffers import Buffers
+from homotopy_cli.runlog.content import limit_of, limits
 from homotopy_cli.runlog.fold import build_image, replace_file, sync_folder
 from homotopy_cli.runlog.hdf5 import SIGNATURE
 from homotopy_cli.runlog.journal import Journal, journal_path
@@ -132,7 +133,8 @@ def _continued(path: Path, step: int, info: RunInfo | None) -> tuple[Buffers, in
         )
     if not content.info.run_id and info is not None:
         content = replace(content, info=info)
-    superseded = int((content.step >= step).sum())
+    shown = content.step < limit_of(content.attempt, limits(content.attempt_start))
+    superseded = int((shown & (content.step >= step)).sum())
     buffers = Buffers.from_content(
         replace(content, attempt_start=(*content.attempt_start, step), status="running")
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from homotopy_cli.records import EventRecord
 from homotopy_cli.runlog import schema
-from homotopy_cli.runlog.content import LogContent
+from homotopy_cli.runlog.content import LogContent, limit_of, limits
 from homotopy_cli.runlog.load import Loaded
 
 
@@ -125,10 +125,10 @@ def _axis(name: str) -> str:
 def newest_attempt(path: Path, loaded: Loaded) -> RunLog:
     """Filter a loaded log to what the newest attempt continued and made."""
     content = loaded.content
-    limits = _limits(content)
-    shown = content.step < limits[_clipped(content.attempt, limits)]
-    probed = content.probe_step < limits[_clipped(content.probe_attempt, limits)]
-    evaluated = _evaluations(content, limits)
+    ends = limits(content.attempt_start)
+    shown = content.step < limit_of(content.attempt, ends)
+    probed = content.probe_step < limit_of(content.probe_attempt, ends)
+    evaluated = _evaluations(content, ends)
     hidden = int(np.count_nonzero(~shown))
     notes = list(loaded.notes)
     if hidden:
@@ -148,8 +148,8 @@ def newest_attempt(path: Path, loaded: Loaded) -> RunLog:
         layer_values={name: values[probed] for name, values in content.layer_values.items()},
         eval_step=content.eval_step[evaluated],
         evals={name: values[evaluated] for name, values in content.evals.items()},
-        spectra=_spectra(content, limits),
-        events=_events(content, limits),
+        spectra=_spectra(content, ends),
+        events=_events(content, ends),
         provenance=_provenance(loaded),
         missing=tuple(name for name in schema.EXPECTED if name not in columns),
         notes=tuple(notes),
@@ -159,28 +159,18 @@ def newest_attempt(path: Path, loaded: Loaded) -> RunLog:
     )
 
 
-def _limits(content: LogContent) -> np.ndarray:
-    """Per attempt, the first step that a later attempt took over."""
-    starts = np.array([*content.attempt_start[1:], np.iinfo("i8").max], "i8")
-    return np.minimum.accumulate(starts[::-1])[::-1]
-
-
-def _clipped(attempt: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    return np.clip(attempt, 0, len(limits) - 1)
-
-
-def _evaluations(content: LogContent, limits: np.ndarray) -> np.ndarray:
+def _evaluations(content: LogContent, ends: np.ndarray) -> np.ndarray:
     """An evaluation after k steps is also the state from which attempt k goes on, so it stays,
     unless that attempt repeated it."""
-    steps, attempts = content.eval_step, _clipped(content.eval_attempt, limits)
-    index = np.flatnonzero(steps <= limits[attempts])
+    steps = content.eval_step
+    index = np.flatnonzero(steps <= limit_of(content.eval_attempt, ends))
     last = {int(steps[i]): i for i in index}
     return np.array([i for i in index if last[int(steps[i])] == i], dtype="i8")
 
 
-def _spectra(content: LogContent, limits: np.ndarray) -> tuple[Spectrum, ...]:
+def _spectra(content: LogContent, ends: np.ndarray) -> tuple[Spectrum, ...]:
     stored = content.spectra
-    shown = stored.step < limits[_clipped(stored.attempt, limits)]
+    shown = stored.step < limit_of(stored.attempt, ends)
     return tuple(
         Spectrum(
             step=int(stored.step[i]),
@@ -195,12 +185,10 @@ def _spectra(content: LogContent, limits: np.ndarray) -> tuple[Spectrum, ...]:
     )
 
 
-def _events(content: LogContent, limits: np.ndarray) -> tuple[EventRecord, ...]:
-    last = len(limits) - 1
+def _events(content: LogContent, ends: np.ndarray) -> tuple[EventRecord, ...]:
+    last = len(ends) - 1
     return tuple(
-        event
-        for attempt, event in content.events
-        if event.step < limits[min(max(attempt, 0), last)]
+        event for attempt, event in content.events if event.step < ends[min(max(attempt, 0), last)]
     )
 
 
