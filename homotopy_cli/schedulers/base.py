@@ -81,6 +81,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         self._rates = GroupRates(optimizer, inner)
         self._was_limited = False
         self._warned = False
+        self._stepped_at = 0  # optimizer step up to which _step_and_probe has advanced
         super().__init__(optimizer, last_epoch)
 
     # ------------------------------------------------------------------ the loop's two calls
@@ -143,6 +144,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             self._guard.counter.settle()
             self._record()
             self._rates.sync(self.base_lrs)
+            self._advance()
             self._rates.step_inner()
             following = self.last_epoch + 1 if epoch is None else int(epoch)
             top = max(self._scheduled(following), default=0.0)
@@ -181,6 +183,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             "step_count": self._step_count,
             "base_lrs": [float(base) for base in self.base_lrs],
             "was_limited": self._was_limited,
+            "stepped_at": self._stepped_at,
             "rates": self._rates.state_dict(),
             "guard": self._guard.state_dict(),
             "history": self.history.state_dict(),
@@ -195,6 +198,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         self.base_lrs = list(state_dict["base_lrs"])
         self._was_limited = state_dict["was_limited"]
+        self._stepped_at = state_dict["stepped_at"]
         self._rates.load_state_dict(state_dict["rates"])
         self._guard.load_state_dict(state_dict["guard"])
         self.history.load_state_dict(state_dict["history"])
@@ -207,6 +211,16 @@ class CurvatureScheduler(Readings, LRScheduler):
 
     def _factor(self, top: float) -> float:
         return self._guard.ceiling.factor(top) if self.enabled else 1.0
+
+    def _advance(self) -> None:
+        """What a subclass moves once per optimizer step, before the schedule advances."""
+
+    def _step_and_probe(self, *args: Any, **kwargs: Any) -> None:
+        """step() and update_curvature() in one call that comes before optimizer.step()."""
+        if self._guard.n_steps > self._stepped_at:  # the step of the call before was taken
+            self._stepped_at = self._guard.n_steps
+            CurvatureScheduler.step(self)
+        self.update_curvature(*args, **kwargs)
 
     def _after_probe(self, batch: Batch, *, paired: bool) -> None:
         """What a subclass learns from a successful probe."""

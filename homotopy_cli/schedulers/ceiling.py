@@ -35,7 +35,8 @@ class Ceiling:
         self.family = thresholds.optimizer_family(optimizer)
         self.by_edge = signal != "kappa"
         default = None if self.by_edge else KAPPA_TARGET
-        self.kappa_target = settings.curvature_target or default
+        self.target = settings.target  # edge ratio to stay under; a subclass may learn it
+        self.kappa_target = settings.curvature_target or default  # likewise, 1/loss
         self.edge = Limit(settings.smoothing, settings.release)
         self.kappa = Limit(settings.smoothing, settings.release)
         self.n_before = n_before
@@ -62,7 +63,7 @@ class Ceiling:
         """Apply a probe's finite λ at once; κ too where it is defined (not NaN)."""
         self.held = False
         self.edge.measured(sharpness, elapsed)
-        self.edge.attack(self.settings.target * self.threshold(step))
+        self.edge.attack(self.target * self.threshold(step))
         if math.isfinite(kappa):
             self.kappa.measured(kappa, elapsed)
             if self.kappa_target is not None:
@@ -75,7 +76,7 @@ class Ceiling:
         not calls, so a scheduler that is stepped once per epoch releases as it should.
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
-            numerator = self.settings.target * self.threshold(passed)
+            numerator = self.target * self.threshold(passed)
             self.edge.advance(numerator, self.settings.floor * schedule)
             if self.kappa_target is not None:
                 self.kappa.advance(self.kappa_target, self.settings.floor)
@@ -115,4 +116,4 @@ class Ceiling:
             setattr(self, name, state[name])
 
 
-_COUNTERS = ("n_before", "held", "reason", "advanced_to")
+_COUNTERS = ("n_before", "held", "reason", "advanced_to", "target", "kappa_target")

@@ -56,7 +56,13 @@ class CurvatureGuard:
         self.optimizer = optimizer
         self.events = EventLog()
         self.signal = self._choose(settings.signal)
-        self.probe = CurvatureProbe(model, loss_fn, seed=settings.seed, estimator=estimator)
+        self.probe = CurvatureProbe(
+            model,
+            loss_fn,
+            seed=settings.seed,
+            directional=self.signal == "directional",
+            estimator=estimator,
+        )
         before = thresholds.next_step(optimizer) - 1
         self.ceiling = Ceiling(optimizer, settings, signal=self.signal, n_before=before)
         self.cadence = Cadence(
@@ -108,7 +114,7 @@ class CurvatureGuard:
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
         effort = self._effort(step)
-        scaled = self.signal == "preconditioned_sharpness" or differ(rates)
+        scaled = self._column(rates) != "lambda_max"
         cost = effort.predicted(n_rows(batch), preconditioned=scaled)
         if not self.cadence.due(step, cost):
             return None
@@ -122,7 +128,7 @@ class CurvatureGuard:
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
         values = found.values
-        sharpness = values.get("preconditioned_sharpness", values.get("lambda_max", math.nan))
+        sharpness = values.get(self._column(rates), math.nan)
         sharpness, kappa = mean_over_ranks([sharpness, values.get("kappa", math.nan)])
         if not math.isfinite(sharpness):
             return self._failed(step, found.cost, f"curvature is {sharpness}")
@@ -143,7 +149,7 @@ class CurvatureGuard:
         if math.isfinite(kappa):
             self.current_curvature = kappa
         c = ceiling.threshold(step)
-        load = rules.edge_ratio(used, sharpness, c) / self.settings.target
+        load = rules.edge_ratio(used, sharpness, c) / ceiling.target
         near = load > (1.25 if limited else 0.8)  # at the ceiling a load of 1 is the plan
         self.cadence.record(
             step,
@@ -186,8 +192,25 @@ class CurvatureGuard:
     def metric(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
         """Live parameters -> P for these group rates: see metric.group_metric."""
         return lambda params: group_metric(
-            self.optimizer, params, rates, adaptive=self.signal == "preconditioned_sharpness"
+            self.optimizer,
+            params,
+            rates,
+            adaptive=self._adaptive,
+            always=self.signal == "directional",
         )
+
+    @property
+    def _adaptive(self) -> bool:
+        """Whether λ is measured in the metric of the optimizer's own second moments."""
+        known = self.ceiling.family in thresholds.PRECONDITIONED
+        return self.signal == "preconditioned_sharpness" or (self.signal == "directional" and known)
+
+    def _column(self, rates: Sequence[float]) -> str:
+        """Which column of the log steers."""
+        if self.signal == "directional":
+            return "directional_sharpness"
+        scaled = self._adaptive and self.ceiling.family != "sgd"
+        return "preconditioned_sharpness" if scaled or differ(rates) else "lambda_max"
 
     def _failed(self, step: int, cost: float, why: str) -> None:
         """Keep the last ceiling, count, say so, and try again soon (1, 2, 4, ... steps later)."""

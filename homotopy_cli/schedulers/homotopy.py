@@ -35,7 +35,8 @@ class HomotopyLR(CurvatureScheduler):
         smoothing: What the log-average of λ keeps per optimizer step; the ceiling uses
             max(newest, average), so this delays only a release.
         signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
-            and sharpness for the rest, and says so in an event.
+            and sharpness for the rest, and says so in an event. "directional" is u'Hu/u'Pu along
+            u = P⁻¹g: the least cautious, it reacts to a real crossing only.
         target: Edge ratio to stay under.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
         total_steps: Length of the run; without it the start is paid for over 1000 steps.

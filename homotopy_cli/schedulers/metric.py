@@ -16,7 +16,12 @@ def differ(rates: Sequence[float]) -> bool:
 
 
 def group_metric(
-    optimizer: Optimizer, params: Sequence[Tensor], rates: Sequence[float], *, adaptive: bool
+    optimizer: Optimizer,
+    params: Sequence[Tensor],
+    rates: Sequence[float],
+    *,
+    adaptive: bool,
+    always: bool = False,
 ) -> Tensor | None:
     """The diagonal P, shape (n,), with update = -η·P⁻¹g for η the largest rate; None for I.
 
@@ -29,10 +34,13 @@ def group_metric(
         params: Live parameters, in the order of the flat vector.
         rates: Scheduled rate of every group.
         adaptive: Take the optimizer's own second moments; False is P = I before the rates.
+        always: Return ones rather than None for I.
     """
     p = preconditioner(optimizer, params) if adaptive else None
     held = {id(q): rate for group, rate in _pairs(optimizer, rates) for q in group["params"]}
     if not differ(rates) and all(id(q) in held for q in params):
+        if p is None and always:
+            return torch.cat([torch.ones_like(q.detach()).reshape(-1) for q in params])
         return p
     top = max(rates)
     weights = torch.cat(

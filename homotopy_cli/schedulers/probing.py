@@ -73,6 +73,7 @@ class CurvatureProbe:
             for a pair of inputs and targets, loss_fn(model, batch) for a whole batch. None
             guesses from the batch.
         seed: Of start vectors and dropout masks.
+        directional: Measure u'Hu/u'Pu too, one product more.
         estimator: Whose warm vectors to use and whose settings to keep, apart from the number
             of steps.
     """
@@ -83,12 +84,13 @@ class CurvatureProbe:
         loss_fn: LossLike,
         *,
         seed: int = 0,
+        directional: bool = False,
         estimator: CurvatureEstimator | None = None,
     ) -> None:
         self.model = model
         self.loss_fn = loss_fn
         self.seed = seed
-        config = EstimatorConfig.cheap(seed=seed, directional=False)
+        config = EstimatorConfig.cheap(seed=seed, directional=directional)
         self.estimator = estimator or CurvatureEstimator(config=config)
         self.layer_names: tuple[str, ...] = ()
         self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))

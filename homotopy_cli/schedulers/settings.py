@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Signal = Literal["auto", "sharpness", "preconditioned_sharpness", "kappa"]
-SIGNALS = ("auto", "sharpness", "preconditioned_sharpness", "kappa")
+Signal = Literal["auto", "sharpness", "preconditioned_sharpness", "directional", "kappa"]
+SIGNALS = ("auto", "sharpness", "preconditioned_sharpness", "directional", "kappa")
 
 
 @dataclass(frozen=True)
