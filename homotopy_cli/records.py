@@ -77,6 +77,53 @@ class BlockEstimate:
 
 
 @dataclass(frozen=True)
+class AttentionComponent:
+    """One attention call site: how peaked its softmax is over the probe's batches."""
+
+    name: str  # path of the module that made the call
+    max_logit: float  # largest q·k·scale (mask applied), over heads and rows; dimensionless
+    entropy: float  # mean over rows of -Σ A log A, nats
+    entropy_normalised: float  # entropy / log(number of keys a row may see); 1 = uniform
+    n_heads: int
+    head_max_logit: tuple[float, ...] = ()  # (n_heads,)
+    head_entropy: tuple[float, ...] = ()  # (n_heads,), nats
+    seed_kappa: float | None = None  # the founding text's e^(2 max logit), None above 1e308
+
+
+@dataclass(frozen=True)
+class NormComponent:
+    """One normalisation layer: the smallest scale it divides by."""
+
+    name: str
+    kind: str  # LayerNorm | RMSNorm | BatchNorm1d | ... | GroupNorm
+    sigma_min: float  # smallest sqrt(var) (RMSNorm: rms), without eps; activation units
+    sigma_p01: float  # 1 % quantile of the same
+    eps_over_var: float  # eps / smallest var; above 0.1 eps, not the data, sets the scale
+    seed_kappa: float | None = None  # the founding text's 1/sigma_min²
+
+
+@dataclass(frozen=True)
+class CrossEntropyComponent:
+    """The softmax that the loss sees: how sure it is of its targets."""
+
+    p_min: float  # smallest target probability in the probe's batches
+    p_q001: float  # 0.1 % quantile
+    p_q01: float  # 1 % quantile
+    log_z_mean: float  # mean of log Σ exp(logit), nats
+    max_logit: float  # largest |logit|
+    seed_kappa: float | None = None  # the founding text's 1/p_min
+
+
+@dataclass(frozen=True)
+class Components:
+    """What one forward pass over the probe's batches shows of the network's parts."""
+
+    attention: tuple[AttentionComponent, ...] = ()
+    norm: tuple[NormComponent, ...] = ()
+    cross_entropy: CrossEntropyComponent | None = None
+
+
+@dataclass(frozen=True)
 class CurvatureEstimate:
     """All that one probe measured at one point θ, over one fixed set of batches."""
 
@@ -97,6 +144,7 @@ class CurvatureEstimate:
     blocks: tuple[BlockEstimate, ...] = ()
     preconditioned_sharpness: Eigenvalue | None = None  # λ_max(P⁻¹H), unit 1/lr
     directional_sharpness: float | None = None  # u'Hu / u'Pu along u = P⁻¹g, unit 1/lr
+    components: Components | None = None
     curvature: str = "hessian"  # which matrix: hessian | ggn | preconditioned
     mode: str = "eval"  # eval | train
     dtype: str = "float32"
