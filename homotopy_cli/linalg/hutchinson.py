@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import gaussian, rademacher
 
@@ -69,6 +70,9 @@ def probe_samples(
         lengths: Consecutive segments of the vector, (n_segments,) integers that sum to n; the
             trace of each diagonal block A_ss is sampled from the same product. One when None.
         known: Low-rank part of A, independent of the generator's draws.
+
+    Raises:
+        NonFiniteError: A product holds NaN or infinity.
     """
     if lengths is None:
         lengths = torch.tensor([operator.n])
@@ -84,6 +88,11 @@ def probe_samples(
         )
         product = operator.matvec(z).to(torch.float64)
         squared_norm = torch.dot(product, product).item()
+        if not squared_norm < math.inf:
+            raise NonFiniteError(
+                "the product with a random probe holds NaN or infinity",
+                hint="check the loss and the weights for non-finite or overflowing values",
+            )
         rest = product
         if known is not None:
             coefficients = known.values.to(operator.device, operator.dtype) * (known.vectors @ z)

@@ -1,0 +1,51 @@
+"""Stochastic Lanczos quadrature: a probability measure with the matrix's moments."""
+
+import pytest
+import torch
+
+from homotopy_cli.linalg.operator import DenseOperator
+from homotopy_cli.linalg.slq import drawing_width, spectral_density
+from homotopy_cli.linalg.vectors import generator
+
+
+def operator(n=300):
+    values = torch.cat([torch.linspace(-0.5, 1.0, n - 2), torch.tensor([6.0, -3.0])]).double()
+    q = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator(5))).Q
+    return DenseOperator((q * values) @ q.T), values
+
+
+def test_weights_are_a_probability_and_nodes_stay_inside():
+    a, values = operator()
+    q = spectral_density(a, generator=generator(0), n_probes=5, n_steps=20)
+    assert q.weights.sum().item() == pytest.approx(1.0, abs=1e-14)
+    assert (q.weights >= 0).all()
+    assert (q.nodes.diff() >= 0).all()
+    assert q.nodes.min() >= values.min() - 1e-10 and q.nodes.max() <= values.max() + 1e-10
+    assert q.n_matvecs == 100 and len(q.nodes) == 100
+
+
+@pytest.mark.parametrize("power", [1, 2, 3, 4])
+def test_moments(power):
+    a, values = operator()
+    q = spectral_density(a, generator=generator(0), n_probes=40, n_steps=12)
+    found = (q.weights * q.nodes**power).sum().item()
+    truth = (values**power).mean().item()
+    sampled = 4 * (2 * (values ** (2 * power)).mean().item() / (300 * 40)) ** 0.5
+    assert abs(found - truth) < sampled
+
+
+def test_few_eigenvalues_are_found_exactly():
+    a = DenseOperator(torch.diag(torch.tensor([2.0, 2.0, 2.0, -1.0], dtype=torch.float64)))
+    told = []
+    q = spectral_density(
+        a, generator=generator(0), n_probes=1, progress=lambda *args: told.append(args)
+    )
+    torch.testing.assert_close(q.nodes, torch.tensor([-1.0, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(q.weights, torch.tensor([0.25, 0.75], dtype=torch.float64))
+    assert told == [(2, 40)]
+
+
+def test_drawing_width_is_positive_even_for_one_value():
+    assert drawing_width(torch.tensor([0.0, 2.0])) == 0.02
+    assert drawing_width(torch.tensor([3.0, 3.0])) == pytest.approx(0.03)
+    assert drawing_width(torch.tensor([0.0])) > 0

@@ -1,0 +1,28 @@
+"""Vectors: float64 accumulation, seeded draws."""
+
+import torch
+
+from homotopy_cli.linalg import vectors
+
+
+def test_dot_and_norm_accumulate_in_float64():
+    a = torch.full((1_000_000,), 0.1, dtype=torch.float32)
+    value = float(a[0])
+    assert abs(vectors.dot(a, a) / (1e6 * value**2) - 1.0) < 1e-10
+    assert abs(vectors.norm(a) / (1e3 * value) - 1.0) < 1e-10
+
+
+def test_same_seed_same_vector_and_signs_are_signs():
+    draws = [vectors.rademacher(1000, generator=vectors.generator(3)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert set(draws[0].tolist()) == {-1.0, 1.0}
+    assert abs(draws[0].mean()) < 4 / 1000**0.5
+    g = vectors.gaussian(1000, generator=vectors.generator(3), dtype=torch.float32)
+    assert g.dtype == torch.float32
+    assert abs(g.std() - 1.0) < 4 / 2000**0.5
+
+
+def test_unit_refuses_zero_and_non_finite():
+    assert vectors.unit(torch.zeros(3)) is None
+    assert vectors.unit(torch.tensor([1.0, float("nan")])) is None
+    assert vectors.norm(vectors.unit(torch.tensor([3.0, 4.0]))) == 1.0

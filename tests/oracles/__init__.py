@@ -1,0 +1,1 @@
+"""Answers that share no code with what they check: closed forms and dense linear algebra."""
