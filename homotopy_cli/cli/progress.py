@@ -109,9 +109,7 @@ class LiveProgress:
             return
         self._shown = now
         text = facts(view) + self._evaluation
-        self._bar.update(
-            self._task, completed=view.step + 1, facts=text, eta=duration(view.eta)
-        )
+        self._bar.update(self._task, completed=view.step + 1, facts=text, eta=duration(view.eta))
 
     def evaluation(self, record: Any) -> None:
         """Show the newest held-out loss from now on."""

@@ -1,8 +1,11 @@
 """Training: a recipe becomes a run, and a run survives what happens to it.
 
     build.py        Recipe -> Run: model, loss, data, optimizer, scheduler, curvature probe
+    plans.py        the recipe's scheduler and curvature sections -> scheduler and probe
+    clipping.py     gradient clipping
     step.py         one optimizer step; the only place that calls backward() and step()
-    loop.py         train(): steps, evaluations, checkpoints, signals, the log, the verdict
+    loop.py         train(): from a recipe to a result; what is refused before the first byte
+    attempt.py      one attempt: steps, evaluations, checkpoints, signals, the log
     probing.py      what a probe saw -> one ProbeRecord; the passive probe of fixed schedules
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run
     spikes.py       loss and gradient-norm spikes as events
@@ -10,12 +13,12 @@
     resume.py       run.pt + run.h5 -> the same run at the same step
     outputs.py      where log, checkpoint and page go, and what refuses to be overwritten
     signals.py      SIGINT and SIGTERM: finish the step, save, leave
-    environment.py  versions, device and the redacted command line for the log
+    environment.py  versions, device and the command line for the log
     summary.py      TrainResult: what happened, in numbers and in words
 
-Order inside step k (0-based): batch -> forward -> backward -> gradient norm -> probe (the
-scheduler may lower the LR of this very step) -> clip -> optimizer.step() -> scheduler.step()
--> row k. Then, with k + 1 steps done: evaluation, checkpoint. A checkpoint at step k holds
+Order inside step k (0-based): batch -> forward -> backward -> gradient norm -> clip -> probe
+(the scheduler may lower the LR of this very step) -> optimizer.step() -> scheduler.step() ->
+row k. Then, with k + 1 steps done: evaluation, checkpoint. A checkpoint at step k holds
 everything that rows >= k depend on, so a resumed run repeats them bit for bit; rows that an
 interrupted attempt wrote beyond its checkpoint are superseded by the new attempt's.
 

@@ -1,0 +1,156 @@
+"""`homotopy train`, from a loaded recipe to the sentences on stdout."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.cli.progress import duration, make_progress, number
+from homotopy_cli.errors import HomotopyError, TrainingDiverged
+
+
+def run_train(
+    loaded: Any,
+    *,
+    recipe: Path | None,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    page: bool,
+    quiet: bool,
+) -> int:
+    """Train, write the page, say what happened; the exit code of contract section 1.
+
+    Raises:
+        TrainingDiverged: After the summary, so that the error is the last thing said.
+    """
+    from homotopy_cli.training.loop import default_out, train
+
+    if resume and overwrite:
+        raise HomotopyError(
+            "--resume and --overwrite contradict each other",
+            hint="--resume continues the run that is there, --overwrite replaces it",
+        )
+    target = out if out is not None else default_out(loaded)
+    command = "homotopy train" + (f" {recipe}" if recipe is not None else "")
+    result = train(
+        loaded,
+        target,
+        resume=resume,
+        overwrite=overwrite,
+        observer=make_progress(quiet=quiet),
+        argv=("homotopy", *sys.argv[1:]),
+        command=command,
+    )
+    written = page and result.status != "interrupted" and _write_page(result.paths)
+    for line in sentences(result, command=command, page=bool(written)):
+        print(line)
+    if result.status == "diverged":
+        from homotopy_cli.training.summary import advice
+
+        raise TrainingDiverged(result.fault, step=result.step, hint=advice(result))
+    return result.exit_code
+
+
+def sentences(result: Any, *, command: str, page: bool) -> list[str]:
+    """The summary: what was done, what curvature did, where everything is, what to type next."""
+    from homotopy_cli.training.summary import advice, findings
+
+    tally = result.tally
+    words = {"finished": "finished", "diverged": "stopped", "interrupted": result.signal}
+    lines = [
+        f"{words[result.status]}: {result.step} of {result.total} steps, "
+        f"{result.n_params:,} parameters, {duration(result.seconds)} in this process"
+    ]
+    if tally.first_loss is not None:
+        lines.append(
+            f"loss: {tally.first_loss:.4g} -> {tally.last_loss:.4g} on training batches "
+            f"(best {tally.best_loss:.4g})"
+        )
+    if result.eval_loss is not None:
+        lines.append("held out: " + _held_out(result))
+    if tally.lr_max > 0:
+        same = tally.lr_min == tally.lr_max
+        rates = f"{tally.lr_max:.3g}" if same else f"{tally.lr_min:.3g} to {tally.lr_max:.3g}"
+        lines.append(f"learning rate: {rates} ({result.scheduler or 'as before'})")
+    if tally.n_probes:
+        lines.append(
+            f"curvature: {tally.n_probes} probes, {duration(result.probe_seconds)} of them in this "
+            f"process, overhead {100 * result.overhead:.1f} %; largest edge ratio "
+            f"{number(tally.peak_edge)} at step {tally.peak_edge_step} (1 = edge of stability)"
+        )
+    lines += [f"note: {sentence}" for sentence in findings(result)]
+    if result.status == "finished" and advice(result):
+        lines.append(f"hint: {advice(result)}")
+    paths = result.paths
+    lines += ["", f"log         {paths.log}"]
+    if paths.checkpoint.exists():
+        lines.append(f"checkpoint  {paths.checkpoint}")
+    if page:
+        lines.append(f"report      {paths.page}")
+    if result.status == "interrupted":
+        lines.append(f"next        {command} --resume" + _out_option(paths, command))
+    elif paths.checkpoint.exists():
+        lines.append(f"next        homotopy probe {paths.checkpoint}")
+    lines.append(f"            homotopy report {paths.log}")
+    return lines
+
+
+def _held_out(result: Any) -> str:
+    text = f"loss {result.eval_loss:.4g}"
+    if result.first_eval_loss is not None and result.first_eval_loss != result.eval_loss:
+        text = f"loss {result.first_eval_loss:.4g} -> {result.eval_loss:.4g}"
+    if result.eval_metric is not None and result.eval_metric_name:
+        text += f", {result.eval_metric_name} {result.eval_metric:.4g}"
+    for name, value in result.baseline.items():
+        text += f" ({name.replace('_', ' ')} {value:.4g})"
+    return text
+
+
+def _out_option(paths: Any, command: str) -> str:
+    """`--out` as it was, for a command that shall find the same run again."""
+    return f" --out {paths.log}" if "--out" in sys.argv else ""
+
+
+def _write_page(paths: Any) -> bool:
+    """run.html from the log alone; a page that fails never spoils a run that worked."""
+    from homotopy_cli.cli.document import write_text
+    from homotopy_cli.report.page import render
+    from homotopy_cli.runlog.reader import read_log
+
+    try:
+        write_text(str(paths.page), render([read_log(paths.log)]))
+    except (HomotopyError, OSError) as error:
+        print(f"warning: {paths.page} was not written: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def run_check(loaded: Any, *, out: Path | None) -> int:
+    """`--check`: 0 and a few lines, or the first fault with exit code 1."""
+    from homotopy_cli.training.check import check
+    from homotopy_cli.training.loop import default_out
+
+    try:
+        report = check(loaded, out if out is not None else default_out(loaded))
+    except HomotopyError as error:
+        error.exit_code = 1  # contract section 1: 1 = --check found faults
+        raise
+    seen = report.curvature
+    print(f"model: {report.n_params:,} parameters in {report.n_layers} layers")
+    print(f"step 0: loss {report.loss:.4g} ({report.loss_name}), ‖g‖ {report.grad_norm:.4g}")
+    if report.eval_loss is not None:
+        print(f"held out: loss {report.eval_loss:.4g} on one batch")
+    if seen:
+        print(
+            f"curvature: λmax {number(seen.get('lambda_max'))}, κ {number(seen.get('kappa'))}, "
+            f"edge ratio {number(seen.get('edge_ratio'))}"
+        )
+    for note in report.notes:
+        print(f"note: {note}")
+    total = loaded.recipe.steps * report.step_seconds
+    print(
+        f"time: {report.step_seconds:.3g} s for this step, {report.probe_seconds:.3g} s for its "
+        f"probe; {loaded.recipe.steps} steps take about {duration(total)}"
+    )
+    print("check: no fault found; nothing was written")
+    return 0

@@ -1,0 +1,250 @@
+"""One attempt at a run: its steps, evaluations, checkpoints and rows, to whichever end."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.errors import CheckpointError
+from homotopy_cli.records import EvalRecord, EventRecord, StepRecord
+from homotopy_cli.runlog.writer import RunWriter
+from homotopy_cli.training import checkpoint
+from homotopy_cli.training.build import Run
+from homotopy_cli.training.environment import changed, environment
+from homotopy_cli.training.evaluate import METRIC_NAMES, evaluate
+from homotopy_cli.training.observer import Observer, StepView
+from homotopy_cli.training.outputs import RunPaths
+from homotopy_cli.training.resume import StartPoint
+from homotopy_cli.training.signals import StopRequest
+from homotopy_cli.training.spikes import SpikeDetector
+from homotopy_cli.training.step import optimizer_step
+from homotopy_cli.training.summary import Tally, TrainResult
+
+SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
+SAVE_SHARE = 0.01  # of the time so far that such checkpoints may take
+
+
+class Attempt:
+    """One attempt at a run: everything that lives between the first row and the last."""
+
+    def __init__(
+        self,
+        run: Run,
+        paths: RunPaths,
+        writer: RunWriter,
+        observer: Observer,
+        start: StartPoint,
+        loaded: Any,
+    ) -> None:
+        self.run, self.paths, self.writer, self.observer = run, paths, writer, observer
+        self.loaded, self.recipe, self.start = loaded, loaded.recipe, start
+        self.tally = Tally()
+        self.detectors = {"loss": SpikeDetector(), "grad_norm": SpikeDetector()}
+        self.curvature: Mapping[str, float] = {}
+        self.evaluations: dict[str, float] = {}
+        self.environment = environment(run.device)
+        self.done = start.step
+        self.elapsed_before = start.wall_time
+        self.probe_seconds = 0.0
+        self.warnings: list[str] = []
+        self._saved_at: int | None = None
+        self._save_seconds = 0.0
+        self._last_save = time.perf_counter()
+        if start.checkpoint is not None:
+            self._restore(start.checkpoint)
+
+    def go(self) -> TrainResult:
+        """Run to the end; always leaves the log closed."""
+        total = self.recipe.steps
+        with StopRequest() as stop:
+            self.observer.start(total, self.done)
+            self.began = time.perf_counter()
+            self._announce()
+            if self.start.checkpoint is None:
+                if self.recipe.eval_every:
+                    self._evaluate()
+                self._save()
+            fault = ""
+            while self.done < total and stop.signum is None and not fault:
+                fault = self._step(self.done)
+                if not fault:
+                    self._after_step(total)
+            seconds = time.perf_counter() - self.began
+            status = "diverged" if fault else "finished" if self.done >= total else "interrupted"
+            if status == "interrupted":
+                self._event("warning", "INTERRUPTED", f"{stop.name} after step {self.done - 1}")
+            elif status == "finished" and self.run.eval_batches:
+                self._evaluate_once()
+            failed = None
+            if not fault:
+                failed = self._save(final=True)
+            self.observer.stop()
+            self.writer.close(status)
+        if failed is not None:
+            raise failed
+        return self._result(status, fault, seconds, stop)
+
+    def _step(self, step: int) -> str:
+        """One optimizer step and its row; returns why training must stop, or ""."""
+        outcome = optimizer_step(self.run, step)
+        values = outcome.values
+        values["wall_time"] = self.elapsed_before + time.perf_counter() - self.began
+        if outcome.probe is not None:
+            self.writer.append_probe(outcome.probe)
+            self.curvature = outcome.probe.values
+            self.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
+        for event in self.run.probe.drain_events():
+            self.writer.append_event(event)
+        self.writer.append_step(StepRecord(step, values))
+        if outcome.fault:
+            words = f"step {step}: {outcome.fault}, at lr {values['lr']:.4g}"
+            self._event("error", "DIVERGED", words)
+            return words
+        self.probe_seconds += values["probe_seconds_step"]
+        self.tally.row(step, values)
+        for name, detector in self.detectors.items():
+            score = detector.update(values[name])
+            if score is not None:
+                self.tally.spikes += 1
+                words = f"{name} {values[name]:.4g} is {score:.1f} sd above its recent mean"
+                self._event("info", "SPIKE", words)
+        self.done = step + 1
+        seconds = time.perf_counter() - self.began
+        made = self.done - self.start.step
+        self.observer.step(
+            StepView(
+                step=step,
+                total=self.recipe.steps,
+                loss=values["loss"],
+                lr=values["lr"],
+                lambda_max=self.curvature.get("lambda_max"),
+                kappa=self.curvature.get("kappa"),
+                edge_ratio=self.curvature.get("edge_ratio"),
+                probe_share=self.probe_seconds / seconds,
+                seconds=seconds,
+                eta=seconds / made * (self.recipe.steps - self.done),
+            )
+        )
+        return ""
+
+    def _after_step(self, total: int) -> None:
+        every = self.recipe.eval_every
+        if every and self.done % every == 0 and self.done < total:
+            self._evaluate()
+        every = self.recipe.checkpoint_every
+        if every:
+            due = self.done % every == 0
+        else:
+            now = time.perf_counter()
+            due = now - self._last_save >= SAVE_SECONDS and self._save_seconds <= SAVE_SHARE * (
+                now - self.began
+            )
+        if due and self.done < total:
+            self._save()
+
+    def _evaluate(self) -> None:
+        values = evaluate(self.run.model, self.run.loss, self.run.eval_batches)
+        record = EvalRecord(self.done, values)
+        self.evaluations.setdefault("first", values["eval_loss"])
+        self.evaluations["step"] = self.done
+        self.evaluations |= values
+        self.writer.append_eval(record)
+        self.observer.evaluation(record)
+
+    def _evaluate_once(self) -> None:
+        if self.evaluations.get("step") != self.done:
+            self._evaluate()
+
+    def _save(self, *, final: bool = False) -> CheckpointError | None:
+        """Write run.pt; a failure in mid-run is an event, at the end it is returned."""
+        if self._saved_at == self.done:
+            return None
+        if not self.run.weights_are_finite():
+            self._event("warning", "CHECKPOINT_KEPT", "weights are not finite: kept the last good")
+            return None
+        began = time.perf_counter()
+        try:
+            checkpoint.save_checkpoint(self.paths.checkpoint, self._content())
+        except CheckpointError as error:
+            self._event("warning", "CHECKPOINT_FAILED", error.message)
+            return error
+        finally:
+            self._last_save = time.perf_counter()
+            self._save_seconds += self._last_save - began
+        self._saved_at = self.done
+        return None
+
+    def _content(self) -> dict[str, Any]:
+        folder = self.paths.checkpoint.absolute().parent
+        base = Path(self.loaded.base_dir).absolute()
+        return {
+            "step": self.done,
+            **self.run.state_dict(),
+            "loop": {
+                "tally": self.tally.state_dict(),
+                "spikes": {name: d.state_dict() for name, d in self.detectors.items()},
+                "evaluations": dict(self.evaluations),
+                "curvature": dict(self.curvature),
+            },
+            "rng": checkpoint.rng_state(),
+            "environment": self.environment,
+            "recipe": json.dumps(self.recipe.resolved(), sort_keys=True),
+            "recipe_source": self.loaded.source,
+            "recipe_dir": os.path.relpath(base, folder),
+            "n_params": self.run.n_params,
+            "loss": self.tally.last_loss,
+        }
+
+    def _restore(self, content: Mapping[str, Any]) -> None:
+        self.run.load_state_dict(content)
+        kept = content["loop"]
+        self.tally.load_state_dict(kept["tally"])
+        for name, detector in self.detectors.items():
+            detector.load_state_dict(kept["spikes"][name])
+        self.evaluations = dict(kept["evaluations"])
+        self.curvature = dict(kept["curvature"])
+        checkpoint.restore_rng(content["rng"])
+        self._saved_at = self.done
+
+    def _announce(self) -> None:
+        """Say in the log what differs from the attempt before."""
+        if self.start.missing_rows:
+            words = f"{self.start.missing_rows} rows before step {self.done} are not in the log"
+            self._event("warning", "LOG_GAP", words)
+        for change in self.start.changes:
+            self._event("info", "RECIPE_CHANGED", change)
+        if self.start.checkpoint is not None:
+            for change in changed(self.start.checkpoint["environment"], self.environment):
+                self._event("info", "ENVIRONMENT_CHANGED", change)
+
+    def _event(self, level: Any, code: str, message: str) -> None:
+        event = EventRecord(self.done, level, code, message)
+        self.writer.append_event(event)
+        if level == "warning":
+            self.warnings.append(message)
+
+    def _result(self, status: str, fault: str, seconds: float, stop: StopRequest) -> TrainResult:
+        return TrainResult(
+            status=status,
+            step=self.done,
+            total=self.recipe.steps,
+            paths=self.paths,
+            tally=self.tally,
+            final_loss=self.tally.last_loss,
+            n_params=self.run.n_params,
+            seconds=seconds,
+            probe_seconds=self.probe_seconds,
+            eval_loss=self.evaluations.get("eval_loss"),
+            eval_metric=self.evaluations.get("eval_metric"),
+            eval_metric_name=METRIC_NAMES.get(self.run.loss.name, ""),
+            first_eval_loss=self.evaluations.get("first"),
+            baseline=dict(self.run.baseline),
+            scheduler=self.recipe.scheduler.name,
+            fault=fault,
+            signal=stop.name if status == "interrupted" else "",
+            exit_code={"finished": 0, "diverged": 3}.get(status, stop.exit_code),
+            warnings=tuple(self.warnings),
+        )

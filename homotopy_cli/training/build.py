@@ -1,0 +1,176 @@
+"""A recipe becomes a Run: every object a training step needs, in the recipe's state at step 0."""
+
+import inspect
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from homotopy_cli.errors import RecipeError
+from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.from_recipe import build_model_loss_data
+from homotopy_cli.problems.partition import Block, Partition
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
+from homotopy_cli.recipe.targets import is_user_code, load_target
+from homotopy_cli.training.plans import build_probe, build_scheduler
+from homotopy_cli.training.probing import Probe
+
+SNAPSHOT_LIMIT = 50_000_000  # parameters: above, ‖Δθ‖ is not worth its copy (our choice)
+
+
+@dataclass
+class Run:
+    """Everything a step reads or changes."""
+
+    recipe: Any
+    model: nn.Module
+    loss: Loss
+    data: Any
+    optimizer: torch.optim.Optimizer
+    scheduler: Any  # torch LRScheduler
+    probe: Probe
+    layers: tuple[Block, ...]
+    eval_batches: list[Any]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.named: dict[str, Tensor] = {
+            name: p for name, p in self.model.named_parameters() if p.requires_grad
+        }
+        self.params = list(self.named.values())
+        self.n_params = sum(p.numel() for p in self.params)
+        self.baseline: Mapping[str, float] = self.data.info.baseline
+        self.kappa = math.nan  # of the newest probe, for curvature-aware clipping
+        self._before: list[Tensor] | None = None
+
+    def batch(self, step: int) -> Any:
+        """The training batch of step `step`: a pure function of step and seed."""
+        return self.data.batch(step, self.recipe.batch_size, self.recipe.seed)
+
+    def snapshot(self) -> None:
+        """Remember the parameters, for `distance`."""
+        if self.n_params > SNAPSHOT_LIMIT:
+            return
+        with torch.no_grad():
+            if self._before is None:
+                self._before = [torch.empty_like(p) for p in self.params]
+            torch._foreach_copy_(self._before, self.params)
+
+    def distance(self) -> float:
+        """‖θ - θ_snapshot‖₂; NaN for models too large to remember."""
+        if self._before is None:
+            return math.nan
+        with torch.no_grad():
+            torch._foreach_sub_(self._before, self.params)
+            norms = torch._foreach_norm(self._before)
+        return float(torch.linalg.vector_norm(torch.stack([n.double() for n in norms])))
+
+    def weights_are_finite(self) -> bool:
+        """Whether every parameter is a number: only such weights are worth a checkpoint."""
+        return all(bool(torch.isfinite(p).all()) for p in self.params)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of these objects."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "probe": {"state": self.probe.state_dict(), "kappa": self.kappa},
+        }
+
+    def load_state_dict(self, content: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`'s entries of a checkpoint."""
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        self.probe.load_state_dict(content["probe"]["state"])
+        self.kappa = content["probe"]["kappa"]
+
+
+def build_run(loaded: Any) -> Run:
+    """Build everything a recipe names, seeded by its seed.
+
+    Raises:
+        HomotopyError: A model, loss, data or optimizer that cannot be built, or that do not
+            fit together. Nothing is written.
+    """
+    recipe = loaded.recipe
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    seed_everything(recipe.seed)
+    made = build_model_loss_data(recipe, base_dir=loaded.base_dir)
+    made.model.train()
+    optimizer = build_optimizer(made.model, recipe.optimizer, loaded.base_dir)
+    scheduler = build_scheduler(recipe, optimizer, made.model, made.loss)
+    probe = build_probe(recipe, scheduler, optimizer, made.model, made.loss)
+    with torch.random.fork_rng(devices=[]):
+        batch = made.data.batch(0, recipe.batch_size, recipe.seed)
+        problem = Problem.from_module(made.model, made.loss, [batch])
+        layers = Partition.by_module(problem).blocks
+    return Run(
+        recipe=recipe,
+        model=made.model,
+        loss=made.loss,
+        data=made.data,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        probe=probe,
+        layers=layers,
+        eval_batches=made.data.eval_batches(recipe.batch_size, recipe.eval_batches),
+        device=next(made.model.parameters()).device,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, Python and NumPy; NumPy's legacy generator takes 32 bits."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def build_optimizer(model: nn.Module, spec: Any, base_dir: Any) -> torch.optim.Optimizer:
+    """torch.optim's class of that name, or the user's, on the trainable parameters.
+
+    Raises:
+        RecipeError: No trainable parameter, or the class refuses its settings.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+    settings = spec.model_dump(exclude={"name"}, exclude_none=True)
+    if not params:
+        raise RecipeError(
+            "model: has no trainable parameter, so there is nothing to train",
+            hint="set requires_grad on some of them",
+        )
+    factory: Callable[..., Any]
+    if is_user_code(spec):
+        factory = load_target(spec.name, base_dir)
+    else:
+        factory = getattr(torch.optim, TORCH_OPTIMIZERS[spec.name])
+    try:
+        optimizer = factory(params, **settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"optimizer: {spec.name} refused its settings: {str(error).splitlines()[0]}",
+            hint=f"it takes {', '.join(_keywords(factory))}",
+        ) from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise RecipeError(
+            f"optimizer: {spec.name} made a {type(optimizer).__name__}, not a torch Optimizer",
+            hint="name a subclass of torch.optim.Optimizer",
+        )
+    return optimizer
+
+
+def _keywords(factory: Callable[..., Any]) -> list[str]:
+    """What the factory can be told, its parameters argument left out."""
+    try:
+        names = list(inspect.signature(factory).parameters)[1:]
+    except (TypeError, ValueError):
+        return ["other settings"]
+    return names or ["no settings"]

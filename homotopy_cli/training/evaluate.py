@@ -1,0 +1,64 @@
+"""Mean loss and a metric on held-out batches, leaving no trace on the run."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from homotopy_cli.problems.criteria import Loss
+
+METRIC_NAMES = {"next_token": "perplexity", "cross_entropy": "accuracy"}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, forked RNG; every submodule's own mode comes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> dict[str, float]:
+    """Mean loss over all terms of `batches`, and the metric that fits the loss.
+
+    Returns:
+        eval_loss: nats per term for the likelihood losses, else the loss's own unit.
+        eval_metric: perplexity exp(loss) for next_token, accuracy in [0, 1] for cross_entropy
+            on (x, y) batches; absent for any other loss.
+    """
+    total, terms, hits, rows = 0.0, 0, 0, 0
+    with evaluating(model):
+        for batch in batches:
+            count = loss.count(batch)
+            total += float(loss.function(model, batch)) * count
+            terms += count
+            if loss.name == "cross_entropy" and _is_labelled(batch):
+                inputs, labels = batch
+                hits += int((model(inputs).argmax(dim=-1) == labels).sum())
+                rows += labels.numel()
+    mean = total / terms if terms else math.nan
+    values = {"eval_loss": mean}
+    if loss.name == "next_token":
+        values["eval_metric"] = math.exp(mean) if mean < 700 else math.inf
+    elif rows:
+        values["eval_metric"] = hits / rows
+    return values
+
+
+def _is_labelled(batch: Any) -> bool:
+    return (
+        isinstance(batch, list | tuple)
+        and len(batch) == 2
+        and all(isinstance(part, torch.Tensor) for part in batch)
+        and batch[1].dtype == torch.int64
+        and batch[1].ndim == 1
+    )

@@ -1,0 +1,127 @@
+"""train(): a recipe's steps from the first to the last, whatever happens in between."""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.records import RunInfo
+from homotopy_cli.runlog.writer import RunWriter
+from homotopy_cli.training.attempt import Attempt
+from homotopy_cli.training.build import Run, build_run
+from homotopy_cli.training.environment import environment, without_home
+from homotopy_cli.training.evaluate import METRIC_NAMES
+from homotopy_cli.training.observer import Observer, Silent
+from homotopy_cli.training.outputs import (
+    RunPaths,
+    make_folder,
+    refuse_existing,
+    refuse_unwritable,
+    run_paths,
+)
+from homotopy_cli.training.resume import StartPoint, find_start
+from homotopy_cli.training.summary import Tally, TrainResult
+
+
+def train(
+    loaded: Any,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    argv: Sequence[str] = (),
+    command: str = "homotopy train",
+) -> TrainResult:
+    """Train a recipe to its last step, a divergence, or a signal.
+
+    Args:
+        loaded: What `load_recipe` returned.
+        out: The log; default the recipe's `out`, else runs/NAME/run.h5.
+        resume: Continue the run that is there, bit for bit.
+        overwrite: Replace the run that is there, once everything that can be checked is.
+        observer: Told about each step.
+        argv: The command line, for the log; secrets are masked.
+        command: How the run was started, for hints.
+
+    Returns:
+        TrainResult; a divergence and a signal are results (exit codes 3, 130, 143), with log
+        and checkpoint closed and intact.
+
+    Raises:
+        HomotopyError: Unusable recipe, data or output; nothing was written or changed.
+    """
+    paths = run_paths(out if out is not None else default_out(loaded))
+    if not resume and not overwrite:
+        refuse_existing(paths, command=command)
+    refuse_unwritable(paths)
+    run = build_run(loaded)
+    resolved = loaded.recipe.resolved()
+    start = find_start(paths, resolved) if resume else StartPoint()
+    if start.step >= loaded.recipe.steps:
+        return _nothing_to_do(run, paths, start)
+    make_folder(paths)
+    info = _run_info(loaded, run, argv)
+    watcher = observer or Silent()
+    options = {"on_event": watcher.event}
+    if start.continues_log:
+        writer = RunWriter.resume(paths.log, step=start.step, info=info, **options)
+    else:
+        writer = RunWriter.create(paths.log, info, overwrite=overwrite, **options)
+    try:
+        if not start.continues_log:
+            paths.checkpoint.unlink(missing_ok=True)  # of the run that --overwrite replaces
+            paths.page.unlink(missing_ok=True)
+        return Attempt(run, paths, writer, watcher, start, loaded).go()
+    except BaseException:
+        # A bug, a second Ctrl-C, a full memory: the rows so far are worth keeping.
+        writer.close("interrupted")
+        raise
+
+
+def default_out(loaded: Any) -> Path:
+    """The recipe's `out`, else runs/NAME/run.h5 in the current folder."""
+    return Path(loaded.recipe.out or Path("runs") / loaded.name / "run.h5")
+
+
+def _run_info(loaded: Any, run: Run, argv: Sequence[str]) -> RunInfo:
+    created = datetime.now(UTC)
+    return RunInfo(
+        run_id=f"{loaded.name}-{created:%Y%m%d-%H%M%S}-{os.urandom(3).hex()}",
+        layers=tuple(block.name for block in run.layers),
+        layer_numel=tuple(sum(run.named[p].numel() for p in b.params) for b in run.layers),
+        layer_kind=tuple(block.kind for block in run.layers),
+        recipe_source=loaded.source,
+        recipe_resolved=loaded.recipe.resolved(),
+        environment=environment(run.device),
+        argv=without_home(argv),
+        seed=loaded.recipe.seed,
+        n_params=run.n_params,
+        created_utc=created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _nothing_to_do(run: Run, paths: RunPaths, start: StartPoint) -> TrainResult:
+    """The run is already as long as the recipe asks: report it, touch nothing."""
+    assert start.checkpoint is not None  # only a checkpoint has steps
+    kept = start.checkpoint["loop"]
+    tally = Tally()
+    tally.load_state_dict(kept["tally"])
+    return TrainResult(
+        status="finished",
+        step=start.step,
+        total=start.step,
+        paths=paths,
+        tally=tally,
+        final_loss=tally.last_loss,
+        n_params=run.n_params,
+        seconds=0.0,
+        probe_seconds=0.0,
+        eval_loss=kept["evaluations"].get("eval_loss"),
+        eval_metric=kept["evaluations"].get("eval_metric"),
+        eval_metric_name=METRIC_NAMES.get(run.loss.name, ""),
+        first_eval_loss=kept["evaluations"].get("first"),
+        baseline=dict(run.baseline),
+        warnings=(f"the run already has {start.step} steps; --set steps=N for more",),
+    )
