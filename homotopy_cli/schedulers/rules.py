@@ -63,8 +63,8 @@ def log_average(previous: float | None, new: float, keep: float) -> float | None
     """
     if previous is None:
         return new if new > 0.0 else None
-    floor = 1e-3 * previous
-    return math.exp(keep * math.log(previous) + (1.0 - keep) * math.log(max(new, floor)))
+    seen = new if new > 0.0 else 1e-3 * previous
+    return math.exp(keep * math.log(previous) + (1.0 - keep) * math.log(seen))
 
 
 def curvature_in_force(new: float, average: float | None) -> float:

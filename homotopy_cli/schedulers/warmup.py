@@ -48,8 +48,9 @@ class CurvatureWarmup(HomotopyLR):
         steps = warmup_steps if warmup_steps is not None else total // 10 if total else 1000
         self.warmup_steps = max(1, steps)
         self.rise_below = rise_below
-        self.factor = START
-        self.finished = False
+        settings.setdefault("longest", 2 * settings.get("estimation_freq", 10))  # the rate moves
+        self.finished = not settings.get("enabled", True)
+        self.factor = 1.0 if self.finished else START
         self._calm = 0
         super().__init__(optimizer, model, loss_fn, **settings)
 

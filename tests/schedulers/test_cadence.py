@@ -1,0 +1,94 @@
+"""When probes run, and that the budget holds, counted by hand."""
+
+import itertools
+import math
+
+import pytest
+
+from homotopy_cli.schedulers.cadence import GUARANTEED, Cadence, probe_cost
+
+
+def simulate(cadence, steps, cost=1.0, log_change=0.2, load=0.3, alarms=()):
+    """Steps at which a probe ran."""
+    ran = []
+    for step in range(steps):
+        if step in alarms:
+            cadence.hasten()
+        if cadence.due(step, cost):
+            cadence.record(step, cost, log_change=log_change, load=load)
+            ran.append(step)
+    return ran
+
+
+def test_cost_is_graph_plus_two_per_product_on_the_slice():
+    assert probe_cost(0.25, 4) == pytest.approx(0.25 * 9)
+    assert probe_cost(1.0, 1) == pytest.approx(3.0)
+
+
+def test_without_a_budget_the_burst_is_dense_and_then_the_base_period_holds():
+    ran = simulate(Cadence(base=10, burst=6, budget=math.inf), 100)
+    assert ran[:6] == [0, 1, 2, 3, 4, 5]
+    gaps = [b - a for a, b in itertools.pairwise(ran) if a >= 16]
+    assert max(gaps) == 10
+    assert sum(g == 10 for g in gaps) >= len(gaps) - 2  # it doubles up to the base first
+
+
+def test_a_quiet_run_probes_ever_more_rarely():
+    ran = simulate(Cadence(base=10, longest=80, budget=math.inf), 1000, log_change=0.01, load=0.1)
+    assert ran[-1] - ran[-2] == 80
+
+
+@pytest.mark.parametrize("total", [200, 1000, 20_000])
+@pytest.mark.parametrize("cost", [0.3, 2.25])
+def test_the_budget_holds_at_every_step_but_for_the_guaranteed_start(total, cost):
+    cadence = Cadence(budget=0.05, total_steps=total)
+    guaranteed = cost * len(GUARANTEED)
+    for step in range(total):
+        if cadence.due(step, cost):
+            cadence.record(step, cost, log_change=9.9, load=0.9)
+        assert cadence.spent <= cadence.allowance(step) + guaranteed + 1e-9
+    assert cadence.spent <= max(cadence.allowance(16) + guaranteed, 0.05 * total) + 1e-9
+    if 0.05 * total > 2 * guaranteed:
+        assert cadence.spent > 0.8 * 0.05 * total  # and it is used where it is wanted
+
+
+def test_an_unknown_length_spreads_the_start_over_a_thousand_steps():
+    cadence = Cadence(budget=0.05)
+    ran = simulate(cadence, 5000, cost=1.0, log_change=9.9, load=0.9)
+    assert cadence.spent <= 0.05 * 5000
+    assert len([step for step in ran if step < 1000]) <= 50
+
+
+def test_the_guaranteed_steps_probe_whatever_they_cost():
+    assert simulate(Cadence(budget=1e-9), 200) == sorted(GUARANTEED)
+
+
+def test_denied_probes_are_counted():
+    cadence = Cadence(budget=1e-9, base=10, burst=8)
+    simulate(cadence, 40)
+    assert cadence.n_denied > 10
+
+
+def test_one_probe_per_optimizer_step():
+    cadence = Cadence(budget=math.inf)
+    assert cadence.due(0, 1.0)
+    cadence.record(0, 1.0, log_change=0.0, load=0.0)
+    assert not cadence.due(0, 1.0)  # another microbatch, or a skipped step
+
+
+def test_an_alarm_quarters_the_period():
+    quiet = {"log_change": 0.01, "load": 0.1}
+    calm = simulate(Cadence(base=10, longest=160, budget=math.inf), 600, **quiet)
+    alarmed = simulate(
+        Cadence(base=10, longest=160, budget=math.inf), 600, alarms={calm[-2] + 45}, **quiet
+    )
+    assert alarmed[: len(calm) - 1] == calm[:-1]
+    assert alarmed[len(calm) - 1] == calm[-2] + 45 < calm[-1]
+
+
+def test_state_round_trip():
+    one = Cadence(total_steps=100)
+    simulate(one, 30)
+    two = Cadence(total_steps=100)
+    two.load_state_dict(one.state_dict())
+    assert two == one

@@ -1,0 +1,255 @@
+"""HomotopyLR on problems whose curvature is known exactly."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from setups import DUMMY, Quadratic, batches, network, quadratic_loss, train
+from torch import nn
+
+from homotopy_cli.schedulers.baselines import build_schedule
+from homotopy_cli.schedulers.history import REASONS
+from homotopy_cli.schedulers.homotopy import HomotopyLR
+
+
+def quadratic_run(optimizer_class, lr, eigenvalues=(100.0, 1.0), *, steps=1, **settings):
+    """Train on a quadratic under HomotopyLR; the scheduler, and the rates used."""
+    options = settings.pop("optimizer", {})
+    model = Quadratic(list(eigenvalues))
+    optimizer = optimizer_class(model.parameters(), lr=lr, **options)
+    settings.setdefault("budget", math.inf)
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, **settings)
+    used = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(DUMMY).backward()
+        scheduler.update_curvature(batch=DUMMY)
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return scheduler, used, model
+
+
+def test_the_first_probe_puts_sgd_at_target_times_two_over_lambda():
+    scheduler, used, _ = quadratic_run(torch.optim.SGD, 1.0, target=0.5)
+    assert used[0] == pytest.approx(0.5 * 2.0 / 100.0, rel=1e-6)
+    assert scheduler.ceiling >= used[0]
+    assert scheduler.last_probe["lambda_max"] == pytest.approx(100.0, rel=1e-6)
+    assert scheduler.last_probe["edge_ratio"] == pytest.approx(0.5, rel=1e-6)
+
+
+def test_momentum_gets_its_own_threshold():
+    _, used, _ = quadratic_run(torch.optim.SGD, 1.0, target=0.5, optimizer={"momentum": 0.9})
+    assert used[0] == pytest.approx(0.5 * 3.8 / 100.0, rel=1e-6)
+
+
+def test_adam_is_measured_in_its_own_metric_at_its_first_step():
+    """P = |g| at the first step (bias-corrected v = g²), so λ(P⁻¹H) = λᵢ/(λᵢ|xᵢ|) = 1/|xᵢ|."""
+    scheduler, used, _ = quadratic_run(
+        torch.optim.AdamW, 10.0, target=0.5, optimizer={"eps": 1e-12, "weight_decay": 0.0}
+    )
+    assert scheduler.signal == "preconditioned_sharpness"
+    assert scheduler.last_probe["preconditioned_sharpness"] == pytest.approx(1.0, rel=1e-6)
+    assert used[0] == pytest.approx(0.5 * 2 * 1.9 * (1 - 0.9) / 0.1 / 1.0, rel=1e-6)
+
+
+def test_a_schedule_below_the_ceiling_is_left_alone():
+    scheduler, used, _ = quadratic_run(torch.optim.SGD, 1e-3, steps=5)
+    assert used == [1e-3] * 5
+    assert REASONS[scheduler.lr_reason] == "schedule"
+    assert scheduler.last_probe["edge_ratio"] == pytest.approx(1e-3 * 100 / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_alpha_enters_as_in_the_founding_formula(alpha):
+    _, used, _ = quadratic_run(torch.optim.SGD, 0.1, target=1.0, alpha=alpha)
+    ratio = 0.1 * 100.0 / 2.0
+    assert used[0] == pytest.approx(0.1 / (1 + alpha * (ratio - 1)), rel=1e-6)
+
+
+def test_alpha_zero_measures_and_never_acts():
+    scheduler, used, _ = quadratic_run(torch.optim.SGD, 0.5, alpha=0.0, steps=2)
+    assert used == [0.5, 0.5]
+    assert scheduler.last_probe["edge_ratio"] == pytest.approx(25.0, rel=1e-6)
+
+
+def test_signal_kappa_is_the_founding_law():
+    """κ = ‖H‖/‖g‖² = 100/(100² + 1) at x = 1."""
+    kappa = 100.0 / (100.0**2 + 1.0)
+    scheduler, used, _ = quadratic_run(
+        torch.optim.SGD, 1e-3, signal="kappa", curvature_target=kappa / 4
+    )
+    assert scheduler.current_curvature == pytest.approx(kappa, rel=1e-6)
+    assert used[0] == pytest.approx(1e-3 / 4, rel=1e-6)
+    assert scheduler.ceiling == math.inf
+
+
+def test_kappa_default_target_is_1e4_so_it_hardly_ever_bites():
+    _, used, _ = quadratic_run(torch.optim.SGD, 1.0, signal="kappa")
+    assert used == [1.0]
+
+
+def test_a_curvature_target_adds_the_founding_law_to_the_edge():
+    kappa = 100.0 / (100.0**2 + 1.0)
+    _, used, _ = quadratic_run(torch.optim.SGD, 1e-3, curvature_target=kappa / 4)
+    assert used[0] == pytest.approx(1e-3 / 4, rel=1e-6)  # κ bites, the edge does not
+    _, used, _ = quadratic_run(torch.optim.SGD, 1.0, curvature_target=1e4, target=1.0)
+    assert used[0] == pytest.approx(0.02, rel=1e-6)  # the edge bites, κ does not
+
+
+def test_the_floor_is_a_share_of_the_schedule():
+    scheduler, used, _ = quadratic_run(torch.optim.SGD, 1.0, (1e9, 1.0), floor=0.05)
+    assert used[0] == pytest.approx(0.05)
+    assert REASONS[scheduler.lr_reason] == "floor"
+
+
+def test_negative_curvature_has_no_edge():
+    _, used, _ = quadratic_run(torch.optim.SGD, 1.0, (-50.0, -1.0))
+    assert used[0] == 1.0
+
+
+def test_directional_signal_is_the_curvature_along_the_step():
+    """u = g: u'Hu/u'u = Σλ³x²/Σλ²x² at P = I."""
+    scheduler, used, _ = quadratic_run(torch.optim.SGD, 1.0, signal="directional", target=1.0)
+    expected = (100.0**3 + 1.0) / (100.0**2 + 1.0)
+    assert scheduler.last_probe["directional_sharpness"] == pytest.approx(expected, rel=1e-6)
+    assert used[0] == pytest.approx(2.0 / expected, rel=1e-6)
+
+
+def test_release_is_bounded_per_step_and_attack_is_not():
+    """Drop the curvature by 1e4: the rate climbs by 1.05 a step; raise it: at once."""
+    model = Quadratic([100.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    settings = {"target": 1.0, "budget": math.inf, "floor": 1e-6}
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, **settings)
+    used = []
+    for step in range(60):
+        if step == 5:
+            model.eigenvalues.fill_(0.01)
+        if step == 40:
+            model.eigenvalues.fill_(1000.0)
+        optimizer.zero_grad()
+        model(DUMMY).backward()
+        scheduler.update_curvature(batch=DUMMY)
+        used.append(optimizer.param_groups[0]["lr"])
+        scheduler._guard.cadence.period = 1  # probe at every step: the release is at stake
+        optimizer.step()
+        scheduler.step()
+    ratios = [b / a for a, b in itertools.pairwise(used)]
+    assert max(ratios) <= 1.05 + 1e-12
+    assert max(ratios[10:38]) == pytest.approx(1.05)
+    assert used[40] == pytest.approx(2.0 / 1000.0, rel=1e-6)
+
+
+def test_sharp_quadratic_converges_where_plain_sgd_diverges():
+    eigenvalues, lr = (100.0, 30.0, 2.0), 0.1  # the edge is at 0.02
+    plain = Quadratic(list(eigenvalues))
+    optimizer = torch.optim.SGD(plain.parameters(), lr=lr)
+    for _ in range(60):
+        optimizer.zero_grad()
+        plain(DUMMY).backward()
+        optimizer.step()
+    assert plain(DUMMY).item() > 1e10
+    _, _, model = quadratic_run(torch.optim.SGD, lr, eigenvalues, steps=600, budget=0.05)
+    assert model(DUMMY).item() < 1e-8
+
+
+def test_one_factor_for_all_groups_and_the_edge_is_exact_with_unequal_rates():
+    """Groups at 1 and 1/100 on λ = 4 and λ = 100: with D = η_g/η the largest D·λ is 4."""
+    torch.manual_seed(0)
+    a, b = Quadratic([4.0]), Quadratic([100.0])
+    both = nn.ModuleList([a, b])
+    optimizer = torch.optim.SGD(
+        [{"params": a.parameters(), "lr": 1.0}, {"params": b.parameters(), "lr": 0.01}]
+    )
+
+    def loss(model, batch):
+        return model[0](batch) + model[1](batch)
+
+    scheduler = HomotopyLR(optimizer, both, loss, target=0.5, budget=math.inf)
+    loss(both, DUMMY).backward()
+    scheduler.update_curvature(batch=DUMMY)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates[0] == pytest.approx(0.5 * 2.0 / 4.0, rel=1e-6)
+    assert rates[1] / rates[0] == pytest.approx(0.01, rel=1e-12)
+
+
+def test_min_of_ceiling_and_inner_schedule():
+    inner = build_schedule("linear", 50)
+    _, used, _ = quadratic_run(torch.optim.SGD, 0.05, steps=50, inner=inner, target=1.0)
+    for step, rate in enumerate(used):
+        assert rate == pytest.approx(min(0.05 * inner(step), 2.0 / 100.0), rel=1e-4, abs=1e-15)
+
+
+def test_probe_record_has_the_columns_of_the_log():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), layers_freq=1)
+    train(model, optimizer, scheduler, batches(1))
+    record = scheduler.probe_record()
+    assert record.step == 0
+    wanted = {"kappa", "lambda_max", "lambda_min", "hessian_norm", "preconditioned_sharpness"}
+    wanted |= {"edge_ratio", "ceiling", "residual", "converged", "n_hvp", "gradient_equivalents"}
+    wanted |= {"probe_seconds", "probe_loss", "probe_grad_norm"}
+    assert wanted <= set(record.values)
+    assert all(math.isfinite(v) for v in record.values.values())
+    assert scheduler.layer_names == ("0", "1", "4")
+    assert set(record.layers) == {
+        "layer_kappa",
+        "layer_lambda_max",
+        "layer_trace",
+        "layer_grad_norm",
+    }
+    assert record.layers["layer_lambda_max"].shape == (3,)
+
+
+def test_the_signal_chosen_is_said():
+    model = network()
+    for optimizer, words in (
+        (torch.optim.AdamW(model.parameters()), "preconditioned_sharpness for AdamW"),
+        (torch.optim.SGD(model.parameters(), lr=0.1), "sharpness for SGD"),
+    ):
+        events = HomotopyLR(optimizer, model, nn.CrossEntropyLoss()).drain_events()
+        assert [e.code for e in events] == ["SIGNAL"]
+        assert events[0].message == f"signal {words}"
+
+
+def test_an_optimizer_without_a_known_edge_is_said():
+    model = network()
+    optimizer = torch.optim.Adamax(model.parameters())
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss())
+    assert [e.code for e in scheduler.drain_events()] == ["SIGNAL", "THRESHOLD_UNKNOWN"]
+    assert scheduler.signal == "sharpness"
+
+
+def test_events_mark_where_the_ceiling_begins_and_ends_to_decide():
+    scheduler, _, _ = quadratic_run(
+        torch.optim.SGD, 0.5, (1.0,), inner=lambda k: 10.0 / (k + 1), steps=9
+    )
+    codes = [event.code for event in scheduler.drain_events()]
+    assert codes == ["SIGNAL", "CEILING_ON", "CEILING_OFF"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"signal": "gradient"}, "signal is 'gradient': one of auto, sharpness"),
+        ({"target": 0.0}, "target is 0.0"),
+        ({"target": math.nan}, "target is nan"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"release": 0.9}, "release is 0.9"),
+        ({"budget": 0.0}, "budget is 0.0"),
+        ({"probe_fraction": 1.5}, "probe_fraction is 1.5"),
+        ({"floor": 1.5}, "floor is 1.5"),
+        ({"smoothing": 1.0}, "smoothing is 1.0"),
+        ({"curvature_target": -1.0}, "curvature_target is -1.0"),
+        ({"estimation_freq": 0}, "estimation_freq is 0"),
+        ({"base_lr": 0.0}, "base_lr is 0.0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, words):
+    model = Quadratic([1.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=words):
+        HomotopyLR(optimizer, model, quadratic_loss, **settings)

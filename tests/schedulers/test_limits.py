@@ -1,0 +1,138 @@
+"""Limit, RangeAlarm, EventLog, Series and StepCounter, one by one."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from homotopy_cli.schedulers.alarms import RangeAlarm
+from homotopy_cli.schedulers.counting import StepCounter
+from homotopy_cli.schedulers.events import CAPACITY, EventLog
+from homotopy_cli.schedulers.history import History, Series
+from homotopy_cli.schedulers.limits import Limit
+
+
+def test_a_limit_is_open_until_measured_and_then_attacks_at_once():
+    limit = Limit(smoothing=0.9, rate=1.05)
+    assert limit.goal(2.0) == math.inf
+    limit.measured(100.0, 1)
+    limit.attack(2.0)
+    assert limit.limit == pytest.approx(0.02)
+    assert not limit.rising
+
+
+def test_a_fall_in_curvature_releases_over_steps():
+    limit = Limit(smoothing=0.0, rate=1.1)
+    limit.measured(100.0, 1)
+    limit.attack(2.0)
+    limit.measured(1.0, 1)
+    limit.attack(2.0)
+    assert limit.limit == pytest.approx(0.02) and limit.rising
+    for _ in range(3):
+        limit.advance(2.0, floor=0.0)
+    assert limit.limit == pytest.approx(0.02 * 1.1**3)
+    for _ in range(100):
+        limit.advance(2.0, floor=0.0)
+    assert limit.limit == pytest.approx(2.0) and not limit.rising
+
+
+def test_release_starts_from_the_floor_not_from_far_below_it():
+    limit = Limit(smoothing=0.0, rate=1.05)
+    limit.measured(1e12, 1)
+    limit.attack(2.0)
+    limit.measured(1.0, 1)
+    limit.advance(2.0, floor=0.01)
+    assert limit.limit == pytest.approx(0.01 * 1.05)
+
+
+def test_the_average_forgets_by_optimizer_steps_not_by_probes():
+    one, two = Limit(0.9, 1.05), Limit(0.9, 1.05)
+    for limit in (one, two):
+        limit.measured(1000.0, 1)
+    for _ in range(20):
+        one.measured(1.0, 1)
+    two.measured(1.0, 20)
+    assert one.average == pytest.approx(1000.0 ** (0.9**20))
+    assert two.average == pytest.approx(one.average)
+
+
+def test_nan_may_not_reach_a_limit():
+    with pytest.raises(ValueError, match="failed probe"):
+        Limit(0.9, 1.05).measured(math.nan, 1)
+
+
+def test_the_alarm_fires_above_its_range_only():
+    alarm = RangeAlarm()
+    values = [1.0 + 0.05 * math.sin(i) for i in range(40)]
+    assert not any(alarm(v) for v in values)
+    assert not alarm(0.2)  # a fall is no danger
+    assert alarm(3.0)
+    assert alarm(math.nan)
+    assert math.nan not in alarm.values
+
+
+def test_the_alarm_needs_evidence():
+    alarm = RangeAlarm()
+    assert not any(alarm(10.0**i) for i in range(15))
+
+
+def test_events_are_bounded_and_drained():
+    log = EventLog()
+    for step in range(CAPACITY + 5):
+        log.add(step, "info", "CODE", "words")
+    assert len(log.pending) == CAPACITY and log.pending[0].step == 5
+    assert len(log.drain()) == CAPACITY
+    assert log.drain() == []
+
+
+def test_a_series_thins_itself_and_keeps_the_whole_run():
+    series = Series(("step", "value"), capacity=16)
+    for step in range(1000):
+        series.append(step, step**2)
+    steps = series.column("step")
+    assert 8 <= len(steps) <= 16
+    assert steps[0] == 0 and steps[-1] >= 1000 - series.stride
+    assert {b - a for a, b in itertools.pairwise(steps)} == {series.stride}
+    assert series.column("value") == [s**2 for s in steps]
+
+
+def test_history_survives_a_round_trip():
+    one, two = History(), History()
+    for step in range(5):
+        one.steps.append(step, 0.1, 0.2, math.nan, 0)
+    two.load_state_dict(one.state_dict())
+    assert str(two.steps.rows) == str(one.steps.rows)  # NaN-safe
+    assert two.probes.rows == []
+
+
+class Nested(torch.optim.SGD):
+    """A user's optimizer whose step calls its parent's: torch runs the hooks twice."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_steps_are_counted_once_however_deep():
+    x = torch.nn.Parameter(torch.zeros(1))
+    torch.optim.SGD([x], lr=0.1)  # patches the parent's step
+    optimizer = Nested([x], lr=0.1)
+    counter = StepCounter(optimizer)
+    for _ in range(3):
+        optimizer.step()
+    assert counter.n == 3
+
+
+def test_a_step_that_raised_is_forgotten():
+    x = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([x], lr=0.1)
+    counter = StepCounter(optimizer)
+
+    def closure():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        optimizer.step(closure)
+    counter.settle()
+    optimizer.step()
+    assert counter.n == 1
