@@ -1,0 +1,117 @@
+"""Recipe -> model, loss and data; with weights, a Problem: one path for probe and train."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from homotopy_cli.errors import ProblemError
+from homotopy_cli.problems.batches import cast_floats
+from homotopy_cli.problems.checkpoint import Checkpoint, load_into
+from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
+from homotopy_cli.problems.nest import Batch
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.recipe.schema import Recipe
+from homotopy_cli.zoo.data import DataSource
+from homotopy_cli.zoo.registry import build_data, build_model
+
+PROBE_ROWS = 64  # at least so many rows, where a row is one example: our choice
+_BY_KIND = {"tokens": "next_token", "classes": "cross_entropy", "regression": "mse"}
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a recipe names, built."""
+
+    model: nn.Module
+    loss: Loss
+    data: DataSource
+
+
+def build_model_loss_data(recipe: Recipe, *, base_dir: Path | str | None) -> Ingredients:
+    """Build a recipe's data, model (from torch's global generator) and loss, in this order.
+
+    Args:
+        recipe: Validated.
+        base_dir: Where its relative paths start.
+
+    Raises:
+        HomotopyError: One of them cannot be built, or they do not fit together.
+    """
+    dtype = getattr(torch, recipe.dtype)
+    data = build_data(recipe.data, base_dir, recipe.seed, dtype=dtype)
+    model = build_model(recipe.model, data.info, base_dir=base_dir).to(dtype)
+    return Ingredients(model, recipe_loss(recipe, base_dir, model, data), data)
+
+
+def recipe_loss(
+    recipe: Recipe, base_dir: Path | str | None, model: nn.Module, data: DataSource
+) -> Loss:
+    """The loss a recipe names; without one, by the data: tokens, classes or numbers.
+
+    Data of no kind (the quadratic model's) leave it to the model's result.
+    """
+    if recipe.loss is not None:
+        return resolve_loss(recipe.loss, base_dir=base_dir)
+    name = _BY_KIND.get(data.info.kind)
+    if name is not None:
+        return NAMES[name]
+    batch = probe_batches(data, recipe, rows=2)[0]
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    return resolve_loss(None, model=model, batch=cast_floats(batch, dtype))
+
+
+def probe_batches(data: DataSource, recipe: Recipe, *, rows: int | None = None) -> list[Batch]:
+    """The held-out rows that a probe of a checkpoint measures on, as one batch.
+
+    As many as a training step sees; small batches of single examples are made larger, rows of
+    tokens are not, since each is many terms.
+    """
+    least = 1 if data.info.kind == "tokens" else PROBE_ROWS
+    return data.probe_batches(rows or max(least, recipe.batch_size), 1)
+
+
+def problem_from_recipe(
+    recipe: Recipe,
+    state: Mapping[str, Tensor] | Checkpoint | None = None,
+    *,
+    base_dir: Path | str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    mode: str = "eval",
+    seed: int = 0,
+    microbatch: int | None = None,
+) -> Problem:
+    """The Problem of a recipe's model over its held-out rows.
+
+    Args:
+        recipe: Validated.
+        state: Weights; None leaves the initialisation by the recipe's seed.
+        base_dir: Where the recipe's relative paths start.
+        dtype, device, mode, seed, microbatch: See `Problem.from_module`.
+
+    Raises:
+        HomotopyError: Something cannot be built, or the weights do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        made = build_model_loss_data(recipe, base_dir=base_dir)
+    if isinstance(state, Mapping):
+        state = Checkpoint("state_dict", Path("weights"), dict(state), "", ("",))
+    if state is not None:
+        load_into(made.model, state)
+    batches = probe_batches(made.data, recipe)
+    if not batches:
+        raise ProblemError("the recipe's data have no held-out rows", hint="--set data.holdout=0.1")
+    return Problem.from_module(
+        made.model,
+        made.loss,
+        batches,
+        dtype=dtype,
+        device=device,
+        mode=mode,
+        seed=seed,
+        microbatch=microbatch,
+    )

@@ -1,0 +1,297 @@
+"""load_problem: from the path of a checkpoint to everything `homotopy probe` measures."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from homotopy_cli.errors import HomotopyError, NonFiniteError, ProblemError
+from homotopy_cli.problems.batches import cast_floats, read_batches
+from homotopy_cli.problems.checkpoint import Checkpoint, load_into, read_checkpoint
+from homotopy_cli.problems.criteria import Loss, resolve_loss
+from homotopy_cli.problems.from_recipe import probe_batches, recipe_loss
+from homotopy_cli.problems.guess import guess_loss
+from homotopy_cli.problems.nest import walk
+from homotopy_cli.problems.optimizers import OptimizerInfo, optimizer_info
+from homotopy_cli.problems.problem import Problem, total
+from homotopy_cli.problems.sources import Setting, find_setting
+from homotopy_cli.problems.wrappers import unwrap
+from homotopy_cli.zoo.registry import build_data, build_model
+
+
+@dataclass(frozen=True)
+class LoadedProblem:
+    """A Problem and where each part of it came from."""
+
+    problem: Problem
+    checkpoint: Checkpoint
+    model: nn.Module
+    loss: Loss
+    optimizer_info: OptimizerInfo | None  # None: no optimizer state in the checkpoint
+    notes: tuple[str, ...] = ()  # what was chosen, guessed or left out, in words
+
+
+def load_problem(
+    path: str | Path,
+    *,
+    model: str | nn.Module | Callable[..., nn.Module] | None = None,
+    model_args: Mapping[str, Any] | Sequence[str] | None = None,
+    loss: str | Callable[..., Any] | Loss | None = None,
+    batches: Iterable[Any] | str | Path | None = None,
+    recipe: Any = None,
+    text: str | Path | None = None,
+    entry: str | None = None,
+    mode: str = "eval",
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    microbatch: int | None = None,
+    trust_pickle: bool = False,
+    trust_code: bool = False,
+) -> LoadedProblem:
+    """Read a checkpoint, build its model, load the weights strictly, and fix loss and batches.
+
+    Each part is taken from what is given here, else from `recipe`, else from the recipe inside
+    the checkpoint. Nothing but what is named here runs as code.
+
+    Args:
+        path: File or folder; see `read_checkpoint`.
+        model: A module, a callable that builds one, or "file.py:callable".
+        model_args: For the callable: a mapping, or "KEY=VALUE" texts by the recipe's rules.
+        loss: See `resolve_loss`; None: the recipe's, else guessed and said in `notes`.
+        batches: Files, or batches; the loss is their size-weighted mean.
+        recipe: A recipe file, or a LoadedRecipe.
+        text: A text file to measure a token model of a recipe on, instead of its own.
+        entry: Which set of weights.
+        mode, dtype, device, seed, microbatch: See `Problem.from_module`.
+        trust_pickle: Let the checkpoint's pickle run code, if reading it needs that.
+        trust_code: Run the user code that the recipe *inside the checkpoint* names.
+
+    Raises:
+        HomotopyError: The first thing that is wrong, with the next thing to type.
+    """
+    path = Path(path)
+    kind = _dtype(dtype)
+    place = _device(device)
+    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, entry=entry)
+    setting = find_setting(
+        checkpoint,
+        recipe=recipe,
+        needs_model=model is None and checkpoint.module is None,
+        needs_loss=loss is None,
+        needs_data=batches is None,
+        text=text,
+        trust_code=trust_code,
+    )
+    given = None if batches is None else _given(batches)
+    data = None if setting is None or (model and given) else _data(setting)
+    net = _model(model, model_args, checkpoint, setting, data)
+    if kind is None:
+        kinds = {t.dtype for t in checkpoint.state.values() if t.is_floating_point()}
+        kind = torch.float64 if kinds == {torch.float64} else None
+    if kind is not None:
+        net = net.to(kind)  # before the weights: float64 ones must not pass through float32
+    checkpoint = load_into(net, checkpoint)
+    net = net.to(place)
+    if given is None:
+        given = [(setting.words, b) for b in _recipe_batches(setting, data)]
+    resolved = _loss(loss, setting, net, data, given)
+    problem = Problem.from_module(
+        net,
+        resolved,
+        [batch for _, batch in given],
+        dtype=kind,
+        device=place,
+        mode=mode,
+        seed=seed,
+        microbatch=microbatch,
+        sources=[source for source, _ in given],
+    )
+    _check(problem, [source for source, _ in given])
+    notes = list(checkpoint.notes)
+    if resolved.reason:
+        notes.append(f"loss: {resolved.reason}")
+    if problem.frozen:
+        notes.append(f"{len(problem.frozen)} frozen parameters are not differentiated")
+    recipe_spec = None if setting is None else setting.recipe.optimizer
+    return LoadedProblem(
+        problem,
+        checkpoint,
+        net,
+        resolved,
+        optimizer_info(checkpoint.optimizer_state, net, recipe_spec),
+        tuple(notes),
+    )
+
+
+def _given(batches: Iterable[Any] | str | Path) -> list[tuple[str, Any]]:
+    """Batches from files, or as they are."""
+    items = [batches] if isinstance(batches, str | Path) else list(batches)
+    found: list[tuple[str, Any]] = []
+    for item in items:
+        found += read_batches(item) if isinstance(item, str | Path) else [("", item)]
+    if not found:
+        raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
+    return found
+
+
+def _data(setting: Setting) -> Any:
+    """The recipe's data; another text must be written in the characters the model learnt."""
+
+    def build(recipe: Any) -> Any:
+        dtype = getattr(torch, recipe.dtype)
+        return build_data(recipe.data, setting.base_dir, recipe.seed, dtype=dtype)
+
+    data = build(setting.recipe)
+    if setting.replaced is not None:
+        own = build(setting.replaced)
+        if own.vocabulary != data.vocabulary:
+            strange = sorted(set(data.vocabulary) - set(own.vocabulary))
+            raise ProblemError(
+                f"{setting.words}: its {len(data.vocabulary)} distinct characters are not the "
+                f"{len(own.vocabulary)} that the model learnt",
+                hint=f"remove {', '.join(map(repr, strange[:5]))}" if strange else "another text",
+            )
+    return data
+
+
+def _recipe_batches(setting: Setting, data: Any) -> list[Any]:
+    found = probe_batches(data, setting.recipe)
+    if not found:
+        raise ProblemError("the recipe's data have no held-out rows", hint="--set data.holdout=0.1")
+    return found
+
+
+def _model(
+    model: Any,
+    model_args: Mapping[str, Any] | Sequence[str] | None,
+    checkpoint: Checkpoint,
+    setting: Setting | None,
+    data: Any,
+) -> nn.Module:
+    """The module: given, built by a target, unpickled with trust, or the recipe's."""
+    arguments = _arguments(model_args)
+    if isinstance(model, nn.Module):
+        return unwrap(model)
+    if model is None and arguments and checkpoint.module is None and setting is None:
+        raise ProblemError("--model-arg without --model", hint="--model FILE.py:CALLABLE")
+    if model is None and checkpoint.module is not None:
+        return unwrap(checkpoint.module)
+    if model is None:
+        assert setting is not None  # find_setting raises where both are missing
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setting.recipe.seed)
+            return build_model(setting.recipe.model, data.info, base_dir=setting.base_dir)
+    name = model if isinstance(model, str) else getattr(model, "__name__", "model")
+    if isinstance(model, str):
+        from homotopy_cli.recipe.targets import load_target
+
+        model = load_target(model, Path.cwd())
+    if isinstance(model, nn.Module):
+        return unwrap(model)
+    if not callable(model):
+        raise ProblemError(
+            f"--model {name}: is a {type(model).__name__}, not a callable",
+            hint="name a function or class that returns the module",
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made = model(**arguments)
+    except HomotopyError:
+        raise
+    except Exception as error:  # user code: anything may come
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ProblemError(
+            f"--model {name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())}): "
+            f"{type(error).__name__}: {said}",
+            hint="its arguments are given by --model-arg KEY=VALUE; --debug shows the traceback",
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ProblemError(
+            f"--model {name}: returned {type(made).__name__}, not a torch.nn.Module",
+            hint="the callable builds and returns the model",
+        )
+    return unwrap(made)
+
+
+def _arguments(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
+    """KEY=VALUE texts as keyword arguments; values are read as in a recipe."""
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    from homotopy_cli.recipe.parsing import parse_value
+
+    found: dict[str, Any] = {}
+    for argument in given:
+        key, equals, value = argument.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier():
+            raise ProblemError(
+                f"--model-arg {argument}: is not KEY=VALUE", hint="--model-arg layers=6"
+            )
+        parsed, _, faults = parse_value(value, f"--model-arg {argument}")
+        if faults:
+            raise ProblemError(faults[0].message, hint=faults[0].hint)
+        found[key] = parsed
+    return found
+
+
+def _loss(
+    loss: Any, setting: Setting | None, model: nn.Module, data: Any, given: list[tuple[str, Any]]
+) -> Loss:
+    """Given, the recipe's, or guessed."""
+    if loss is not None:
+        return resolve_loss(loss, base_dir=Path.cwd())
+    if setting is not None and (setting.recipe.loss is not None or data is not None):
+        return recipe_loss(setting.recipe, setting.base_dir, model, data)
+    first = next(iter(model.parameters()), torch.zeros(()))
+    source, batch = given[0]
+    return guess_loss(model, cast_floats(batch, first.dtype, first.device), source=source)
+
+
+def _check(problem: Problem, sources: Sequence[str]) -> None:
+    """One evaluation: the batch fits, the loss is finite, and a second one agrees."""
+    value = total(problem)
+    if not math.isfinite(value):
+        for source, batch in zip(sources, problem.batches, strict=False):
+            for name, tensor in walk(batch):
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    n = int((~torch.isfinite(tensor)).sum())
+                    where = f" in {name}" if name else ""
+                    raise NonFiniteError(
+                        f"{source or 'the batch'}: {n} non-finite values{where}",
+                        hint="clean the batch; curvature of NaN is NaN",
+                    )
+        raise NonFiniteError(
+            f"the loss is {value} at finite weights",
+            hint="try --dtype float64, or an earlier checkpoint",
+        )
+    again = total(problem)
+    if again != value and abs(again - value) > 1e-6 * max(1.0, abs(value)):
+        raise ProblemError(
+            f"the loss is {value:.9g}, then {again:.9g}, at the same weights and seed: the model "
+            "keeps state outside its buffers, or draws from a generator of its own",
+            hint="reset it in the loss, so that every call starts alike",
+        )
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if dtype not in known:
+        raise ProblemError(f"--dtype {dtype}: is not float32 or float64", hint="--dtype float64")
+    return known[dtype]
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ProblemError(f"--device {device}: {said}", hint="--device cpu") from error
+    return place

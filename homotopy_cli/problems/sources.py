@@ -1,0 +1,138 @@
+"""Which recipe tells what the checkpoint does not: the one given, or the one inside, with care."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.errors import CheckpointError, ProblemError
+from homotopy_cli.problems.checkpoint import Checkpoint
+from homotopy_cli.recipe.datasets import TextData
+from homotopy_cli.recipe.load import load_recipe, recipe_from_resolved
+from homotopy_cli.recipe.schema import Recipe
+from homotopy_cli.recipe.targets import is_user_code
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe and where its relative paths start."""
+
+    recipe: Recipe
+    base_dir: Path
+    words: str  # for errors: "the recipe's held-out data"
+    replaced: Recipe | None = None  # the recipe before --text replaced its data
+
+
+def find_setting(
+    checkpoint: Checkpoint,
+    *,
+    recipe: Any,
+    needs_model: bool,
+    needs_loss: bool,
+    needs_data: bool,
+    text: str | Path | None,
+    trust_code: bool,
+) -> Setting | None:
+    """The recipe to take missing parts from; None where nothing is missing and none is given.
+
+    Raises:
+        CheckpointError: Model or data are missing and no recipe tells them, or the recipe inside
+            names user code that nobody consented to run; the hint is the command to type.
+    """
+    path = checkpoint.path
+    if recipe is not None:
+        loaded = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+        setting = Setting(loaded.recipe, Path(loaded.base_dir), "the recipe's held-out data")
+        return _with_text(setting, text)
+    if checkpoint.recipe is not None:
+        made = recipe_from_resolved(checkpoint.recipe, f"{path}: recipe inside")
+        setting = Setting(
+            made, checkpoint.recipe_dir or path.absolute().parent, "the recipe's held-out data"
+        )
+        if not trust_code:
+            _refuse_code(setting, checkpoint, needs_model, needs_loss, needs_data)
+        return _with_text(setting, text)
+    if text is not None:
+        _refuse_text(checkpoint)
+    missing = [word for word, needed in (("model", needs_model), ("batch", needs_data)) if needed]
+    if missing:
+        n = len(checkpoint.state)
+        lacks = "model, loss and data are unknown" if needs_model else "the data are unknown"
+        raise CheckpointError(
+            f"{path}: holds {n} tensors but no recipe, so {lacks}",
+            hint=_command(path, needs_model, needs_loss),
+        )
+    return None
+
+
+def _command(path: Path, needs_model: bool, needs_loss: bool) -> str:
+    """What to type for a checkpoint that tells nothing about itself."""
+    model = " --model model.py:build" if needs_model else " --model ..."
+    loss = " --loss model.py:loss" if needs_loss else " --loss ..."
+    return f"homotopy probe {path}{model}{loss} --batch batch.pt   (or --recipe recipes/YOURS.yaml)"
+
+
+def _refuse_code(
+    setting: Setting, checkpoint: Checkpoint, model: bool, loss: bool, data: bool
+) -> None:
+    """A checkpoint from elsewhere must not choose which file of this machine runs."""
+    recipe = setting.recipe
+    named = [
+        spec if isinstance(spec, str) else spec.name
+        for spec, needed in ((recipe.model, model), (recipe.loss, loss), (recipe.data, data))
+        if needed and is_user_code(spec)
+    ]
+    if not named:
+        return
+    path = checkpoint.path
+    raise CheckpointError(
+        f"{path}: the recipe inside names user code ({', '.join(named)}), which a checkpoint "
+        "cannot make run",
+        hint=f"homotopy probe {path} --recipe {_recipe_file(checkpoint)}",
+    )
+
+
+def _recipe_file(checkpoint: Checkpoint) -> str:
+    """The file with exactly this recipe's text in its folder, if it is still there."""
+    folder, source = checkpoint.recipe_dir, checkpoint.recipe_source
+    if folder is not None and source:
+        for file in sorted(folder.glob("*.y*ml")):
+            try:
+                if file.read_text(encoding="utf-8-sig") == source:
+                    return _short(file)
+            except (OSError, UnicodeDecodeError):
+                continue
+    return "RECIPE.yaml"
+
+
+def _short(file: Path) -> str:
+    """Relative to the current folder where that is shorter to type."""
+    resolved = file.resolve()
+    try:
+        return str(resolved.relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(resolved)
+
+
+def _with_text(setting: Setting, text: str | Path | None) -> Setting:
+    """The same recipe over another text. Its characters must be those the model knows."""
+    if text is None:
+        return setting
+    data = setting.recipe.data
+    if not isinstance(data, TextData):
+        raise ProblemError(
+            f"--text {text}: the recipe's data are not text",
+            hint="--batch FILE.pt measures any model on any batch",
+        )
+    changed = data.model_copy(
+        update={"path": str(Path(text).absolute()), "source": None, "holdout": 0.0}
+    )
+    recipe = setting.recipe.model_copy(update={"data": changed})
+    return Setting(recipe, setting.base_dir, f"--text {text}", setting.recipe)
+
+
+def _refuse_text(checkpoint: Checkpoint) -> None:
+    raise ProblemError(
+        f"--text: {checkpoint.path} holds no recipe of a token model, so nothing tells how to "
+        "make tokens of a text",
+        hint="--batch tokens.pt with --loss next_token",
+    )
