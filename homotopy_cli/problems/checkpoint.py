@@ -64,13 +64,12 @@ def read_checkpoint(
     if not state:
         raise CheckpointError(f"{path}: holds no tensor", hint="name a file with weights")
     notes = list(parts.notes)
-    others = [f'"{other}"' for other in parts.sets if other != name]
-    if others and entry is None:
-        taken = f'"{name}"' if name else "everything"
-        notes.insert(
-            0,
-            f"took the weights in {taken}; also there: {', '.join(others)} (--entry NAME)",
-        )
+    others = [f'"{other}"' if other else "all of it" for other in parts.sets if other != name]
+    taken = f'took the weights in "{name}"' if name else "took all weights as one set"
+    if others:
+        notes.insert(0, f"{taken}; also there: {', '.join(others)} (--entry NAME)")
+    elif name and parts.kind != "homotopy":
+        notes.insert(0, taken)
     extra = dict(parts.extra)
     return Checkpoint(
         kind=parts.kind,

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from homotopy_cli.errors import HomotopyError, NonFiniteError, ProblemError
 from homotopy_cli.problems.batches import cast_floats, read_batches
@@ -32,7 +32,14 @@ class LoadedProblem:
     model: nn.Module
     loss: Loss
     optimizer_info: OptimizerInfo | None  # None: no optimizer state in the checkpoint
-    notes: tuple[str, ...] = ()  # what was chosen, guessed or left out, in words
+    # Filled by callers that may import the curvature layer; this one may not.
+    preconditioner: Tensor | None = None  # P of the saved optimizer, (n_params,)
+    stability_threshold: float | None = None  # lr·λ_max(P⁻¹H) at the edge
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen, guessed or left out, in words."""
+        return self.checkpoint.notes
 
 
 def load_problem(
@@ -112,11 +119,9 @@ def load_problem(
         sources=[source for source, _ in given],
     )
     _check(problem, [source for source, _ in given])
-    notes = list(checkpoint.notes)
     if resolved.reason:
-        notes.append(f"loss: {resolved.reason}")
-    if problem.frozen:
-        notes.append(f"{len(problem.frozen)} frozen parameters are not differentiated")
+        said = f"loss guessed: {resolved.reason}"
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, said))
     recipe_spec = None if setting is None else setting.recipe.optimizer
     return LoadedProblem(
         problem,
@@ -124,7 +129,6 @@ def load_problem(
         net,
         resolved,
         optimizer_info(checkpoint.optimizer_state, net, recipe_spec),
-        tuple(notes),
     )
 
 

@@ -190,8 +190,5 @@ def _dtype_hint(said: str) -> str:
 
 
 def _hint(source: str) -> str:
-    return (
-        f"give a batch the model takes: --batch instead of {source}"
-        if source
-        else ("give a batch that the model takes")
-    )
+    what = f"check {source}" if source else "check the batch"
+    return f"{what}, or the sizes the model was built with (--model-arg)"

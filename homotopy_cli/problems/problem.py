@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import HomotopyError, ProblemError
+from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.batches import cast_floats
 from homotopy_cli.problems.criteria import Loss, resolve_loss
-from homotopy_cli.problems.misfit import explain_misfit
+from homotopy_cli.problems.evaluation import evaluate, prefix, scalar
 from homotopy_cli.problems.nest import Batch, split_rows
-from homotopy_cli.problems.parameters import Parameters, collect
+from homotopy_cli.problems.parameters import Parameters, collect, from_tensors
 from homotopy_cli.problems.wrappers import (
     MODES,
     Borrowed,
@@ -133,13 +133,13 @@ class Problem:
             kept = [i for i, count in enumerate(counts) if count > 0]
             if not kept:
                 raise ProblemError(
-                    f"{_prefix(labels)}no loss term: the batch is empty or every target is ignored",
+                    f"{prefix(labels)}no loss term: the batch is empty or every target is ignored",
                     hint="give a batch with at least one target that counts",
                 )
             chunks = [chunks[i] for i in kept]
             return cls(
                 parameters=parameters,
-                function=lambda i: _evaluate(resolved, model, chunks[i], labels[kept[i]]),
+                function=lambda i: evaluate(resolved, model, chunks[i], labels[kept[i]]),
                 counts=[counts[i] for i in kept],
                 batches=chunks,
                 mode=mode,
@@ -184,8 +184,6 @@ class Problem:
         seed: int = 0,
     ) -> "Problem":
         """A Problem of closure(params) -> scalar; no model, no batches, one term."""
-        from homotopy_cli.problems.parameters import from_tensors
-
         parameters = from_tensors(params)
 
         def function(_: int) -> Tensor:
@@ -216,6 +214,25 @@ class Problem:
             if self._borrowed is not None:
                 self._borrowed.fresh_buffers(self.dtype, self.device)
             return self._function(index)
+
+    def batch_outputs(self, index: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(outputs of the model, their mean loss as a function): the seam a Gauss-Newton needs.
+
+        Raises:
+            ProblemError: The loss is a callable of (model, batch) that cannot be split.
+        """
+        predict, criterion = self.loss.predict, self.loss.criterion
+        if self.model is None or predict is None or criterion is None:
+            raise ProblemError(
+                f"loss {self.criterion_name} cannot be split into outputs and a criterion",
+                hint="--loss cross_entropy, next_token, mse or bce; or --curvature hessian",
+            )
+        batch, model = self.batches[index], self.model
+        with self.measuring(), forked_rng(self.device, self.seed):
+            if self._borrowed is not None:
+                self._borrowed.fresh_buffers(self.dtype, self.device)
+            outputs = predict(model, batch)
+        return outputs, lambda values: scalar(criterion(values, batch), self.criterion_name)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -248,38 +265,6 @@ class Problem:
         return self._again(batches)
 
 
-def scalar(value: Any, what: str) -> Tensor:
-    """`value` as a 0-dimensional tensor.
-
-    Raises:
-        ProblemError: Not a tensor, or more than one number.
-    """
-    if not isinstance(value, Tensor):
-        raise ProblemError(
-            f"{what} returns {type(value).__name__}, a scalar tensor is wanted",
-            hint="return the tensor itself, without .item()",
-        )
-    if value.numel() != 1:
-        raise ProblemError(
-            f"{what} returns a tensor of shape {list(value.shape)}, a scalar is wanted",
-            hint="average it: .mean()",
-        )
-    return value.reshape(())
-
-
-def _evaluate(loss: Loss, model: nn.Module, batch: Batch, source: str) -> Tensor:
-    """The loss of one batch; whatever the forward pass raises is explained."""
-    try:
-        value = loss.function(model, batch)
-    except HomotopyError as error:
-        if source and source not in error.message:
-            raise type(error)(f"{source}: {error.message}", hint=error.hint) from error
-        raise
-    except Exception as error:  # user code: anything may come
-        raise explain_misfit(error, model, batch, source) from error
-    return scalar(value, f"loss {loss.name}")
-
-
 def _check_chunks(whole: Problem, chunked: Problem, rows: int) -> None:
     """Refuse chunks whose mean is not the loss of the whole; one forward pass each."""
     with torch.no_grad():
@@ -299,8 +284,3 @@ def total(problem: Problem) -> float:
     with problem.measuring():
         losses = [problem.batch_loss(i).item() for i in range(len(problem.batches))]
     return sum(w * value for w, value in zip(problem.weights, losses, strict=True))
-
-
-def _prefix(labels: Sequence[str]) -> str:
-    first = next((label for label in labels if label), "")
-    return f"{first}: " if first else ""
