@@ -24,6 +24,7 @@ from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.summary import Tally, TrainResult
 
 SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
+SHOWN = ("lambda_max", "kappa", "edge_ratio")  # of the newest probe, in the progress line
 SAVE_SHARE = 0.01  # of the time so far that such checkpoints may take
 
 
@@ -94,7 +95,8 @@ class Attempt:
         values["wall_time"] = self.elapsed_before + time.perf_counter() - self.began
         if outcome.probe is not None:
             self.writer.append_probe(outcome.probe)
-            self.curvature = outcome.probe.values
+            seen = outcome.probe.values
+            self.curvature = {name: seen[name] for name in SHOWN if name in seen}
             self.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
         for event in self.run.probe.drain_events():
             self.writer.append_event(event)
@@ -191,7 +193,7 @@ class Attempt:
             },
             "rng": checkpoint.rng_state(),
             "environment": self.environment,
-            "recipe": json.dumps(self.recipe.resolved(), sort_keys=True),
+            "recipe": json.dumps(self.recipe.resolved()),
             "recipe_source": self.loaded.source,
             "recipe_dir": os.path.relpath(base, folder),
             "n_params": self.run.n_params,
