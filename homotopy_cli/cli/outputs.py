@@ -61,7 +61,7 @@ def checkpoint_document(loaded: Any) -> dict[str, Any]:
         "entry": checkpoint.entry or None,
         "entries": list(checkpoint.entries),
         "prefix_removed": checkpoint.prefix_removed or None,
-        "notes": list(checkpoint.notes),
+        "notes": list(loaded.notes),
     }
 
 
@@ -81,8 +81,8 @@ def edges(estimate: Any, loaded: Any) -> dict[str, Any]:
         "adam": None,
     }
     sharp = estimate.preconditioned_sharpness
-    if sharp is not None and sharp.value > 0 and loaded.stability_threshold is not None:
-        found["adam"] = loaded.stability_threshold / sharp.value
+    if sharp is not None and sharp.value > 0 and loaded.metric is not None:
+        found["adam"] = loaded.metric.threshold / sharp.value
     return found
 
 
@@ -94,6 +94,13 @@ def probe_document(loaded: Any, estimate: Any, records: Sequence[Any]) -> dict[s
         **document.estimate_document(estimate),
         "checkpoint": checkpoint_document(loaded),
         "criterion": loaded.problem.criterion_name,
+        "optimizer": None
+        if loaded.metric is None
+        else {
+            "name": loaded.metric.name,
+            "lr": loaded.metric.lr,
+            "threshold": loaded.metric.threshold,
+        },
         "edges": edges(estimate, loaded),
         "frozen": list(loaded.problem.frozen),
         "not_reached": [b.name for b in estimate.blocks if b.state == "not_reached"],

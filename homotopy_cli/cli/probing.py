@@ -1,9 +1,10 @@
 """`homotopy probe`, from options to outputs: load, predict the cost, measure, say, write, gate."""
 
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from homotopy_cli.cli.metric import SavedMetric, saved_metric
 from homotopy_cli.cli.probe import ProbeOptions
 from homotopy_cli.errors import HomotopyError
 
@@ -13,19 +14,23 @@ def run_probe(options: ProbeOptions) -> int:
     from homotopy_cli.cli import outputs
     from homotopy_cli.cli.probe_progress import ProbeProgress
     from homotopy_cli.curvature.estimator import CurvatureEstimator
+    from homotopy_cli.curvature.validate import validate as against_full_hessian
 
     outputs.check_targets(options)
     loaded = load(options)
     problem = loaded.problem
     partition = make_partition(problem, options.layers)
     config = make_config(options)
-    preconditioner = loaded.preconditioner
+    metric, why_not = saved_metric(loaded)
+    preconditioner = None if metric is None else metric.diagonal
     if options.curvature == "preconditioned" and preconditioner is None:
         raise HomotopyError(
-            f"{options.checkpoint}: holds no optimizer state, so there is no preconditioner P",
+            f"{options.checkpoint}: no preconditioner P: "
+            + (why_not or "it holds no state of an adaptive optimizer"),
             hint="probe a checkpoint that holds its optimizer, or use --curvature hessian",
         )
     refuse_large_validation(options, problem)
+    loaded = Measured(loaded, metric, (*loaded.notes, *([why_not] if why_not else [])))
     forecast = CurvatureEstimator(config=config).forecast(problem, partition)
     note = sys.stderr.write if not options.quiet else (lambda text: None)
     note(forecast_line(forecast))
@@ -36,8 +41,33 @@ def run_probe(options: ProbeOptions) -> int:
         estimate = CurvatureEstimator(config=config).estimate(
             problem, partition, preconditioner=preconditioner, progress=progress
         )
-        records = validate(problem, estimate, partition, options) if options.validate else ()
+        records = ()
+        if options.validate:
+            records = against_full_hessian(
+                problem,
+                estimate,
+                partition,
+                preconditioner=preconditioner,
+                limit=options.validate_limit,
+            )
     return outputs.deliver(options, loaded, estimate, records)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A loaded problem with its optimizer's metric: what the outputs are written from."""
+
+    loaded: Any
+    metric: SavedMetric | None
+    notes: tuple[str, ...]
+
+    @property
+    def problem(self) -> Any:
+        return self.loaded.problem
+
+    @property
+    def checkpoint(self) -> Any:
+        return self.loaded.checkpoint
 
 
 def load(options: ProbeOptions) -> Any:
@@ -122,19 +152,9 @@ def refuse_large_validation(options: ProbeOptions, problem: Any) -> None:
         )
 
 
-def validate(problem: Any, estimate: Any, partition: Any, options: ProbeOptions) -> Any:
-    from homotopy_cli.curvature.validate import validate as against_full_hessian
-
-    return against_full_hessian(problem, estimate, partition, limit=options.validate_limit)
-
-
 def forecast_line(forecast: Any) -> str:
     """What is about to be spent, in one line."""
     return (
         f"about {forecast.n_hvp:.0f} Hessian-vector products, "
         f"{forecast.seconds:.0f} s, {forecast.memory_bytes / 2**20:.0f} MiB of vectors\n"
     )
-
-
-def next_command(path: Path) -> str:
-    return f"homotopy report {path}"

@@ -30,6 +30,13 @@ def short(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits - 1}e}"
 
 
+def above(value: float | None, residual: float | None, digits: int = 4) -> str:
+    """`value`, or 0 where it is smaller than its own error."""
+    if value is not None and residual is not None and abs(value) <= residual:
+        return "0"
+    return short(value, digits)
+
+
 def error_of(residual: float | None) -> str:
     return "" if residual is None else f"± {residual:.1e}"
 
@@ -70,7 +77,8 @@ def overall_table(estimate: Any) -> Table:
             table.add_row(name, short(record.value, 6), spread, kind)
     table.add_row("‖g‖", short(estimate.grad_norm, 6), "", "")
     kappa = short(estimate.kappa, 6) if estimate.kappa is not None else "undefined"
-    table.add_row("κ = ‖H‖₂/‖g‖²", kappa, "", estimate.kappa_reason or "1/loss")
+    reason = estimate.kappa_reason.removeprefix("undefined: ")
+    table.add_row("κ = ‖H‖₂/‖g‖²", kappa, "", reason or "1/loss")
     if estimate.predicted_decrease is not None:
         table.add_row("1/(2κ)", short(estimate.predicted_decrease), "", "loss one 1/‖H‖ step gains")
     eigen("λ_max(P⁻¹H)", estimate.preconditioned_sharpness)
@@ -103,8 +111,8 @@ def layer_table(blocks: Any, *, limit: int = 40) -> Table:
             escape(block.kind),
             f"{block.n_params:,}",
             short(block.grad_norm, 3),
-            short(block.lambda_min, 3),
-            short(block.lambda_max),
+            above(block.lambda_min, block.residual, 3),
+            above(block.lambda_max, block.residual),
             error_of(block.residual) + note,
             trace,
             kappa,
@@ -157,11 +165,12 @@ def validation_table(records: Any) -> Table:
     words = {True: "yes", False: "NO", None: ""}
     for v in records:
         bound = "-" if v.bound is None else f"{v.bound:.1e}"
+        nothing = v.bound is not None and max(abs(v.exact), abs(v.estimate)) <= v.bound
         table.add_row(
             escape(v.quantity),
-            short(v.estimate, 7),
-            short(v.exact, 7),
-            f"{v.relative_error:.1e}",
+            "0" if nothing else short(v.estimate, 7),
+            "0" if nothing else short(v.exact, 7),
+            "-" if nothing else f"{v.relative_error:.1e}",
             bound,
             words[v.within_bound],
         )

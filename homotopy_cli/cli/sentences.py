@@ -20,7 +20,7 @@ def headline(loaded: Any, estimate: Any, edge: dict[str, Any]) -> list[str]:
         f"{estimate.n_terms:,} terms in {batches} batch{'es' if batches != 1 else ''}; "
         f"{estimate.mode} mode, {estimate.dtype}",
     ]
-    lines += list(checkpoint.notes)
+    lines += list(loaded.notes)
     if problem.frozen:
         lines.append(f"frozen, not differentiated: {listed(problem.frozen)}")
     lines.append("")
@@ -59,7 +59,7 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
 
 def kappa_sentences(estimate: Any) -> list[str]:
     if estimate.kappa is None:
-        return [f"κ = ‖H‖/‖g‖² is undefined: {estimate.kappa_reason}."]
+        return [f"κ = ‖H‖/‖g‖² is {estimate.kappa_reason}."]
     if not estimate.kappa:
         return ["κ = 0: no curvature along any direction measured."]
     return [

@@ -1,0 +1,63 @@
+"""The saved optimizer's own metric P and its edge of stability, for the probe."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from homotopy_cli.errors import ProblemError
+
+_ROWS = {"adamw": "adam"}  # names of optimizers that share another's edge
+
+
+@dataclass(frozen=True)
+class SavedMetric:
+    """What a checkpoint's optimizer state says about stability."""
+
+    name: str  # "adamw"
+    diagonal: Any | None  # P, tensor (n,) in the problem's order; None for P = I
+    threshold: float  # c: the edge is at lr·λ_max(P⁻¹H) = c
+    lr: float  # of the first group, as saved
+
+
+def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
+    """The metric of the optimizer state in a checkpoint, or None and why in words."""
+    import torch
+
+    from homotopy_cli.curvature.precondition import saved_preconditioner
+    from homotopy_cli.schedulers.thresholds import FAMILIES, edge_law
+
+    info, problem = loaded.optimizer_info, loaded.problem
+    if info is None:
+        return None, ""
+    if info.parameters is None:
+        return None, "its optimizer state does not fit the model: no preconditioned curvature"
+    ordered = [problem.params[n] for n in info.parameters if n in problem.params]
+    if len(ordered) != len(info.parameters):
+        return None, "its optimizer state covers frozen parameters: no preconditioned curvature"
+    try:
+        flat = saved_preconditioner(info.state_dict, ordered, family=info.family)
+    except ProblemError as error:
+        return None, error.message
+    group = info.settings
+    family = _ROWS.get(info.family or "", info.family) or guess_family(group)
+    if family not in FAMILIES:
+        return None, f"optimizer {info.family!r} has no known edge of stability"
+    if flat is not None:
+        sizes = [p.numel() for p in ordered]
+        parts = dict(zip(info.parameters, flat.split(sizes), strict=True))
+        flat = torch.cat([parts[name] for name in problem.params])
+    lr = float(group.get("lr", 0.0))
+    law = edge_law(family, group, (info.step or 0) + 1)
+    return SavedMetric(info.family or family, flat, law.threshold(lr), lr), ""
+
+
+def guess_family(group: dict[str, Any]) -> str:
+    """The family by the settings that only it has."""
+    if "momentum_decay" in group:
+        return "nadam"
+    if "betas" in group:
+        return "adam"
+    if "alpha" in group and "centered" in group:
+        return "rmsprop"
+    if "lr_decay" in group:
+        return "adagrad"
+    return "sgd" if "dampening" in group else "unknown"
