@@ -1,8 +1,8 @@
 """Schedulers a recipe can name: five fixed schedules, five driven by curvature.
 
 The keyword names are those of the classes and factories they feed; a test in tests/recipe
-compares them with the constructors. `signal`, `estimation_freq`, `budget`, `probe_fraction`
-and `layers_freq` left out are taken from the recipe's `curvature` section.
+compares names and defaults with the constructors. `signal`, `estimation_freq`, `budget`,
+`probe_fraction` and `layers_freq` left out are taken from the recipe's `curvature` section.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from homotopy_cli.recipe.values import (
+    AtLeastOne,
     Count,
     Fraction,
     NonNegative,
+    Percent,
     Positive,
     Real,
     Share,
@@ -106,94 +108,84 @@ def named(value: Any) -> Any:
 InnerSpec = Annotated[choice(FIXED_SPECS), BeforeValidator(named)]
 
 
-class _Probing(Spec):
-    """What every curvature-driven scheduler may be told about its probes."""
-
-    estimation_freq: Count | None = Field(
-        default=None, description="steps between probes; default curvature.freq"
-    )
-    signal: Signal | None = Field(
-        default=None, description="curvature that sets the ceiling; default curvature.signal"
-    )
-    budget: Fraction | None = Field(
-        default=None, description="largest share of the run's work spent probing; 0 = no limit"
-    )
-    probe_fraction: Share | None = Field(
-        default=None, description="share of the training batch a probe looks at"
-    )
-    layers_freq: Whole | None = Field(
-        default=None, description="every so many probes, also per layer; 0 = never"
-    )
-    smoothing: Fraction = Field(
-        default=0.9, description="weight of the past in the moving average of the curvature"
-    )
-    inner: InnerSpec | None = Field(
-        default=None, description="schedule below the ceiling; default constant"
-    )
+def _own(description: str) -> Any:
+    """A setting that, left out, keeps the scheduler class's own default."""
+    return Field(default=None, description=description)
 
 
-class _Ceiling(_Probing):
-    target: Positive | None = Field(
-        default=None,
-        description="edge ratio lr·λ/threshold to stay below; default by mode and optimizer",
+class Ceiling(Spec):
+    """What every curvature-driven scheduler may be told."""
+
+    inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
+    target: Positive | None = _own("edge ratio lr·λ/threshold to stay under; default 0.7")
+    alpha: NonNegative | None = _own(
+        "strength; 1 is an exact ceiling, 0 only measures; default 1.0"
     )
-    floor: Fraction = Field(default=0.01, description="smallest factor of the scheduled rate")
-    release: Annotated[Positive, Field(description="largest rise of the ceiling per step")] = 1.05
+    smoothing: Fraction | None = _own(
+        "what the log-average of the curvature keeps per step; default 0.9"
+    )
+    release: AtLeastOne | None = _own("largest rise of the ceiling per step; default 1.05")
+    floor: Fraction | None = _own("least factor on the schedule; default 0.01")
+    curvature_target: Positive | None = _own(
+        "κ above which the founding formula bites, 1/loss; default none, 1e4 for signal kappa"
+    )
+    signal: Signal | None = _own("curvature that sets the ceiling; default curvature.signal")
+    estimation_freq: Count | None = _own("base probe period, steps; default curvature.freq")
+    budget: Fraction | None = _own("share of the work spent probing; default curvature.budget")
+    probe_fraction: Share | None = _own("share of the batch's rows a probe sees; default 0.25")
+    layers_freq: Whole | None = _own(
+        "probe periods between per-layer probes, 0 = never; default curvature.layers_freq"
+    )
+    burst: Whole | None = _own(
+        "steps at the start that want a probe each; default 1 % of the run, 4 to 20"
+    )
+    longest: Count | None = _own("longest probe period, steps; default 200")
+    lanczos_steps: Count | None = _own("Hessian products per warm probe; default 2")
+    burst_lanczos_steps: Count | None = _own("Hessian products of the first, cold probe; default 5")
 
 
-class Homotopy(_Ceiling):
+class Homotopy(Ceiling):
     """lr = schedule / (1 + alpha·max(0, ratio/target − 1)), ratio = schedule·λ/threshold."""
 
     name: Literal["homotopy"] = "homotopy"
-    alpha: NonNegative = Field(
-        default=1.0, description="strength; 1 makes the formula an exact ceiling"
-    )
-    curvature_target: Positive | None = Field(
-        default=None,
-        description="signal kappa only: the founding formula's target, 1/loss; none = no ceiling",
-    )
 
 
-class AdaptiveHomotopy(_Ceiling):
-    """Like homotopy, with the target learned while training."""
+class AdaptiveHomotopy(Ceiling):
+    """Like homotopy, with the target learned from the run's own history."""
 
     name: Literal["adaptive_homotopy"] = "adaptive_homotopy"
-    alpha: NonNegative = Field(
-        default=1.0, description="strength; 1 makes the formula an exact ceiling"
-    )
-    warmup_steps: Whole | None = Field(
-        default=None, description="steps before the target is learned; None = by the run's length"
-    )
-    adaptation_rate: Fraction | None = Field(
-        default=None, description="pace at which the target follows"
-    )
+    warmup_steps: Whole | None = _own("linear warmup, steps; 0 = none; default a tenth of the run")
+    adaptation_rate: Fraction | None = _own("largest |Δlog target| per probe; default 0.01")
+    percentile: Percent | None = _own("of the history, 0 to 100; default 75.0")
 
 
-class PerLayerHomotopy(_Ceiling):
+class PerLayerHomotopy(Ceiling):
     """Like homotopy, with a factor per layer from per-layer curvature."""
 
     name: Literal["per_layer_homotopy"] = "per_layer_homotopy"
-    alpha: NonNegative = Field(
-        default=1.0, description="strength; 1 makes the formula an exact ceiling"
-    )
+    power: NonNegative | None = _own("of median λ / layer λ in a layer's factor; default 0.5")
+    low: Positive | None = _own("least factor of a layer; default 0.25")
+    high: Positive | None = _own("largest factor of a layer; default 4.0")
 
 
-class CurvatureWarmup(_Ceiling):
-    """A ceiling until the edge ratio stays low, then the schedule alone."""
+class CurvatureWarmup(Ceiling):
+    """The rate rises from a hundredth while the edge ratio allows it, then the schedule alone."""
 
     name: Literal["curvature_warmup"] = "curvature_warmup"
-    warmup_steps: Whole | None = Field(
-        default=None, description="latest step at which the ceiling hands over"
+    warmup_steps: Whole | None = _own(
+        "steps of the fastest possible rise; default a tenth of the run"
     )
+    rise_below: Positive | None = _own("edge ratio below which the rate rises; default 0.25")
 
 
-class CurvatureAdaptive(_Ceiling):
-    """Chooses mode and settings from optimizer, batch and budget."""
+class CurvatureAdaptive(Ceiling):
+    """homotopy with ready-made settings: `guard` keeps a schedule's warmup, the other replaces it."""
 
     name: Literal["curvature_adaptive"] = "curvature_adaptive"
-    mode: Literal["guard", "auto-warmup"] | None = Field(
-        default=None, description="keep the schedule's warmup, or replace it"
+    mode: Literal["guard", "auto-warmup"] | None = _own(
+        "guard: directional signal, target 1; auto-warmup: target 0.25; default neither"
     )
+    adaptation_rate: Share | None = _own("1 − smoothing; default 0.1")
 
 
 CURVATURE_SPECS: dict[str, type[Spec]] = {

@@ -6,6 +6,7 @@ import yaml
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
+from homotopy_cli.recipe.schedules import Ceiling
 from homotopy_cli.recipe.schema import (
     DATA_SPECS,
     MODEL_SPECS,
@@ -58,8 +59,10 @@ def schema_table() -> str:
         parts += [f"### {title}: `{key}: {{name: ...}}`", ""]
         for name, spec in specs.items():
             parts += [f"**`{name}`**: {_first_line(spec)}", ""]
-            rows = _table(spec)
+            rows = _table(spec, without=Ceiling if issubclass(spec, Ceiling) else None)
             parts += [*rows, ""] if len(rows) > 2 else []
+    parts += ["**Every curvature-driven scheduler** (the first five) also takes", ""]
+    parts += [*_table(Ceiling), ""]
     parts += ["### `curvature`", "", _first_line(CurvatureSpec), "", *_table(CurvatureSpec), ""]
     parts += ["### `clip`", "", _first_line(ClipSpec), "", *_table(ClipSpec), ""]
     parts += ["### Optimizers: `optimizer: {name: ...}`", "", *_optimizers(), ""]
@@ -70,10 +73,11 @@ def _first_line(spec: type[Spec]) -> str:
     return (spec.__doc__ or "").strip().splitlines()[0]
 
 
-def _table(spec: type[Spec]) -> list[str]:
+def _table(spec: type[Spec], *, without: type[Spec] | None = None) -> list[str]:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, info in spec.model_fields.items():
-        if name == "name" and spec not in (Recipe, ClipSpec):
+        shared = without is not None and name in without.model_fields
+        if shared or (name == "name" and spec not in (Recipe, ClipSpec)):
             continue
         description = info.description or _inner_description(info.annotation)
         meaning = description.replace("|", "\\|")

@@ -145,8 +145,12 @@ NonNegative = Annotated[Real, _above(0, inclusive=True), Field(json_schema_extra
 Positive = Annotated[
     Real, _above(0, inclusive=False), Field(json_schema_extra={"exclusiveMinimum": 0})
 ]
+AtLeastOne = Annotated[Real, _above(1, inclusive=True), Field(json_schema_extra={"minimum": 1})]
 Fraction = Annotated[  # 0 <= x < 1
     NonNegative, _below(1, inclusive=False), Field(json_schema_extra={"exclusiveMaximum": 1})
+]
+Percent = Annotated[
+    NonNegative, _below(100, inclusive=True), Field(json_schema_extra={"maximum": 100})
 ]
 Share = Annotated[  # 0 < x <= 1
     Positive, _below(1, inclusive=True), Field(json_schema_extra={"maximum": 1})
