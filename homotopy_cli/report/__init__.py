@@ -1,0 +1,19 @@
+"""The page, the gates and the CI summaries: everything made from logs, nothing else read.
+
+    RunLog ─┬─> metrics ──> gates ──┬─> markdown, junit, metrics.json
+            ├─> findings, verdict ──┤
+            └─> figures/* -> Panel ─┴─> page.render -> one HTML string
+
+A figure is a pure function of logs: no file, no clock, no global state; where data are missing
+its panel says which column is missing instead of showing an empty frame. `page` wraps panels,
+tables and plotly.js (gzip + base64, inflated by the browser) in one file that needs no network
+and runs under a strict content security policy. What is important is in plain HTML and inline
+SVG, so a viewer that blocks scripts still shows verdict, numbers, tables and static curves.
+The same logs give the same bytes: fixed ids, sorted keys, gzip without a time stamp.
+
+Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists),
+words (numbers and sentences), metrics and spikes (the numbers gates can use), gates (a small
+safe expression language), verdict (the headline), panel (what a figure brings to the page),
+tables and sparkline (static HTML and SVG), assets (page.css, page.js), page; compare (several
+runs); markdown, junit.
+"""

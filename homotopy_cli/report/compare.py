@@ -1,0 +1,255 @@
+"""Several runs on one page: what differs first, then every curve overlaid."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from homotopy_cli.report import words
+from homotopy_cli.report.facts import recipe, run_name
+from homotopy_cli.report.figures.sweep import sweep_panel
+from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
+from homotopy_cli.report.figures.loss import smoothing_window
+from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.layers import sharpest
+from homotopy_cli.report.markup import panel_html, section_html, verdict_html
+from homotopy_cli.report.metrics import METRICS, summarise
+from homotopy_cli.report.panel import Panel, Table
+from homotopy_cli.report.series import column, curve, moving_mean, wants_log
+from homotopy_cli.report.single import Body, Group
+from homotopy_cli.report.tables import gates_html, metric_text, safe, table_html
+from homotopy_cli.report.theme import DASHES, RUN_ROLES, base_figure
+from homotopy_cli.report.verdict import Finding, Verdict, verdict
+from homotopy_cli.runlog.reader import RunLog
+
+# key, title, table of the log, column, unit, smoothed, wide
+OVERLAYS = (
+    ("loss", "Training loss", "steps", "loss", "loss, smoothed", True, True),
+    ("eval", "Held-out loss", "evals", "eval_loss", "loss", False, True),
+    ("lr", "Learning rate", "steps", "lr", "lr", False, True),
+    ("edge", "Edge ratio", "probes", "edge_ratio", "lr × sharpness ÷ threshold", False, True),
+    ("eigenvalues", "Sharpness λ_max", "probes", "lambda_max", "loss / parameter²", False, False),
+    ("kappa", "Curvature ratio κ", "probes", "kappa", "1 / loss", False, False),
+    ("norms", "Gradient norm", "steps", "grad_norm", "loss / parameter", True, False),
+)
+# For these a smaller number is the better one; the others are neither.
+SMALLER_IS_BETTER = {"final_loss", "best_loss", "val_loss", "spikes", "spike_score", "nonfinite"}
+
+
+def compare_body(
+    logs: Sequence[RunLog], *, baseline: RunLog | None = None, gates: Sequence[GateResult] = ()
+) -> Body:
+    """The body of a page about several runs; a baseline becomes one more, grey, run."""
+    runs = [*logs, baseline] if baseline is not None else list(logs)
+    names = distinct_names(runs, baseline)
+    metrics = [summarise(run) for run in runs]
+    panels = [overlay(runs, names, baseline is not None, *row) for row in OVERLAYS]
+    drawn = tuple(panel for panel in panels if panel is not None)
+    sweep = sweep_panel(logs, metrics[: len(logs)])
+    groups: list[Group] = [("curves", "Curves", drawn)]
+    if sweep is not None:
+        groups.insert(0, ("sweep", "Learning-rate sensitivity", (sweep,)))
+    html = [
+        verdict_html(_headline(logs, names, metrics), ""),
+        gates_html(gates),
+        _section("metrics", "Metrics", table_html(metrics_table(names, metrics))),
+        *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
+        _section("layers", "Most curved layers", _layers_table(runs, names)),
+        _section("recipes", "What differs in the recipes", _recipe_diff(runs, names)),
+    ]
+    sections = [
+        ("verdict", "Verdict"),
+        *([("gates", "Gates")] if gates else []),
+        ("metrics", "Metrics"),
+        *((key, title) for key, title, _ in groups),
+        ("layers", "Layers"),
+        ("recipes", "Recipes"),
+    ]
+    panels_all = tuple(panel for _, _, group in groups for panel in group)
+    return Body("\n".join(part for part in html if part), panels_all, tuple(sections))
+
+
+def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> list[str]:
+    """One name per run, all different: the run's name, with its folder if that is needed."""
+    plain = ["baseline" if run is baseline else run_name(run) for run in runs]
+    if len(set(plain)) < len(plain):
+        parts = [str(run.path).replace("\\", "/").split("/")[-2:] for run in runs]
+        plain = [
+            name if plain.count(name) == 1 else f"{name} ({'/'.join(part)})"
+            for name, part in zip(plain, parts, strict=True)
+        ]
+    seen: dict[str, int] = {}
+    named = []
+    for name in plain:
+        seen[name] = seen.get(name, 0) + 1
+        named.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return named
+
+
+def overlay(
+    runs: Sequence[RunLog],
+    names: Sequence[str],
+    last_is_baseline: bool,
+    key: str,
+    title: str,
+    table: str,
+    source: str,
+    unit: str,
+    smooth: bool,
+    wide: bool,
+) -> Panel | None:
+    """One column of every run in one figure; None if no run has it."""
+    steps_of = {"steps": "step", "probes": "probe_step", "evals": "eval_step"}[table]
+    columns = [column(getattr(run, table), source) for run in runs]
+    if all(values is None for values in columns):
+        return None
+    known = [values for values in columns if values is not None]
+    positive = wants_log(np.concatenate(known))
+    figure = base_figure(height=320 if wide else 280)
+    if positive:
+        log_axis(figure)
+    notes: list[str] = []
+    for i, (run, name, values) in enumerate(zip(runs, names, columns, strict=True)):
+        if values is None:
+            notes.append(f"{name}: no column {source}")
+            continue
+        shown = moving_mean(values, smoothing_window(len(values))) if smooth else values
+        line = curve(getattr(run, steps_of), shown, f"{name}: {source}", positive=positive)
+        base = last_is_baseline and i == len(runs) - 1
+        style = {
+            "role": "grey" if base else RUN_ROLES[i % len(RUN_ROLES)],
+            "dash": "dot" if base else DASHES[(i // 2) % len(DASHES)],
+        }
+        add_line(figure, line, name=escape(words.shorten(name, 40)), width=1.9, **style)
+        notes += line.notes
+    if source == "edge_ratio":
+        add_level(figure, 1.0, label="edge of stability", role="red")
+    finding = words.sentences([_extremes(names, columns)])
+    return Panel(
+        key,
+        title,
+        finding,
+        figure,
+        unit,
+        tuple(notes),
+        _ends_table(names, columns),
+        wide=wide,
+        log_switch=True,
+    )
+
+
+def _ends(values: np.ndarray | None) -> np.ndarray:
+    return np.empty(0) if values is None else values[np.isfinite(values)]
+
+
+def _extremes(names: Sequence[str], columns: Sequence[np.ndarray | None]) -> str:
+    lasts = [
+        (float(_ends(values)[-1]), name)
+        for name, values in zip(names, columns, strict=True)
+        if len(_ends(values))
+    ]
+    if not lasts:
+        return "no finite value"
+    low, high = min(lasts), max(lasts)
+    if low[0] == high[0]:
+        return f"all end at {words.number(low[0])}"
+    return (
+        f"at the end between {words.number(low[0])} ({low[1]}) and "
+        f"{words.number(high[0])} ({high[1]})"
+    )
+
+
+def _ends_table(names: Sequence[str], columns: Sequence[np.ndarray | None]) -> Table:
+    rows = []
+    for name, values in zip(names, columns, strict=True):
+        finite = _ends(values)
+        numbers = (
+            (finite[0], finite[-1], finite.min(), finite.max()) if len(finite) else (None,) * 4
+        )
+        total = words.count(0 if values is None else len(values))
+        rows.append((name, total, *(words.number(x) for x in numbers)))
+    return Table(("run", "rows", "first", "last", "smallest", "largest"), tuple(rows))
+
+
+def metrics_table(
+    names: Sequence[str], metrics: Sequence[Mapping[str, float | int | None]]
+) -> Table:
+    """Every metric of every run, and how far apart they are."""
+    rows = []
+    for metric in METRICS:
+        values = [run[metric] for run in metrics]
+        if all(value is None for value in values):
+            continue
+        known = [float(value) for value in values if value is not None]
+        spread = words.number(max(known) - min(known)) if len(known) > 1 else words.NONE
+        rows.append((metric, *(metric_text(metric, value) for value in values), spread))
+    return Table(("metric", *names, "spread"), tuple(rows))
+
+
+def _headline(
+    logs: Sequence[RunLog],
+    names: Sequence[str],
+    metrics: Sequence[Mapping[str, float | int | None]],
+) -> Verdict:
+    verdicts = [verdict(log) for log in logs]
+    findings = [
+        Finding(words.shorten(name, 14), f"{name}: {one.headline}", one.tone)
+        for name, one in zip(names, verdicts, strict=False)
+    ]
+    scored = [
+        (float(value), name)
+        for name, run in zip(names, metrics[: len(logs)], strict=False)
+        if (value := run["val_loss"] if run["val_loss"] is not None else run["final_loss"])
+        is not None
+    ]
+    bad = sum(one.tone == "bad" for one in verdicts)
+    n = words.plural(len(logs), "run")
+    if not scored:
+        return Verdict(f"{n}, none with a finite loss at its end.", "bad", tuple(findings))
+    best = min(scored)
+    which = "held-out loss" if any(run["val_loss"] is not None for run in metrics) else "loss"
+    headline = f"{best[1]} ends lowest of {n}: {which} {words.number(best[0])}."
+    if bad:
+        headline += f" {words.plural(bad, 'run')} unhealthy."
+    return Verdict(headline, "bad" if bad else "good", tuple(findings))
+
+
+def _layers_table(runs: Sequence[RunLog], names: Sequence[str]) -> str:
+    rows = tuple(
+        (name, *(f"{layer} · {value}" for layer, value in sharpest(run)))
+        for run, name in zip(runs, names, strict=True)
+        if sharpest(run)
+    )
+    if not rows:
+        return '<p class="empty">No run recorded curvature per layer.</p>'
+    padded = tuple(row + ("",) * (4 - len(row)) for row in rows)
+    return table_html(Table(("run", "first", "second", "third"), padded, "", (0, 1, 2, 3)))
+
+
+def _recipe_diff(runs: Sequence[RunLog], names: Sequence[str]) -> str:
+    flat = [dict(_flattened(recipe(run))) for run in runs]
+    keys = sorted({key for settings in flat for key in settings})
+    rows = tuple(
+        (key, *(settings.get(key, words.NONE) for settings in flat))
+        for key in keys
+        if len({settings.get(key) for settings in flat}) > 1
+    )
+    if not rows:
+        said = "The recipes are the same." if keys else "No log holds a recipe."
+        return f'<p class="empty">{safe(said)}</p>'
+    return table_html(Table(("setting", *names), rows, "", tuple(range(len(names) + 1))))
+
+
+def _flattened(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        pairs = []
+        for key, inner in value.items():
+            pairs += _flattened(inner, f"{prefix}.{key}" if prefix else str(key))
+        return pairs
+    return [(prefix, value if isinstance(value, str) else json.dumps(value, default=str))]
+
+
+def _section(key: str, title: str, inner: str) -> str:
+    return f'<section class="group compare" id="{key}"><h2>{safe(title)}</h2>{inner}</section>'

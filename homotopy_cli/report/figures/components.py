@@ -1,0 +1,85 @@
+"""Attention, normalisation and output distribution: where transformers go wrong first."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from homotopy_cli.report import words
+from homotopy_cli.report.figures.draw import add_line, log_axis, row_suffix, stacked_figure
+from homotopy_cli.report.panel import Panel, data_table
+from homotopy_cli.report.series import column, curve, last_finite, wants_log
+from homotopy_cli.runlog.reader import RunLog
+
+# column, label, role
+COMPONENTS = (
+    ("attention_max_logit", "largest attention logit", "blue"),
+    ("attention_entropy", "attention entropy (nat)", "teal"),
+    ("norm_sigma_min", "smallest σ of a norm layer", "orange"),
+    ("norm_eps_over_var", "largest ε/σ² of a norm layer", "gold"),
+    ("p_min", "smallest target probability", "violet"),
+    ("p_q001", "0.1 % quantile of target probability", "violet"),
+    ("log_z_mean", "mean log Z of the softmax", "red"),
+)
+LOGIT_ALARM, EPS_ALARM, ENTROPY_ALARM = 1e4, 0.1, 0.05
+
+
+def components_figure(log: RunLog) -> go.Figure:
+    """One row per measured component over probes."""
+    return _build(log, _measured(log))[0]
+
+
+def _measured(log: RunLog) -> dict[str, np.ndarray]:
+    found = {name: column(log.probes, name) for name, *_ in COMPONENTS}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list[str]]:
+    rows = [row for row in COMPONENTS if row[0] in columns]
+    figure = stacked_figure([label for _, label, _ in rows], row_height=100)
+    notes: list[str] = []
+    for i, (name, label, role) in enumerate(rows):
+        values, row = columns[name], row_suffix(i)
+        positive = wants_log(values)
+        if positive:
+            log_axis(figure, row=row)
+        line = curve(log.probe_step, values, name, positive=positive, gaps=False)
+        add_line(figure, line, name=label, role=role, width=1.6, row=row)
+        notes += line.notes
+    return figure, notes
+
+
+def components_panel(log: RunLog) -> Panel:
+    """The panel: the usual suspects, with their alarms."""
+    key, title = "components", "Attention, norm layers, output"
+    columns = _measured(log)
+    if not columns:
+        return Panel(
+            key,
+            title,
+            "No component was recorded.",
+            empty="This log has no attention_*, norm_* or p_* columns. They are measured on "
+            "models with attention, normalisation layers or a cross-entropy loss.",
+        )
+    figure, notes = _build(log, columns)
+    parts = [
+        f"{label} ended at {words.number(last_finite(columns[name]), 3)}"
+        for name, label, _ in COMPONENTS
+        if name in columns
+    ][:3]
+    alarms = _alarms(columns)
+    text = words.sentences([*alarms, words.join(parts)])
+    table = data_table("step", log.probe_step, columns)
+    return Panel(key, title, text, figure, "", tuple(notes), table, wide=len(columns) > 3)
+
+
+def _alarms(columns: dict[str, np.ndarray]) -> list[str]:
+    found = []
+    for name, limit, above, words_for in (
+        ("attention_max_logit", LOGIT_ALARM, True, "attention logits above 1e4: diverging"),
+        ("norm_eps_over_var", EPS_ALARM, True, "ε is more than a tenth of a norm layer's variance"),
+        ("attention_entropy", ENTROPY_ALARM, False, "attention entropy collapsed towards 0"),
+    ):
+        values = columns.get(name)
+        last = last_finite(values) if values is not None else None
+        if last is not None and (last > limit) is above and last != limit:
+            found.append(words_for)
+    return found

@@ -1,0 +1,202 @@
+"""Sharpness against its edge, the Hessian's two ends, and kappa."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from homotopy_cli.report import words
+from homotopy_cli.report.figures.draw import add_line, log_axis
+from homotopy_cli.report.figures.edge import SIGNALS, implied_edge
+from homotopy_cli.report.panel import Panel, data_table
+from homotopy_cli.report.series import column, curve, first_finite, last_finite, wants_log
+from homotopy_cli.report.theme import base_figure
+from homotopy_cli.runlog.reader import RunLog
+
+
+def sharpness_figure(log: RunLog) -> go.Figure:
+    """Preconditioned and directional sharpness, with the edge they must stay under."""
+    return _build_sharpness(log)[0]
+
+
+def _build_sharpness(log: RunLog) -> tuple[go.Figure, list[str]]:
+    figure, notes = base_figure(), []
+    drawn_columns = {
+        name: column(log.probes, name)
+        for name in ("preconditioned_sharpness", "directional_sharpness")
+    }
+    drawn_columns = {name: values for name, values in drawn_columns.items() if values is not None}
+    positive = any(wants_log(values) for values in drawn_columns.values())
+    if positive:
+        log_axis(figure)
+    edge = implied_edge(log)
+    if edge is not None and edge.signal in drawn_columns:
+        line = curve(log.probe_step, edge.sharpness, "edge", positive=positive, gaps=False)
+        name = f"edge {words.number(edge.constant, 3)} / lr"
+        add_line(figure, line, name=name, role="red", dash="dash", width=1.5, markers=False)
+    styles = {
+        "directional_sharpness": ("teal", "dash", 1.4),
+        "preconditioned_sharpness": ("blue", "solid", 2.0),
+    }
+    for name, (role, dash, width) in styles.items():
+        if name in drawn_columns:
+            values = drawn_columns[name]
+            line = curve(log.probe_step, values, name, positive=positive, gaps=False)
+            add_line(figure, line, name=SIGNALS[name], role=role, dash=dash, width=width)
+            notes += line.notes
+    return figure, notes
+
+
+def sharpness_panel(log: RunLog) -> Panel:
+    """The panel: the curvature the optimizer itself feels."""
+    key, title = "sharpness", "Preconditioned sharpness"
+    values = column(log.probes, "preconditioned_sharpness")
+    directional = column(log.probes, "directional_sharpness")
+    if values is None and directional is None:
+        return Panel(
+            key,
+            title,
+            "Curvature in the optimizer's own metric was not recorded.",
+            empty="This log has no column preconditioned_sharpness. It is measured with "
+            "optimizers that precondition (Adam, RMSprop, ...), while training.",
+        )
+    figure, notes = _build_sharpness(log)
+    names = ("preconditioned_sharpness", "directional_sharpness")
+    columns = {n: v for n, v in zip(names, (values, directional), strict=True) if v is not None}
+    main = values if values is not None else directional
+    return Panel(
+        key,
+        title,
+        _trend("λ_max(P⁻¹H)" if values is not None else "directional sharpness", log, main),
+        figure,
+        "1/lr",
+        tuple(notes),
+        data_table("step", log.probe_step, columns),
+        log_switch=True,
+    )
+
+
+def eigenvalue_figure(log: RunLog) -> go.Figure:
+    """λ_max and the magnitude of λ_min over steps."""
+    return _build_eigenvalues(log)[0]
+
+
+def _build_eigenvalues(log: RunLog) -> tuple[go.Figure, list[str]]:
+    figure, notes = base_figure(), []
+    top, bottom = column(log.probes, "lambda_max"), column(log.probes, "lambda_min")
+    norm = column(log.probes, "hessian_norm")
+    positive = top is not None and wants_log(top)
+    if positive:
+        log_axis(figure)
+    edge = implied_edge(log)
+    if edge is not None and edge.signal == "lambda_max":
+        line = curve(log.probe_step, edge.sharpness, "edge", positive=positive, gaps=False)
+        name = f"edge {words.number(edge.constant, 3)} / lr"
+        add_line(figure, line, name=name, role="red", dash="dash", width=1.5, markers=False)
+    if norm is not None and top is None:
+        line = curve(log.probe_step, norm, "hessian_norm", positive=positive, gaps=False)
+        add_line(figure, line, name="‖H‖₂", role="blue", width=2.0)
+        notes += line.notes
+    if bottom is not None:
+        shown = np.abs(bottom) if positive else bottom
+        line = curve(log.probe_step, shown, "lambda_min", positive=positive, gaps=False)
+        label = "|λ_min|" if positive else "λ_min"
+        add_line(figure, line, name=label, role="orange", dash="dash", width=1.4)
+        notes += line.notes
+    if top is not None:
+        line = curve(log.probe_step, top, "lambda_max", positive=positive)
+        add_line(figure, line, name="λ_max", role="blue", width=2.0)
+        notes += line.notes
+    return figure, notes
+
+
+def eigenvalue_panel(log: RunLog) -> Panel:
+    """The panel: the two ends of the Hessian's spectrum."""
+    key, title = "eigenvalues", "Hessian eigenvalues"
+    names = ("lambda_max", "lambda_min", "hessian_norm")
+    columns = {name: column(log.probes, name) for name in names}
+    columns = {name: values for name, values in columns.items() if values is not None}
+    if not columns:
+        empty = "This log has no columns lambda_max, lambda_min."
+        return Panel(key, title, "No eigenvalue was recorded.", empty=empty)
+    figure, notes = _build_eigenvalues(log)
+    name, main = next(iter(columns.items()))
+    parts = [_trend({"lambda_max": "λ_max", "lambda_min": "λ_min"}.get(name, "‖H‖₂"), log, main)]
+    bottom = columns.get("lambda_min")
+    if bottom is not None and name == "lambda_max":
+        with np.errstate(invalid="ignore"):
+            dominant = int((np.abs(bottom) > np.abs(main)).sum())
+        if dominant:
+            where = words.plural(dominant, "probe")
+            parts.append(f"the most negative eigenvalue dominates at {where}")
+    unconverged = column(log.probes, "converged")
+    if unconverged is not None and (unconverged == 0).any():
+        n = words.plural(int((unconverged == 0).sum()), "probe")
+        parts.append(f"{n} of {words.count(len(log.probe_step))} did not meet the tolerance")
+    return Panel(
+        key,
+        title,
+        words.sentences(parts),
+        figure,
+        "loss / parameter²",
+        tuple(notes),
+        data_table("step", log.probe_step, columns),
+        log_switch=True,
+    )
+
+
+def kappa_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
+    """The curvature ratio ‖H‖/‖g‖² over steps."""
+    return _build_kappa(log, baseline)[0]
+
+
+def _build_kappa(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
+    figure, notes = base_figure(), []
+    values = column(log.probes, "kappa")
+    positive = values is not None and wants_log(values, decades=1.0)
+    if positive:
+        log_axis(figure)
+    if baseline is not None and (other := column(baseline.probes, "kappa")) is not None:
+        line = curve(baseline.probe_step, other, "baseline", positive=positive, gaps=False)
+        add_line(figure, line, name="baseline", role="grey", dash="dot", width=1.5)
+    if values is not None:
+        line = curve(log.probe_step, values, "kappa", positive=positive)
+        add_line(figure, line, name="κ", role="violet", width=2.0)
+        notes += line.notes
+    return figure, notes
+
+
+def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
+    """The panel: kappa as a number to watch, not a signal to steer by."""
+    key, title = "kappa", "Curvature ratio κ"
+    values = column(log.probes, "kappa")
+    if values is None:
+        empty = "This log has no column kappa." if len(log.step) else "No rows."
+        return Panel(key, title, "κ = ‖H‖ / ‖g‖² was not recorded.", empty=empty)
+    if not np.isfinite(values).any():
+        text = words.gaps("kappa", log.probe_step, values)
+        return Panel(key, title, text, empty="No finite value.")
+    figure, notes = _build_kappa(log, baseline)
+    parts = [_trend("κ = ‖H‖ / ‖g‖²", log, values), "it grows as the gradient vanishes"]
+    return Panel(
+        key,
+        title,
+        words.sentences(parts),
+        figure,
+        "1 / loss",
+        tuple(notes),
+        data_table("step", log.probe_step, {"kappa": values}),
+        log_switch=True,
+    )
+
+
+def _trend(name: str, log: RunLog, values: np.ndarray) -> str:
+    finite = np.where(np.isfinite(values), values, np.nan)
+    if np.isnan(finite).all():
+        return words.gaps(name, log.probe_step, values)
+    first, last = first_finite(values), last_finite(values)
+    if len(values) == 1:
+        return f"{name} = {words.number(last)}"
+    peak = int(np.nanargmax(finite))
+    return (
+        f"{name} from {words.number(first)} to {words.number(last)}, "
+        f"largest {words.number(float(finite[peak]))} at step {words.count(log.probe_step[peak])}"
+    )

@@ -1,0 +1,190 @@
+"""How near training came to the edge of stability: lr × sharpness over the optimizer's threshold.
+
+Above 1 gradient descent on the local quadratic diverges; sustained values above about 0.7 are
+where runs take damage, below 0.25 there is room (Cohen et al. 2021, 2022; Bai et al. 2025).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from homotopy_cli.report import words
+from homotopy_cli.report.facts import target
+from homotopy_cli.report.figures.draw import add_band, add_level, add_line, log_axis
+from homotopy_cli.report.panel import Panel, data_table
+from homotopy_cli.report.series import column, curve, wants_log
+from homotopy_cli.report.theme import base_figure
+from homotopy_cli.runlog.reader import RunLog
+
+RED, HIGH, WATCH = 1.0, 0.7, 0.25
+SIGNALS = {
+    "preconditioned_sharpness": "λ_max(P⁻¹H)",
+    "lambda_max": "λ_max(H)",
+    "directional_sharpness": "directional u'Hu / u'Pu",
+    "hessian_norm": "‖H‖₂",
+}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The threshold that the log's edge ratio implies: signal × lr / edge_ratio."""
+
+    signal: str  # the probe column the ratio was made from
+    sharpness: np.ndarray  # (m,) the edge in the signal's unit: c / lr
+    constant: float  # median c
+
+
+def lr_at_probes(log: RunLog) -> np.ndarray | None:
+    """The learning rate used at each probe's step, NaN where that step is not in the log."""
+    lr = column(log.steps, "lr")
+    if lr is None or not len(log.probe_step):
+        return None
+    at = np.searchsorted(log.step, log.probe_step)
+    inside = at < len(log.step)
+    at = np.minimum(at, len(log.step) - 1)
+    inside &= log.step[at] == log.probe_step
+    return np.where(inside, lr[at], np.nan)
+
+
+def implied_edge(log: RunLog) -> Edge | None:
+    """Which signal the edge ratio was made from, and the edge in its unit.
+
+    The ratio is lr·λ/c with a c that hardly moves, so the signal whose implied c varies least
+    is the one; none if every one varies by more than half.
+    """
+    ratio, lr = column(log.probes, "edge_ratio"), lr_at_probes(log)
+    if ratio is None:
+        return None
+    best: tuple[float, Edge] | None = None
+    for name in SIGNALS:
+        signal = column(log.probes, name)
+        if signal is None:
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            edge = signal / ratio
+            c = edge * lr if lr is not None else edge
+        usable = np.isfinite(c) & (c > 0)
+        if usable.sum() < 2:
+            continue
+        logs = np.log(c[usable])
+        spread = float(np.median(np.abs(logs - np.median(logs))))
+        if spread < 0.4 and (best is None or spread < best[0] - 1e-9):
+            constant = float(np.exp(np.median(logs)))
+            best = (spread, Edge(name, np.where(np.isfinite(edge), edge, np.nan), constant))
+    return best[1] if best else None
+
+
+def edge_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
+    """The edge ratio over steps, the edge at 1, and the scheduler's target if it has one."""
+    return _build(log, baseline)[0]
+
+
+def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
+    figure = base_figure(height=300)
+    notes: list[str] = []
+    ratio = column(log.probes, "edge_ratio")
+    if baseline is not None and (other := column(baseline.probes, "edge_ratio")) is not None:
+        drawn = curve(baseline.probe_step, other, "baseline", gaps=False)
+        add_line(figure, drawn, name="baseline", role="grey", dash="dot", width=1.6)
+    if ratio is None:
+        return figure, notes
+    log_scale = wants_log(ratio, decades=1.5)
+    if log_scale:
+        log_axis(figure)
+    directional = _directional_ratio(log)
+    if directional is not None:
+        drawn = curve(log.probe_step, directional, "directional", positive=log_scale, gaps=False)
+        name = "along the update direction"
+        add_line(figure, drawn, name=name, role="teal", dash="dash", width=1.4)
+    drawn = curve(log.probe_step, ratio, "edge_ratio", positive=log_scale)
+    add_line(figure, drawn, name="edge ratio", role="blue", width=2.2)
+    notes += drawn.notes
+    top = float(np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)))
+    add_level(figure, RED, label="edge of stability", role="red")
+    if top > RED:
+        add_band(figure, RED, top * (2 if log_scale else 1.2), role="danger_band")
+    goal = target(log)
+    if goal is not None and goal != RED:
+        add_level(figure, goal, label=f"target {words.number(goal)}", role="teal", dash="dot")
+    _fit_range(figure, ratio, log_scale)
+    return figure, notes
+
+
+def _fit_range(figure: go.Figure, ratio: np.ndarray, log_scale: bool) -> None:
+    finite = ratio[np.isfinite(ratio)]
+    top = max(float(finite.max()), RED)
+    if log_scale:
+        low = max(float(finite[finite > 0].min()), 1e-4)
+        figure.update_yaxes(range=[np.log10(low) - 0.1, np.log10(top) + 0.15])
+    else:
+        low = min(0.0, float(finite.min()))
+        figure.update_yaxes(range=[low * 1.1, top * 1.12])
+
+
+def _directional_ratio(log: RunLog) -> np.ndarray | None:
+    edge, directional = implied_edge(log), column(log.probes, "directional_sharpness")
+    if edge is None or directional is None or edge.signal != "preconditioned_sharpness":
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return directional / edge.sharpness
+
+
+def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
+    """The panel: how near, when, for how long."""
+    key, title = "edge", "Edge of stability"
+    ratio = column(log.probes, "edge_ratio")
+    if ratio is None:
+        return Panel(
+            key,
+            title,
+            "How near training came to the edge was not recorded.",
+            empty="This log has no column edge_ratio. Training with a curvature section in the "
+            "recipe records it: lr × sharpness over the optimizer's stability threshold.",
+        )
+    if not np.isfinite(ratio).any():
+        return Panel(
+            key, title, words.gaps("edge_ratio", log.probe_step, ratio), empty="No finite ratio."
+        )
+    figure, notes = _build(log, baseline)
+    columns = {"edge_ratio": ratio}
+    lr = lr_at_probes(log)
+    if lr is not None:
+        columns["lr"] = lr
+    return Panel(
+        key,
+        title,
+        edge_finding(log),
+        figure,
+        "lr × sharpness ÷ threshold",
+        tuple(notes),
+        data_table("step", log.probe_step, columns),
+        wide=True,
+        log_switch=True,
+    )
+
+
+def edge_finding(log: RunLog) -> str:
+    """Peak, typical value, and time beyond the edge."""
+    ratio = column(log.probes, "edge_ratio")
+    if ratio is None or not np.isfinite(ratio).any():
+        return ""
+    finite = np.isfinite(ratio)
+    steps, known = log.probe_step[finite], ratio[finite]
+    peak = int(known.argmax())
+    parts = [
+        f"closest at step {words.count(steps[peak])}, with {words.number(known[peak], 3)} "
+        "of the stability limit"
+    ]
+    if len(known) >= 4:
+        half = known[len(known) // 2 :]
+        parts.append(
+            f"median {words.number(float(np.median(half)), 2)} over the second half of the probes"
+        )
+    beyond = int((known > RED).sum())
+    if beyond:
+        parts.append(
+            f"{words.plural(beyond, 'probe')} of {words.count(len(known))} beyond the edge "
+            f"(steps {words.ranges(steps, known > RED)})"
+        )
+    return words.sentences(parts)

@@ -1,0 +1,210 @@
+"""Curvature layer by layer over time: a ranked heat map, or bars for a single probe."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from homotopy_cli.report import words
+from homotopy_cli.report.layers import MEASURES, latest, measured, rank
+from homotopy_cli.report.panel import Panel, Table
+from homotopy_cli.report.series import rounded
+from homotopy_cli.report.theme import base_figure, color
+from homotopy_cli.report.thin import bin_columns
+from homotopy_cli.runlog.reader import RunLog
+
+COLUMNS = 160  # probes drawn; more are joined, each cell then holds its largest value
+SHOWN = 24  # layers drawn before the reader asks for all
+ROW_HEIGHT, FRAME_HEIGHT = 19, 70  # px
+LABEL_WIDTH = 30  # characters
+
+
+def layers_figure(log: RunLog) -> go.Figure:
+    """The most curved layers over probes, log10 colour; bars if there is one probe."""
+    columns = measured(log)
+    ranking = rank(log)
+    figure = base_figure(height=FRAME_HEIGHT + ROW_HEIGHT * SHOWN)
+    if ranking is None:
+        return figure
+    rows = ranking.order[:SHOWN]
+    height = FRAME_HEIGHT + ROW_HEIGHT * len(rows)
+    names = [escape(words.shorten(log.layers[i], LABEL_WIDTH)) for i in rows]
+    full = [escape(log.layers[i]) for i in rows]
+    axis = {
+        "autorange": "reversed",
+        "tickmode": "array",
+        "tickvals": list(range(len(rows))),
+        "ticktext": names,
+        "showgrid": False,
+        "fixedrange": True,
+    }
+    if len(log.probe_step) == 1:
+        return _bars(ranking.latest[rows], full, axis, ranking.label, height)
+    x, z = _matrix(log, columns[ranking.measure])
+    figure.add_trace(
+        go.Heatmap(
+            x=x,
+            y=list(range(len(rows))),
+            z=[z[i] for i in rows],
+            text=full,
+            colorscale="Viridis",
+            colorbar={
+                "title": {"text": f"log₁₀ {ranking.label}", "side": "right"},
+                "thickness": 10,
+                "outlinewidth": 0,
+                "len": 1,
+                "nticks": 6,
+                "tickfont": {"size": 11, "color": color("muted")},
+            },
+            hoverongaps=False,
+            xgap=0,
+            ygap=1,
+            hovertemplate="%{customdata}<br>step %{x}: 10^%{z:.2f}<extra></extra>",
+            customdata=[[name] * len(x) for name in full],
+        )
+    )
+    figure.update_layout(height=height, yaxis=axis, hovermode="closest")
+    return figure
+
+
+def _bars(
+    values: np.ndarray, full: list[str], axis: dict[str, Any], label: str, height: int
+) -> go.Figure:
+    figure = base_figure(x_title=label, height=height)
+    figure.add_trace(
+        go.Bar(
+            x=[rounded(v) if np.isfinite(v) else None for v in values],
+            y=list(range(len(full))),
+            customdata=full,
+            orientation="h",
+            marker={"color": color("blue")},
+            hovertemplate="%{customdata}: %{x:.4~g}<extra></extra>",
+        )
+    )
+    figure.update_layout(yaxis=axis, hovermode="closest", bargap=0.35)
+    return figure
+
+
+def _matrix(log: RunLog, values: np.ndarray) -> tuple[list[int], list[list[float | None]]]:
+    """Steps (b,) and log10 of each layer's values (L, b); a cell of several probes: the largest."""
+    edges = bin_columns(len(log.probe_step), COLUMNS)
+    shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    binned = np.fmax.reduceat(shown, edges[:-1], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.log10(binned).T
+    measured_columns = np.isfinite(binned).any(axis=1)
+    x = log.probe_step[edges[:-1]][measured_columns]
+    rows = [
+        [round(float(v), 2) if np.isfinite(v) else None for v in row]
+        for row in z[:, measured_columns]
+    ]
+    return [int(step) for step in x], rows
+
+
+def layers_panel(log: RunLog) -> Panel:
+    """The panel: which layers are most curved; all of them for the page's filter box."""
+    key, title = "layers", "Layers"
+    ranking = rank(log)
+    if ranking is None:
+        empty = (
+            "This log names no layers."
+            if not log.layers
+            else f"None of layer_lambda_max, layer_kappa, layer_trace was recorded for the "
+            f"{words.plural(len(log.layers), 'layer')}."
+        )
+        return Panel(key, title, "No curvature per layer was recorded.", empty=empty)
+    columns = measured(log)
+    single = len(log.probe_step) == 1
+    notes = []
+    edges = bin_columns(len(log.probe_step), COLUMNS)
+    if len(edges) - 1 < len(log.probe_step):
+        notes.append(
+            f"{words.count(len(edges) - 1)} of {words.count(len(log.probe_step))} probes drawn, "
+            "each cell the largest of its probes"
+        )
+    unseen = int((np.isfinite(columns[ranking.measure]) & (columns[ranking.measure] <= 0)).sum())
+    if unseen and not single:
+        notes.append(f"{words.plural(unseen, 'value')} ≤ 0 not drawn on the log colours")
+    return Panel(
+        key,
+        title,
+        _finding(log),
+        layers_figure(log),
+        f"{ranking.label}, ranked by the latest probe",
+        tuple(notes),
+        _table(log),
+        linked=not single,
+        wide=True,
+        extra=_extra(log, columns, ranking.order, single),
+    )
+
+
+def _extra(
+    log: RunLog, columns: dict[str, np.ndarray], order: np.ndarray, single: bool
+) -> dict[str, Any]:
+    names = [log.layers[i] for i in order]
+    measures = []
+    for name, values in columns.items():
+        label, unit = MEASURES[name]
+        if single:
+            now = latest(values)[order]
+            bars = [rounded(v) if np.isfinite(v) else None for v in now]
+            measures.append({"label": label, "unit": unit, "bars": bars})
+            continue
+        if not (values > 0).any():
+            continue
+        x, z = _matrix(log, values)
+        measures.append({"label": label, "unit": unit, "x": x, "z": [z[i] for i in order]})
+    return {
+        "kind": "layers",
+        "names": names,
+        "short": [words.shorten(name, LABEL_WIDTH) for name in names],
+        "measures": measures,
+        "shown": SHOWN,
+        "rowHeight": ROW_HEIGHT,
+        "frameHeight": FRAME_HEIGHT,
+    }
+
+
+def _finding(log: RunLog) -> str:
+    ranking = rank(log)
+    assert ranking is not None
+    top = [
+        f"{log.layers[i]} ({words.number(float(ranking.latest[i]), 3)})"
+        for i in ranking.order[:3]
+        if np.isfinite(ranking.latest[i])
+    ]
+    finite = ranking.latest[np.isfinite(ranking.latest)]
+    text = f"largest {ranking.label}: {words.join(top)}"
+    if len(finite) > 3:
+        text += (
+            f"; the median of {words.plural(len(finite), 'layer')} is "
+            f"{words.number(float(np.median(finite)), 3)}"
+        )
+    return text + "."
+
+
+def _table(log: RunLog) -> Table:
+    ranking = rank(log)
+    assert ranking is not None
+    columns = measured(log)
+    now = {name: latest(values) for name, values in columns.items()}
+    rows = tuple(
+        (
+            log.layers[i],
+            log.layer_kind[i] if i < len(log.layer_kind) else "",
+            words.count(log.layer_numel[i])
+            if i < len(log.layer_numel) and log.layer_numel[i] >= 0
+            else words.NONE,
+            *(words.number(_known(values[i])) for values in now.values()),
+        )
+        for i in ranking.order
+    )
+    head = ("layer", "kind", "parameters", *(MEASURES[name][0] for name in columns))
+    caption = f"{words.plural(len(rows), 'layer')}, latest values, most curved first"
+    return Table(head, rows, caption, (0, 1))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,189 @@
+"""The learning rate used, what the schedule asked for, what curvature allowed, and why."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from homotopy_cli.report import words
+from homotopy_cli.report.figures.draw import add_line, log_axis
+from homotopy_cli.report.panel import Panel, data_table
+from homotopy_cli.report.series import column, curve, wants_log
+from homotopy_cli.report.theme import base_figure, color
+from homotopy_cli.report.thin import bin_columns
+from homotopy_cli.runlog.reader import RunLog
+
+# Codes of the log's lr_reason, in its order, with the colour of each and how it reads.
+REASONS: tuple[tuple[str, str, str], ...] = (
+    ("schedule", "grey", "follows the schedule"),
+    ("ceiling", "orange", "held down by the curvature ceiling"),
+    ("release", "gold", "rising back, at the release rate"),
+    ("floor", "red", "at the floor"),
+    ("held", "violet", "held: no fresh curvature"),
+    ("per_group", "teal", "set per group"),
+)
+RIBBON_BINS = 600  # our choice: about two pixels each
+_SEVERITY = np.array([0, 4, 1, 5, 3, 2])  # which reason a bin of several shows
+
+
+def lr_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
+    """Learning rates over steps, with a ribbon of reasons below."""
+    return _build(log, baseline)[0]
+
+
+def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
+    figure = base_figure(height=300)
+    notes: list[str] = []
+    lr = column(log.steps, "lr")
+    reasons = column(log.steps, "lr_reason")
+    if baseline is not None and (other := column(baseline.steps, "lr")) is not None:
+        drawn = curve(baseline.step, other, "baseline lr")
+        add_line(figure, drawn, name="baseline", role="grey", dash="dot", width=1.6)
+    for name, label, role, dash in (
+        ("schedule_lr", "schedule", "grey", "dash"),
+        ("ceiling_lr", "curvature ceiling", "orange", "dot"),
+    ):
+        values = column(log.steps, name)
+        if values is not None and not (lr is not None and np.array_equal(values, lr)):
+            drawn = curve(log.step, values, name, gaps=False)
+            add_line(figure, drawn, name=label, role=role, dash=dash, width=1.5, markers=False)
+            notes += [note for note in drawn.notes if "non-finite" not in note]
+    if lr is not None:
+        drawn = curve(log.step, lr, "lr")
+        hover = {}
+        if reasons is not None:
+            at = np.searchsorted(log.step, drawn.x)
+            hover = {
+                "text": [_reason(reasons[i]) for i in at],
+                "hovertemplate": "%{y:.4~g} · %{text}",
+            }
+        add_line(figure, drawn, name="used", role="blue", width=2.2, **hover)
+        notes += drawn.notes
+    if reasons is not None:
+        _add_ribbon(figure, log.step, reasons)
+    return figure, notes
+
+
+def _reason(code: float) -> str:
+    known = np.isfinite(code) and 0 <= code < len(REASONS)
+    return REASONS[int(code)][0] if known else "not recorded"
+
+
+def _add_ribbon(figure: go.Figure, steps: np.ndarray, reasons: np.ndarray) -> None:
+    edges = bin_columns(len(steps), RIBBON_BINS)
+    codes = np.where(np.isfinite(reasons) & (reasons >= 0), reasons, -1).astype(int)
+    codes = np.where(codes < len(REASONS), codes, -1)
+    severity = np.where(codes >= 0, _SEVERITY[codes], -1)
+    worst = np.array(
+        [codes[a + severity[a:b].argmax()] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    )
+    cuts = np.flatnonzero(np.diff(worst)) + 1
+    starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(worst)]])
+    spans: dict[int, list[float | None]] = {}
+    for start, stop in zip(starts, stops, strict=True):
+        low, last = int(steps[edges[start]]), edges[stop]
+        high = int(steps[last]) if last < len(steps) else int(steps[-1])
+        spans.setdefault(int(worst[start]), []).extend([low, high, None])
+    for code, (name, role, _) in enumerate(REASONS):
+        if code in spans:
+            figure.add_trace(
+                go.Scatter(
+                    x=spans[code],
+                    y=[None if x is None else 0 for x in spans[code]],
+                    name=name,
+                    mode="lines",
+                    line={"color": color(role), "width": 9},
+                    yaxis="y2",
+                    hoverinfo="skip",
+                    meta={"role": role, "swatch": "band"},
+                )
+            )
+    figure.update_layout(
+        yaxis={"domain": [0.1, 1]},
+        yaxis2={
+            "domain": [0, 0.05],
+            "range": [-1, 1],
+            "visible": False,
+            "fixedrange": True,
+            "anchor": "x",
+        },
+        xaxis={"anchor": "y2"},
+    )
+
+
+def lr_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
+    """The panel: what the scheduler did and why."""
+    key, title = "lr", "Learning rate"
+    lr = column(log.steps, "lr")
+    if lr is None:
+        empty = "This log has no column lr." if len(log.step) else "No rows."
+        return Panel(key, title, "No learning rate was recorded.", empty=empty)
+    figure, notes = _build(log, baseline)
+    if wants_log(lr):
+        log_axis(figure)
+    columns = {"lr": lr}
+    for name in ("schedule_lr", "ceiling_lr"):
+        values = column(log.steps, name)
+        if values is not None:
+            columns[name] = values
+    return Panel(
+        key,
+        title,
+        lr_finding(log),
+        figure,
+        "lr",
+        tuple(notes),
+        data_table("step", log.step, columns),
+        wide=True,
+        log_switch=True,
+    )
+
+
+def lr_finding(log: RunLog) -> str:
+    """What the rate did, and how often each reason held."""
+    lr = column(log.steps, "lr")
+    if lr is None:
+        return ""
+    finite = np.isfinite(lr)
+    if not finite.any():
+        return "No finite learning rate."
+    known = lr[finite]
+    low, high = float(known.min()), float(known.max())
+    if high - low <= 1e-12 * abs(high):
+        parts = [f"constant at {words.number(high)}"]
+    else:
+        top = int(log.step[np.flatnonzero(finite)[known.argmax()]])
+        parts = [
+            f"between {words.number(low)} and {words.number(high)}, "
+            f"highest at step {words.count(top)}, {words.number(float(known[-1]))} at the end"
+        ]
+    parts.append(reason_clause(log))
+    return words.sentences(parts)
+
+
+def reason_clause(log: RunLog) -> str:
+    """On how many steps the rate was not the schedule's, where, and how deep the cut went."""
+    lr, schedule = column(log.steps, "lr"), column(log.steps, "schedule_lr")
+    reasons = column(log.steps, "lr_reason")
+    if lr is None:
+        return ""
+    if reasons is not None:
+        held = np.isfinite(reasons) & (reasons > 0) & (reasons < len(REASONS))
+    elif schedule is not None:
+        held = lr < schedule * (1 - 1e-6)
+    else:
+        return ""
+    if not held.any():
+        return "the schedule ruled throughout"
+    text = (
+        f"curvature set it on {words.plural(int(held.sum()), 'step')} of "
+        f"{words.count(len(lr))} (steps {words.ranges(log.step, held)})"
+    )
+    if schedule is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cut = np.where(held & (lr > 0), schedule / lr, np.nan)
+        if np.isfinite(cut).any() and np.nanmax(cut[np.isfinite(cut)]) > 1.05:
+            deepest = int(np.nanargmax(np.where(np.isfinite(cut), cut, np.nan)))
+            text += (
+                f", at most {words.number(float(cut[deepest]), 2)} times below the schedule "
+                f"at step {words.count(log.step[deepest])}"
+            )
+    return text

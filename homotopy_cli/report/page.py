@@ -1,0 +1,122 @@
+"""render: logs -> one self-contained HTML page, as a string. Same logs, same bytes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from homotopy_cli._version import __version__
+from homotopy_cli.errors import HomotopyError
+from homotopy_cli.report import payload
+from homotopy_cli.report.compare import compare_body
+from homotopy_cli.report.facts import is_probe, run_name
+from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.single import Body, run_body
+from homotopy_cli.report.tables import safe
+from homotopy_cli.report.theme import FONT, css_variables
+from homotopy_cli.runlog.reader import RunLog
+
+_MARK = (
+    '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.7" '
+    'stroke-linecap="round" aria-hidden="true"><path d="M3 17C8 17 8 5 12 5s4 12 9 12"/>'
+    '<path d="M3 17c6 0 6-6 9-6s3 6 9 6" opacity=".55"/><path d="M3 17h18" opacity=".3"/></svg>'
+)
+
+
+def render(
+    logs: Sequence[RunLog],
+    *,
+    title: str | None = None,
+    baseline: RunLog | None = None,
+    gates: Sequence[GateResult] = (),
+) -> str:
+    """Build the page: one run in full, or several overlaid.
+
+    Args:
+        logs: At least one. One is shown in full; several are compared.
+        title: Of the page; default: the run's name.
+        baseline: An older run, drawn grey and compared in the number cards.
+        gates: What `--fail-on` found.
+
+    Returns:
+        A complete HTML document of about 2 MB (plotly.js) plus the thinned data. It makes no
+        request, runs under a strict content security policy, and shows verdict, numbers, tables
+        and static curves where scripts are blocked.
+
+    Raises:
+        HomotopyError: No log was given.
+    """
+    if not logs:
+        raise HomotopyError("no log to report on", hint="homotopy report RUN.h5")
+    if len(logs) == 1:
+        body = run_body(logs[0], baseline=baseline, gates=gates)
+        name = run_name(logs[0])
+        kind = "probe" if is_probe(logs[0]) else str(logs[0].attrs.get("status", ""))
+    else:
+        body = compare_body(logs, baseline=baseline, gates=gates)
+        name, kind = f"{len(logs)} runs", "compared"
+    return _document(body, title or name, kind, logs)
+
+
+def _document(body: Body, title: str, kind: str, logs: Sequence[RunLog]) -> str:
+    script = payload.asset("page.js")
+    figures = payload.figures_json(body.panels, step_domain(logs))
+    live = any(panel.figure is not None for panel in body.panels)
+    plotly = payload.plotly_gzip() if live else ""
+    nav = "".join(f'<li><a href="#{key}">{safe(label)}</a></li>' for key, label in body.sections)
+    style = f":root{{--font:{FONT}}}\n{css_variables()}{payload.asset('page.css')}"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{payload.content_security_policy(script)}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<meta name="generator" content="homotopy {safe(__version__)}">
+<title>{safe(title)} · homotopy</title>
+<style>
+{style}</style>
+</head>
+<body>
+<a class="skip" href="#verdict">Skip to the verdict</a>
+<div class="frame">
+<header class="side">
+<div class="brand">{_MARK}homotopy</div>
+<div class="run"><b>{safe(title)}</b>{safe(kind)}</div>
+<nav aria-label="sections"><ul>{nav}</ul></nav>
+<button type="button" id="theme" hidden>light / dark</button>
+</header>
+<main>
+<p id="notice" class="notice" hidden></p>
+<noscript><p class="notice">Scripts are blocked here, so the curves below are static.
+Verdict, numbers and tables are complete.</p></noscript>
+{body.html}
+<footer>Made by homotopy {safe(__version__)} from {safe(_sources(logs))}. One file; it makes no
+network request.</footer>
+</main>
+</div>
+<script type="application/json" id="homotopy-data">{figures}</script>
+<script type="text/plain" id="plotly-gzip">{plotly}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def step_domain(logs: Sequence[RunLog]) -> tuple[float, float]:
+    """The shared step axis: every step, probe and evaluation of every run, with a margin."""
+    ends = [
+        float(edge)
+        for log in logs
+        for steps in (log.step, log.probe_step, log.eval_step)
+        if np.size(steps)
+        for edge in (np.min(steps), np.max(steps))
+    ]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    margin = 0.012 * (high - low) or 0.5
+    return round(low - margin, 4), round(high + margin, 4)
+
+
+def _sources(logs: Sequence[RunLog]) -> str:
+    names = [str(log.path).replace("\\", "/").rsplit("/", 1)[-1] for log in logs]
+    return ", ".join(names)

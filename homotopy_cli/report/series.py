@@ -1,0 +1,136 @@
+"""Columns of a log -> lists that a figure can draw, with what must be said about them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from homotopy_cli.report import words
+from homotopy_cli.report.thin import LIMIT, thin
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is drawn of one column. A gap in the line is None."""
+
+    x: list[int]
+    y: list[float | None]
+    total: int  # rows of the column
+    notes: tuple[str, ...] = ()  # thinning, gaps, values a log axis cannot show
+
+    @property
+    def isolated(self) -> list[int]:
+        """Positions of points between two gaps: a line alone would not show them."""
+        known = [value is not None for value in self.y]
+        last = len(known) - 1
+        return [
+            i
+            for i, here in enumerate(known)
+            if here and not (i > 0 and known[i - 1]) and not (i < last and known[i + 1])
+        ]
+
+
+def column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+    """A measured column as f8 (n,), or None if it is absent, empty or all NaN.
+
+    A column with one value per component (n, k) is reduced to its worst component.
+    """
+    values = table.get(name)
+    if values is None or not np.size(values):
+        return None
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim == 2:
+        with_values = ~np.isnan(values).all(axis=1)
+        worst = np.fmin if ("min" in name or "entropy" in name) else np.fmax
+        reduced = worst.reduce(values, axis=1)
+        values = np.where(with_values, reduced, np.nan)
+    return None if np.isnan(values).all() else values
+
+
+def rounded(x: float, digits: int = 6) -> float:
+    """`x` to 6 significant digits: short JSON, finer than a pixel."""
+    return float(f"{x:.{digits}g}")
+
+
+def curve(
+    steps: np.ndarray,
+    values: np.ndarray,
+    name: str,
+    *,
+    positive: bool = False,
+    gaps: bool = True,
+    limit: int = LIMIT,
+) -> Curve:
+    """Thin one column and say what was done.
+
+    Args:
+        steps: (n,) increasing.
+        values: (n,).
+        name: For the notes.
+        positive: For a logarithmic axis: zero and negative values become gaps, counted.
+        gaps: NaN breaks the line. False for columns measured only now and then: NaN rows are
+            then left out; infinite ones still break the line.
+        limit: Points to aim at.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    steps = np.asarray(steps)
+    if not gaps:
+        measured = ~np.isnan(values)
+        steps, values = steps[measured], values[measured]
+    notes = []
+    said = words.gaps(name, steps, values)
+    if said:
+        notes.append(said)
+    if positive:
+        unseen = np.isfinite(values) & (values <= 0)
+        if unseen.any():
+            n = words.plural(int(unseen.sum()), "value")
+            notes.append(f"{n} of {name} ≤ 0 not drawn on the log axis")
+            values = np.where(unseen, np.nan, values)
+    chosen = thin(values, limit=limit)
+    if chosen.sentence:
+        notes.append(f"{name}: {chosen.sentence}")
+    x = [int(step) for step in steps[chosen.rows]]
+    y = [rounded(v) if np.isfinite(v) else None for v in values[chosen.rows]]
+    return Curve(x, y, chosen.total, tuple(notes))
+
+
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred mean over `window` rows, over the finite ones among them; NaN where there is none.
+
+    Rows that are not finite stay NaN, so a gap stays a gap.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(values)
+    centre = values[finite].mean() if finite.any() else 0.0  # keeps the cumulative sums small
+    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values - centre, 0.0))])
+    number = np.concatenate([[0], np.cumsum(finite)])
+    half = window // 2
+    index = np.arange(len(values))
+    low = np.maximum(index - half, 0)
+    high = np.minimum(index + half + 1, len(values))
+    n = number[high] - number[low]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = (total[high] - total[low]) / n + centre
+    return np.where(finite, mean, np.nan)
+
+
+def first_finite(values: np.ndarray) -> float | None:
+    """The first finite value, or None."""
+    finite = values[np.isfinite(values)]
+    return float(finite[0]) if len(finite) else None
+
+
+def last_finite(values: np.ndarray) -> float | None:
+    """The last finite value, or None."""
+    finite = values[np.isfinite(values)]
+    return float(finite[-1]) if len(finite) else None
+
+
+def wants_log(values: np.ndarray, *, decades: float = 1.3) -> bool:
+    """Whether the positive values span so many decades that a linear axis would hide most."""
+    seen = values[np.isfinite(values) & (values > 0)]
+    finite = values[np.isfinite(values)]
+    if len(seen) < 2 or len(seen) < 0.9 * len(finite):
+        return False
+    return bool(np.log10(seen.max() / seen.min()) > decades)

@@ -1,0 +1,180 @@
+"""Static HTML: tables, number cards, gates. Everything that comes from a log is escaped here."""
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from homotopy_cli.records import EventRecord
+from homotopy_cli.report import words
+from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.panel import Table
+from homotopy_cli.report.series import column
+from homotopy_cli.report.sparkline import sparkline
+from homotopy_cli.runlog.reader import RunLog
+
+MAX_EVENTS = 200  # rows of the events table; the log has them all
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def safe(text: object) -> str:
+    """Text for HTML: escaped, control characters and bidirectional overrides made visible."""
+    return escape(_CONTROL.sub("\ufffd", str(text)))
+
+
+def table_html(table: Table) -> str:
+    """A table; numeric cells are right-aligned."""
+    text = set(table.text_columns)
+    head = "".join(
+        f'<th scope="col"{"" if i in text else " class=n"}>{safe(name)}</th>'
+        for i, name in enumerate(table.head)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{'' if i in text else ' class=n'}>{safe(value)}</td>"
+            for i, value in enumerate(row)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    caption = f"<caption>{safe(table.caption)}</caption>" if table.caption else ""
+    return (
+        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+# metric -> (label, unit, how it is written)
+CARDS: tuple[tuple[str, str, str], ...] = (
+    ("final_loss", "final loss", ""),
+    ("val_loss", "held-out loss", ""),
+    ("best_loss", "best loss", ""),
+    ("steps", "steps", "count"),
+    ("max_edge_ratio", "peak edge ratio", ""),
+    ("max_lambda_max", "peak λ_max", ""),
+    ("max_kappa", "peak κ", ""),
+    ("spikes", "loss spikes", "count"),
+    ("spike_score", "spike score", "percent100"),
+    ("lr_max", "peak LR", ""),
+    ("warmup_steps", "warmup steps", "count"),
+    ("overhead", "probe share", "percent"),
+    ("nonfinite", "non-finite steps", "count"),
+)
+_SPARKS = {
+    "final_loss": ("steps", "loss"),
+    "val_loss": ("evals", "eval_loss"),
+    "max_edge_ratio": ("probes", "edge_ratio"),
+    "max_lambda_max": ("probes", "lambda_max"),
+    "max_kappa": ("probes", "kappa"),
+    "lr_max": ("steps", "lr"),
+}
+
+
+def metric_text(name: str, value: float | int | None) -> str:
+    """A metric as a reader wants it."""
+    form = {key: how for key, _, how in CARDS}.get(name, "")
+    if value is None:
+        return words.NONE
+    if form == "count":
+        return words.count(value)
+    if form == "percent":
+        return words.percent(value)
+    if form == "percent100":
+        return words.percent(value / 100)
+    return words.number(value)
+
+
+def change_text(now: float | int | None, before: float | int | None) -> str:
+    """How a metric differs from the baseline's; nothing if either is unknown."""
+    if now is None or before is None:
+        return ""
+    if now == before:
+        return "as baseline"
+    if before == 0 or (now > 0) != (before > 0):
+        return f"baseline {words.number(before)}"
+    change = now / before - 1
+    return f"{'+' if change > 0 else '−'}{words.percent(abs(change))} vs baseline"
+
+
+def cards_html(
+    log: RunLog,
+    metrics: dict[str, float | int | None],
+    baseline: dict[str, float | int | None] | None = None,
+) -> str:
+    """The key numbers; those that were not measured are left out."""
+    cards = []
+    for name, label, _ in CARDS:
+        value = metrics.get(name)
+        if value is None or (name == "nonfinite" and not value):
+            continue
+        spark = ""
+        if name in _SPARKS:
+            table, source = _SPARKS[name]
+            values = column(getattr(log, table), source)
+            if values is not None:
+                spark = sparkline(values, log=_spark_log(values))
+        change = change_text(value, baseline.get(name)) if baseline else ""
+        cards.append(
+            f'<div class="card"><dt>{safe(label)}</dt><dd>{safe(metric_text(name, value))}'
+            f"{f'<small>{safe(change)}</small>' if change else ''}</dd>{spark}</div>"
+        )
+    return f'<dl class="cards">{"".join(cards)}</dl>' if cards else ""
+
+
+def _spark_log(values: np.ndarray) -> bool:
+    finite = values[np.isfinite(values)]
+    return bool(len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min())
+
+
+def gates_html(gates: Sequence[GateResult]) -> str:
+    """What was demanded of the run, and what came out."""
+    if not gates:
+        return ""
+    rows = "".join(
+        f'<tr class="{gate.outcome.replace(" ", "-")}"><td><code>{safe(gate.expression)}</code></td>'
+        f'<td><span class="tag">{safe(gate.outcome)}</span></td><td>{safe(gate.reason)}</td></tr>'
+        for gate in gates
+    )
+    failed = sum(gate.failed for gate in gates)
+    n = words.plural(len(gates), "gate")
+    said = f"{words.count(failed)} of {n} failed." if failed else f"All {n} passed."
+    return (
+        f'<section id="gates" class="gates {"bad" if failed else "good"}"><h2>Gates</h2>'
+        f"<p class=finding>{said}</p><div class=scroll tabindex=0><table><thead><tr>"
+        "<th scope=col>fails if</th><th scope=col>result</th><th scope=col>values</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def events_html(events: Sequence[EventRecord]) -> str:
+    """What the run said while it ran; errors and warnings are never cut off."""
+    if not events:
+        return '<p class="empty">No events were recorded.</p>'
+    order = {"error": 0, "warning": 1}
+    ranked = sorted(range(len(events)), key=lambda i: (order.get(events[i].level, 2), i))
+    shown = sorted(ranked[:MAX_EVENTS])
+    rows = "".join(
+        f'<tr class="{safe(events[i].level)}"><td class=n>{words.count(events[i].step)}</td>'
+        f'<td><span class="tag">{safe(events[i].level)}</span></td>'
+        f"<td><code>{safe(events[i].code)}</code></td><td>{safe(events[i].message)}</td></tr>"
+        for i in shown
+    )
+    rest = len(events) - len(shown)
+    left = f"<p class=note>{words.plural(rest, 'further event')} in the log.</p>" if rest else ""
+    return (
+        "<div class='scroll tall' tabindex=0><table><thead><tr><th scope=col class=n>step</th>"
+        "<th scope=col>level</th><th scope=col>code</th><th scope=col>message</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>{left}"
+    )
+
+
+def facts_html(pairs: Sequence[tuple[str, object]]) -> str:
+    """A definition list; pairs without a value are left out."""
+    items = "".join(
+        f"<div><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>"
+        for name, value in pairs
+        if value not in (None, "", ())
+    )
+    return f'<dl class="facts">{items}</dl>' if items else ""

@@ -1,0 +1,133 @@
+"""Colours and the plotly template, for light and dark.
+
+Figures are drawn with the light colours. Each light colour stands for a *role* and occurs once,
+so the page can turn a figure dark by replacing strings, without knowing what was drawn.
+"""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+# role: (light, dark). Chosen by eye at 4.5:1 or better against the panel for text and lines,
+# and told apart without hue by dash or marker wherever two roles share a panel.
+PALETTE: dict[str, tuple[str, str]] = {
+    "ink": ("#1b1f24", "#e7e9ec"),
+    "muted": ("#646c79", "#98a2b0"),
+    "grid": ("#ecebe7", "#242a33"),
+    "axis": ("#c4c6c8", "#3b4450"),
+    "page": ("#f7f6f3", "#0e1116"),
+    "panel": ("#fefefd", "#151a21"),
+    "line": ("#e4e2dc", "#272e38"),
+    "blue": ("#2460c4", "#78a9ff"),
+    "blue_soft": ("#a8c1ea", "#3a5585"),
+    "orange": ("#c7620a", "#f5a65b"),
+    "teal": ("#0d8276", "#4fcfbd"),
+    "red": ("#c22f3c", "#ff8087"),
+    "violet": ("#7348bd", "#bb9df7"),
+    "gold": ("#97700a", "#e3bd52"),
+    "grey": ("#868e99", "#7f8996"),
+    "green": ("#22803f", "#5fca80"),
+    "danger_band": ("rgba(194,47,60,0.07)", "rgba(255,128,135,0.10)"),
+    "blue_band": ("rgba(36,96,196,0.14)", "rgba(120,169,255,0.18)"),
+    "orange_band": ("rgba(199,98,10,0.14)", "rgba(245,166,91,0.18)"),
+    "grey_band": ("rgba(134,142,153,0.16)", "rgba(127,137,150,0.22)"),
+}
+
+# Runs in a comparison, in order; with DASHES a run is also told apart without colour.
+RUN_ROLES = ("blue", "orange", "teal", "violet", "red", "gold", "green", "grey")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+FONT = (
+    'Inter, "Inter var", system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", '
+    '"Liberation Sans", Arial, sans-serif'
+)
+HEIGHT = 300  # px of a panel's plot, before a phone shrinks it
+
+CONFIG = {
+    "showSendToCloud": False,  # plotly.js 4 shows an upload button by default
+    "plotlyServerURL": "",
+    "displaylogo": False,
+    "displayModeBar": False,
+    "responsive": True,
+}
+
+
+def color(role: str) -> str:
+    """The light colour of a role."""
+    return PALETTE[role][0]
+
+
+def dark_colors() -> dict[str, str]:
+    """Light colour -> dark colour, for the page's script."""
+    return dict(PALETTE.values())
+
+
+def css_variables() -> str:
+    """The palette as CSS custom properties, following the reader's colour scheme."""
+    light = "".join(f"--{role.replace('_', '-')}:{pair[0]};" for role, pair in PALETTE.items())
+    dark = "".join(f"--{role.replace('_', '-')}:{pair[1]};" for role, pair in PALETTE.items())
+    return (
+        f":root{{color-scheme:light;{light}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light])"
+        f"{{color-scheme:dark;{dark}}}}}\n"
+        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}\n"
+    )
+
+
+def template() -> dict[str, Any]:
+    """The layout every figure shares; the page carries it once."""
+    axis = {
+        "gridcolor": color("grid"),
+        "linecolor": color("axis"),
+        "tickcolor": color("axis"),
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "automargin": True,
+        "title": {"font": {"size": 12, "color": color("muted")}, "standoff": 6},
+        "tickfont": {"size": 11.5, "color": color("muted")},
+        "exponentformat": "power",
+        "minexponent": 4,
+    }
+    return {
+        "layout": {
+            "font": {"family": FONT, "size": 12.5, "color": color("ink")},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "colorway": [color(role) for role in RUN_ROLES],
+            "margin": {"l": 56, "r": 14, "t": 10, "b": 40},
+            "showlegend": False,
+            "hovermode": "x unified",
+            "hoverlabel": {
+                "bgcolor": color("panel"),
+                "bordercolor": color("line"),
+                "font": {"family": FONT, "size": 12, "color": color("ink")},
+                "namelength": -1,
+            },
+            "xaxis": {
+                **axis,
+                "showgrid": False,
+                "showline": True,
+                "ticks": "outside",
+                "ticklen": 4,
+                "spikemode": "across",
+                "spikethickness": 1,
+                "spikedash": "solid",
+                "spikecolor": color("axis"),
+                "showspikes": True,
+                "spikesnap": "cursor",
+            },
+            "yaxis": {**axis, "nticks": 6},
+        }
+    }
+
+
+def base_figure(*, x_title: str = "step", height: int = HEIGHT) -> go.Figure:
+    """An empty figure in the house style."""
+    return go.Figure(
+        layout={
+            "template": template(),
+            "height": height,
+            "xaxis": {"title": {"text": x_title}},
+        }
+    )

@@ -1,0 +1,217 @@
+"""The headline: did it train, where was it unstable, how near the edge, what steered it, where."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from homotopy_cli.report import spikes as spike_rule
+from homotopy_cli.report import words
+from homotopy_cli.report.facts import is_probe, scheduler_name
+from homotopy_cli.report.figures.edge import RED, edge_finding
+from homotopy_cli.report.figures.lr import reason_clause
+from homotopy_cli.report.layers import sharpest
+from homotopy_cli.report.series import column, first_finite, last_finite
+from homotopy_cli.runlog.reader import RunLog
+
+Tone = Literal["good", "watch", "bad", "plain"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line under the headline; `label` says what it is about."""
+
+    label: str
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reader should know before any chart."""
+
+    headline: str
+    tone: Tone
+    findings: tuple[Finding, ...]
+
+
+def verdict(log: RunLog) -> Verdict:
+    """Judge one run from its log alone."""
+    if is_probe(log):
+        return _probe_verdict(log)
+    headline, tone = _training(log)
+    findings = [
+        stability(log),
+        _edge(log),
+        _schedule(log),
+        _layers(log),
+        *_recording(log),
+    ]
+    kept = tuple(f for f in findings if f.text)
+    if tone == "good" and any(f.tone != "plain" and f.tone != "good" for f in kept):
+        tone = "watch" if all(f.tone != "bad" for f in kept) else "bad"
+    return Verdict(headline, tone, kept)
+
+
+def _training(log: RunLog) -> tuple[str, Tone]:
+    recorded = np.asarray(log.steps.get("loss", np.empty(0)), dtype=np.float64)
+    n = words.plural(len(log.step), "step")
+    if not len(log.step):
+        return "No rows: the log ends before its first step.", "bad"
+    loss = column(log.steps, "loss")
+    if loss is None:
+        if len(recorded):
+            return f"Diverged: {words.gaps('loss', log.step, recorded)}.", "bad"
+        return f"{n}, without a loss column.", "watch"
+    first, last = first_finite(loss), last_finite(loss)
+    assert first is not None and last is not None
+    change = f"loss {words.number(first)} → {words.number(last)}"
+    if not np.isfinite(loss[-1]):
+        return f"Diverged: {words.gaps('loss', log.step, loss)}, after {change}.", "bad"
+    start, end = _ends(loss)
+    if end > 2 * start and end - start > 1e-12:
+        factor = words.number(end / start, 3) if start > 0 else "many"
+        return f"Got worse: {change} over {n}, up {factor} times.", "bad"
+    if end > start:
+        return f"Did not train: {change} over {n}.", "bad"
+    if len(loss) > 1 and start - end <= 0.01 * abs(start):
+        return f"Barely moved: {change} over {n}.", "watch"
+    if len(loss) == 1:
+        return f"One step: loss {words.number(first)}.", "plain"
+    return f"Trained: {change} in {n}.", "good"
+
+
+def _ends(loss: np.ndarray) -> tuple[float, float]:
+    """Mean loss of the first and of the last 2 % of the finite rows: one batch says little."""
+    finite = loss[np.isfinite(loss)]
+    n = max(1, len(finite) // 50)
+    return float(finite[:n].mean()), float(finite[-n:].mean())
+
+
+def stability(log: RunLog) -> Finding:
+    """Spikes and non-finite rows."""
+    label = "Stability"
+    loss = column(log.steps, "loss")
+    if loss is None or len(loss) < 2:
+        return Finding(label, "")
+    bad = int((~np.isfinite(loss)).sum())
+    events = spike_rule.find_spikes(loss)
+    if bad:
+        return Finding(label, words.gaps("loss", log.step, loss), "bad")
+    if not events:
+        quiet = "No loss spike." if len(loss) > spike_rule.WARMUP else ""
+        return Finding(label, quiet, "good" if quiet else "plain")
+    worst = max(events, key=lambda s: s.peak - s.base)
+    where = words.join([words.count(log.step[s.row]) for s in events[:4]])
+    if len(events) > 4:
+        where += " …"
+    text = f"{words.plural(len(events), 'loss spike')}, at step{'s' * (len(events) > 1)} {where}"
+    text += f"; the worst rose from {words.number(worst.base, 3)} to {words.number(worst.peak, 3)}"
+    text += (
+        f" and was over after {words.plural(worst.recovered, 'step')}"
+        if worst.recovered is not None
+        else " and did not recover"
+    )
+    return Finding(label, text + ".", "watch" if worst.recovered is not None else "bad")
+
+
+def _edge(log: RunLog) -> Finding:
+    text = edge_finding(log)
+    ratio = column(log.probes, "edge_ratio")
+    if not text or ratio is None:
+        return Finding("Edge", "")
+    known = ratio[np.isfinite(ratio)]
+    settled = known[len(known) // 10 :]  # the first probes of a run are rarely converged
+    share = float((settled > RED).mean())
+    tone: Tone = "bad" if share > 0.25 else "watch" if share > 0.02 else "good"
+    return Finding("Edge", text, tone)
+
+
+def _schedule(log: RunLog) -> Finding:
+    name, clause = scheduler_name(log), reason_clause(log)
+    if not clause:
+        return Finding("Schedule", "")
+    return Finding("Schedule", words.sentences([f"{name}: {clause}" if name else clause]))
+
+
+def _layers(log: RunLog) -> Finding:
+    top = sharpest(log)
+    if not top:
+        return Finding("Layers", "")
+    named = [f"{name} ({value})" for name, value in top]
+    return Finding("Layers", f"Most curved: {words.join(named)}.")
+
+
+def _recording(log: RunLog) -> list[Finding]:
+    """What the reader of this page must be told about the log itself."""
+    found = []
+    for name, table, steps in (
+        ("kappa", log.probes, log.probe_step),
+        ("grad_norm", log.steps, log.step),
+        ("lr", log.steps, log.step),
+    ):
+        values = column(table, name)
+        if values is not None and (said := words.gaps(name, steps, values)):
+            found.append(Finding("Data", said + "; drawn as gaps", "watch"))
+    if log.missing:
+        found.append(Finding("Data", f"Missing columns: {words.join(list(log.missing))}.", "watch"))
+    found += [Finding("Data", note) for note in log.notes]
+    errors = [event for event in log.events if event.level == "error"]
+    if errors:
+        first = errors[0]
+        text = f"{first.code} at step {words.count(first.step)}: {first.message}"
+        more = f" And {words.plural(len(errors) - 1, 'more error')}." if len(errors) > 1 else ""
+        found.append(Finding("Error", text + more, "bad"))
+    return found
+
+
+def _probe_verdict(log: RunLog) -> Verdict:
+    top = column(log.probes, "lambda_max")
+    value = last_finite(top) if top is not None else None
+    norm = column(log.probes, "hessian_norm")
+    if value is not None:
+        headline = f"Sharpness λ_max = {words.number(value)}"
+    elif norm is not None and (known := last_finite(norm)) is not None:
+        headline = f"Hessian norm ‖H‖ = {words.number(known)}"
+    else:
+        headline = "One probe"
+    loss = column(log.probes, "probe_loss")
+    if loss is None:
+        loss = column(log.steps, "loss")
+    if loss is not None and np.isfinite(loss[-1]):
+        headline += f" at loss {words.number(float(loss[-1]))}"
+    findings = [*_probe_findings(log), _layers(log), *_recording(log)]
+    converged = column(log.probes, "converged")
+    tone: Tone = "plain"
+    if converged is not None:
+        tone = "good" if converged[-1] == 1 else "watch"
+    return Verdict(headline + ".", tone, tuple(f for f in findings if f.text))
+
+
+def _probe_findings(log: RunLog) -> list[Finding]:
+    def one(name: str) -> float | None:
+        values = column(log.probes, name)
+        return last_finite(values) if values is not None else None
+
+    found = []
+    kappa = one("kappa")
+    if kappa is not None:
+        text = f"κ = {words.number(kappa)}"
+        if kappa > 0:
+            gain = words.number(0.5 / kappa, 3)
+            text += f": a gradient step of 1/‖H‖ is sure to gain {gain} of loss on a quadratic"
+        found.append(Finding("Curvature", text + "."))
+    top, bottom, residual = one("lambda_max"), one("lambda_min"), one("residual")
+    if top is not None and bottom is not None:
+        text = f"Spectrum from {words.number(bottom)} to {words.number(top)}"
+        if residual is not None:
+            text += f", residual {words.number(residual, 2)}"
+        found.append(Finding("Spectrum", text + "."))
+    if top is not None and top > 0:
+        text = f"Gradient descent diverges above a learning rate of {words.number(2 / top, 3)}"
+        found.append(Finding("Edge", text + " (2/λ_max)."))
+    converged = column(log.probes, "converged")
+    if converged is not None and converged[-1] == 0:
+        text = "Not every eigenvalue met its tolerance; see the residual."
+        found.append(Finding("Accuracy", text, "watch"))
+    return found
