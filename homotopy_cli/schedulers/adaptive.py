@@ -72,6 +72,9 @@ class AdaptiveHomotopyLR(HomotopyLR):
             return plain
         return [rate * (step + 1) / self.warmup_steps for rate in plain]
 
+    def _has_warmup(self) -> bool:
+        return self.warmup_steps > 1 or super()._has_warmup()
+
     def _after_probe(self, batch: Batch, *, paired: bool) -> None:
         by_kappa = self.signal == "kappa"
         value = self.last_probe.get("kappa" if by_kappa else "edge_ratio", math.nan)

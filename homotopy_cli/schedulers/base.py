@@ -75,10 +75,15 @@ class CurvatureScheduler(Readings, LRScheduler):
         self.enabled = enabled
         self.history = History()
         self._settings = settings
-        self._guard = CurvatureGuard(
-            optimizer, model or nn.Module(), loss_fn, settings, estimator=estimator
-        )
         self._rates = GroupRates(optimizer, inner)
+        self._guard = CurvatureGuard(
+            optimizer,
+            model or nn.Module(),
+            loss_fn,
+            settings,
+            gentle=not self._has_warmup(),
+            estimator=estimator,
+        )
         self._was_limited = False
         self._warned = False
         self._stepped_at = 0  # optimizer step up to which _step_and_probe has advanced
@@ -211,6 +216,10 @@ class CurvatureScheduler(Readings, LRScheduler):
 
     def _factor(self, top: float) -> float:
         return self._guard.ceiling.factor(top) if self.enabled else 1.0
+
+    def _has_warmup(self) -> bool:
+        """Whether the schedule rises by itself, so that the ceiling need not be the warmup."""
+        return self._rates.has_warmup()
 
     def _advance(self) -> None:
         """What a subclass moves once per optimizer step, before the schedule advances."""

@@ -57,6 +57,10 @@ class Cadence:
         """Whether the curvature still moves by factors a step."""
         return step < self.burst
 
+    def is_early(self, step: int) -> bool:
+        """Whether a probe here belongs to the start: small slice, several steps, no averaging."""
+        return step < self.burst or step <= max(GUARANTEED)
+
     def due(self, step: int, cost: float) -> bool:
         """Whether to probe at optimizer step `step` for a predicted `cost` in G."""
         if step <= self.last_probe:

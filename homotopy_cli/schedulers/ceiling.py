@@ -25,10 +25,19 @@ class Ceiling:
         settings: The numbers.
         signal: Resolved: not "auto".
         n_before: Optimizer steps taken before step 0 here.
+        gentle: Release slowly from the first probe on: the ceiling is the warmup. False where
+            the schedule brings its own, which a release from the first, extreme curvature
+            would delay.
     """
 
     def __init__(
-        self, optimizer: Optimizer, settings: GuardSettings, *, signal: str, n_before: int
+        self,
+        optimizer: Optimizer,
+        settings: GuardSettings,
+        *,
+        signal: str,
+        n_before: int,
+        gentle: bool = True,
     ) -> None:
         self.optimizer = optimizer
         self.settings = settings
@@ -40,6 +49,7 @@ class Ceiling:
         self.edge = Limit(settings.smoothing, settings.release)
         self.kappa = Limit(settings.smoothing, settings.release)
         self.n_before = n_before
+        self.gentle = gentle
         self.held = False  # probes failed before any succeeded: the floor holds
         self.reason = SCHEDULE
         self.advanced_to = 0  # optimizer step up to which the limits were released
@@ -59,15 +69,25 @@ class Ceiling:
         """The largest rate the edge allows now, for the group with the largest; ∞ = none."""
         return self.edge.limit if self.by_edge else math.inf
 
-    def take(self, sharpness: float, kappa: float, *, step: int, elapsed: int) -> None:
-        """Apply a probe's finite λ at once; κ too where it is defined (not NaN)."""
+    def take(self, sharpness: float, kappa: float, *, step: int, elapsed: int, early: bool) -> None:
+        """Apply a probe's finite λ at once; κ too where it is defined (not NaN).
+
+        Early on, P and λ move by orders of magnitude per step (Adam's first metric is |g|), so
+        the average would remember what has nothing to do with the next step: it is left out.
+        """
         self.held = False
-        self.edge.measured(sharpness, elapsed)
-        self.edge.attack(self.target * self.threshold(step))
+        self.edge.measured(sharpness, elapsed, fresh=early)
+        self._set(self.edge, self.target * self.threshold(step), early)
         if math.isfinite(kappa):
-            self.kappa.measured(kappa, elapsed)
+            self.kappa.measured(kappa, elapsed, fresh=early)
             if self.kappa_target is not None:
-                self.kappa.attack(self.kappa_target)
+                self._set(self.kappa, self.kappa_target, early)
+
+    def _set(self, limit: Limit, numerator: float, early: bool) -> None:
+        if early and not self.gentle:
+            limit.follow(numerator)
+        else:
+            limit.attack(numerator)
 
     def advance_to(self, step: int, schedule: float) -> None:
         """Optimizer step `step` comes next: release by at most the rate for each one passed.

@@ -1,5 +1,6 @@
 """What a reader of the log must know, kept until the loop takes it."""
 
+import sys
 from typing import Any, Literal
 
 from homotopy_cli.records import EventRecord
@@ -30,5 +31,8 @@ class EventLog:
         return {"pending": [(e.step, e.level, e.code, e.message) for e in self.pending]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore pending events."""
-        self.pending = [EventRecord(*row) for row in state["pending"]]
+        """Restore pending events; interned, so that a checkpoint has the same bytes again."""
+        self.pending = [
+            EventRecord(step, sys.intern(level), sys.intern(code), message)
+            for step, level, code, message in state["pending"]
+        ]

@@ -70,6 +70,13 @@ class GroupRates:
         self.others = [1.0] * len(self.written)  # product of foreign changes
         self.inner_rates = list(self.written)  # of an inner LRScheduler, unlimited
 
+    def has_warmup(self) -> bool:
+        """Whether the inner schedule starts below half of the base rate."""
+        if isinstance(self.inner, LRScheduler):
+            pairs = zip(self.inner_rates, self.inner.base_lrs, strict=True)
+            return all(now < 0.5 * float(base) for now, base in pairs)
+        return self.inner is not None and float(self.inner(0)) < 0.5
+
     def sync(self, base_lrs: list) -> None:
         """Take in groups added since (their present rate is their base), and foreign changes."""
         for group in self.optimizer.param_groups[len(base_lrs) :]:

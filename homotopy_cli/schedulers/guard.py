@@ -40,6 +40,7 @@ class CurvatureGuard:
         model: The model in training.
         loss_fn: See CurvatureProbe.
         settings: The numbers.
+        gentle: See Ceiling.
         estimator: See CurvatureProbe.
     """
 
@@ -50,6 +51,7 @@ class CurvatureGuard:
         loss_fn: LossLike,
         settings: GuardSettings,
         *,
+        gentle: bool = True,
         estimator: CurvatureEstimator | None = None,
     ) -> None:
         self.settings = settings
@@ -64,10 +66,12 @@ class CurvatureGuard:
             estimator=estimator,
         )
         before = thresholds.next_step(optimizer) - 1
-        self.ceiling = Ceiling(optimizer, settings, signal=self.signal, n_before=before)
+        self.ceiling = Ceiling(
+            optimizer, settings, signal=self.signal, n_before=before, gentle=gentle
+        )
         self.cadence = Cadence(
             base=settings.estimation_freq,
-            burst=settings.burst,
+            burst=settings.burst_steps,
             longest=settings.longest,
             budget=settings.budget,
             total_steps=settings.total_steps,
@@ -145,7 +149,8 @@ class CurvatureGuard:
         before = ceiling.edge.curvature
         elapsed = step - self.last_step if self.last_step >= 0 else 1
         self.last_step, self.last_estimate, self.n_failed_in_a_row = step, found.estimate, 0
-        ceiling.take(sharpness, kappa, step=step, elapsed=elapsed)
+        early = self.cadence.is_early(step)
+        ceiling.take(sharpness, kappa, step=step, elapsed=elapsed, early=early)
         if math.isfinite(kappa):
             self.current_curvature = kappa
         c = ceiling.threshold(step)
@@ -240,7 +245,7 @@ class CurvatureGuard:
         s = self.settings
         if not self.ceiling.measured:  # cold: no vector to start from
             return Effort(s.probe_fraction / 4, s.burst_lanczos_steps)
-        if self.cadence.in_burst(step):
+        if self.cadence.is_early(step):
             return Effort(s.probe_fraction / 4, (s.burst_lanczos_steps + 1) // 2)
         return Effort(s.probe_fraction, s.lanczos_steps)
 

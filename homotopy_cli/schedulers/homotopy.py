@@ -21,6 +21,10 @@ class HomotopyLR(CurvatureScheduler):
     κ/curvature_target as in the founding text; a `curvature_target` given with another signal
     adds that law to the edge's, and the lower rate holds.
 
+    Without an inner schedule, or with one that starts at its full rate, the ceiling is the
+    warmup: it rises from the first, extreme curvature by at most `release` a step. Under a
+    schedule that warms up by itself it follows the measurement through the start instead.
+
     A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
     by at most `release` per step. A failed probe keeps the last ceiling.
 
@@ -43,7 +47,8 @@ class HomotopyLR(CurvatureScheduler):
         floor: Least factor on the schedule.
         release: Largest rise of the ceiling per optimizer step.
         probe_fraction: Share of the batch's rows that a probe measures.
-        burst: Optimizer steps at the start that want a probe each.
+        burst: Optimizer steps at the start that want a probe each; None takes 1 % of
+            total_steps within 4 to 20, or 8.
         layers_freq: Steps between per-layer probes, where the budget allows; 0 = never.
         lanczos_steps: Hessian products per probe and matrix, warm-started.
         burst_lanczos_steps: The same for the first, cold probe; half of it in the burst.
@@ -73,7 +78,7 @@ class HomotopyLR(CurvatureScheduler):
         floor: float = 1e-2,
         release: float = 1.05,
         probe_fraction: float = 0.25,
-        burst: int = 8,
+        burst: int | None = None,
         layers_freq: int = 0,
         lanczos_steps: int = 2,
         burst_lanczos_steps: int = 5,

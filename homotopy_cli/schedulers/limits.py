@@ -22,11 +22,11 @@ class Limit:
     curvature: float | None = None  # in force: max(newest, average); None before the first
     rising: bool = False  # below its goal, on the way up
 
-    def measured(self, curvature: float, elapsed: int) -> None:
-        """Take a finite, signed curvature that was measured `elapsed` steps after the last."""
+    def measured(self, curvature: float, elapsed: int, *, fresh: bool = False) -> None:
+        """Take a finite, signed curvature, `elapsed` steps after the last; `fresh` forgets it."""
         if not math.isfinite(curvature):
             raise ValueError(f"curvature is {curvature}: a failed probe must not reach a limit")
-        keep = self.smoothing ** max(1, elapsed)
+        keep = 0.0 if fresh else self.smoothing ** max(1, elapsed)
         self.average = rules.log_average(self.average, curvature, keep)
         self.curvature = rules.curvature_in_force(curvature, self.average)
 
@@ -41,6 +41,10 @@ class Limit:
         goal = self.goal(numerator)
         self.rising = goal > self.limit
         self.limit = min(self.limit, goal)
+
+    def follow(self, numerator: float) -> None:
+        """Be exactly at the goal, up or down."""
+        self.limit, self.rising = self.goal(numerator), False
 
     def advance(self, numerator: float, floor: float) -> None:
         """One optimizer step: down at once, or up by at most `rate`, starting from `floor`."""

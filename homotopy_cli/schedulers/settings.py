@@ -20,7 +20,7 @@ class GuardSettings:
     release: float = 1.05  # largest rise of the ceiling per optimizer step
     floor: float = 1e-2  # least factor on the schedule
     estimation_freq: int = 10  # base probe period, optimizer steps
-    burst: int = 8  # steps at the start with a probe each
+    burst: int | None = None  # steps at the start with a probe each; None: by total_steps
     longest: int = 200  # longest probe period, optimizer steps
     budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
     total_steps: int = 0  # length of the run; 0 = unknown
@@ -46,6 +46,13 @@ class GuardSettings:
         for name in ("estimation_freq", "longest", "lanczos_steps", "burst_lanczos_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+    @property
+    def burst_steps(self) -> int:
+        """`burst`, or 1 % of the run within 4 to 20 steps; 8 where its length is unknown."""
+        if self.burst is not None:
+            return self.burst
+        return max(4, min(20, self.total_steps // 100)) if self.total_steps else 8
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

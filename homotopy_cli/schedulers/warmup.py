@@ -85,6 +85,9 @@ class CurvatureWarmup(HomotopyLR):
     def _scheduled(self, step: int) -> list[float]:
         return [rate * self.factor for rate in super()._scheduled(step)]
 
+    def _has_warmup(self) -> bool:
+        return True
+
     def _after_probe(self, batch: Any, *, paired: bool) -> None:
         low = self.last_probe["edge_ratio"] < 0.5 * self._guard.ceiling.target
         self._calm = self._calm + 1 if low and self.factor >= 1.0 else 0
