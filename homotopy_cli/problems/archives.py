@@ -125,9 +125,11 @@ class Archive:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
-        size = file.seek(0, 2)
+        self._size = size = file.seek(0, 2)
         try:
             infos = zipfile.ZipFile(file).infolist()
+        except NotImplementedError as error:  # a version or flag that no torch file has
+            raise CheckpointError(f"{path}: damaged: {error}", hint=_AGAIN) from error
         except (zipfile.BadZipFile, ValueError, struct.error, OSError) as error:
             raise CheckpointError(
                 f"{path}: truncated or incomplete: {size} bytes there, and the zip directory "
@@ -219,8 +221,10 @@ class Archive:
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Where the entry's bytes begin: after its local header, whose lengths are its own."""
-        self._file.seek(info.header_offset)
-        header = self._file.read(30)
+        header = b""
+        if 0 <= info.header_offset < self._size:
+            self._file.seek(info.header_offset)
+            header = self._file.read(30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CheckpointError(
                 f"{self.path}: damaged: no header where {info.filename} should be", hint=_AGAIN

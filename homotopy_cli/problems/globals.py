@@ -89,9 +89,10 @@ def scan(pickle: bytes, path: object) -> Scan:
                 top = argument if isinstance(argument, str) else None
             if top is not None:
                 pushed.append(top)
-    except (ValueError, IndexError, UnicodeDecodeError, KeyError) as error:
+    except Exception as error:  # pickletools raises many kinds for bytes that are no pickle
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: damaged: its pickle cannot be parsed ({str(error).splitlines()[0]})",
+            f"{path}: damaged: its pickle cannot be parsed ({said})",
             hint="copy or download the file again",
         ) from error
     names = [_modern(module, attribute) for module, attribute in found]
