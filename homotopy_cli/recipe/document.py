@@ -70,6 +70,8 @@ class Document:
             if not isinstance(inner, dict | list):
                 inner = {}
                 holder[part] = inner
+                if () in places:
+                    self.places[path[: depth + 1]] = places[()]
             holder = inner
         last = path[-1]
         holder[int(last) if isinstance(holder, list) else last] = value

@@ -104,6 +104,8 @@ def _one(item: Any, path: Path, unknown: set[Path], document: Document) -> None:
         hint = f"did you mean {near!r}?" if near else f"one of {', '.join(options)}"
         document.add_fault(path, f"{shown(value)} is not one of {', '.join(options)}", hint)
     elif kind in ("too_short", "too_long"):
+        if any(fault.path[:-1] == path for fault in document.faults):
+            return  # an entry that is wrong does not count as given
         limit = context.get("min_length", context.get("max_length"))
         document.add_fault(path, f"needs {limit} values, has {context['actual_length']}")
     elif kind in ("tuple_type", "list_type"):
@@ -166,9 +168,13 @@ def _wrong_name(path: Path, value: Any, document: Document) -> None:
     section = str(path[-1]) if path else ""
     options = _SECTIONS.get(section, {})
     listed = ", ".join(options) + _USER_CODE.get(section, "")
-    if not isinstance(value, dict):
+    if isinstance(value, str):  # short for {name: value}
+        value, where = {"name": value}, path
+    elif isinstance(value, dict):
+        where = (*path, "name")
+    else:
         document.add_fault(
-            path, f"{shown(value)} is {kind_of(value)}, not a {section}", f"one of {listed}"
+            path, f"{shown(value)} is {kind_of(value)}, not a {_noun(section)}", f"one of {listed}"
         )
         return
     name = value.get("name")
@@ -177,7 +183,6 @@ def _wrong_name(path: Path, value: Any, document: Document) -> None:
         hint = f"did you mean 'name' for {near[0]!r}?" if near else f"name: one of {listed}"
         document.add_fault(path, "needs a name", hint)
         return
-    where = (*path, "name")
     near_name = closest(str(name), options)
     if section == "optimizer" and str(name).lower() in options:
         document.add_fault(where, f"{name!r} is not known", f"write {str(name).lower()}")

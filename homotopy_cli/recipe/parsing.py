@@ -55,7 +55,8 @@ def parse(raw: bytes, label: str) -> Document:
         )
     text = _decode(raw, label)
     root = _compose(text, label)
-    if root is None:
+    null = isinstance(root, yaml.ScalarNode) and root.tag == _PLAIN and _NULL.match(root.value)
+    if root is None or null:
         raise RecipeError(
             f"{label}: the recipe is empty",
             hint="it needs model, data, optimizer and steps; `homotopy train` alone runs one",
@@ -173,8 +174,7 @@ class _Builder:
         return f"{self.label}:{node.start_mark.line + 1}" if self.lines else self.label
 
     def _fault(self, node: yaml.Node, path: Path, what: str, hint: str = "") -> None:
-        order = node.start_mark.line if self.lines else -1
-        self.document.faults.append(Fault(self._at(node), path, what, hint, order))
+        self.document.faults.append(Fault(self._at(node), path, what, hint, self._order(node)))
 
     def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
         self.n_nodes += 1
@@ -247,8 +247,12 @@ class _Builder:
         return node.value
 
     def _mark(self, path: Path, key: yaml.Node, value: yaml.Node) -> None:
-        order = key.start_mark.line * 1000 + min(key.start_mark.column, 999) if self.lines else -1
-        self.document.places[path] = Place(self._at(key), self._at(value), order)
+        self.document.places[path] = Place(self._at(key), self._at(value), self._order(key))
+
+    def _order(self, node: yaml.Node) -> int:
+        """Reading order: by line, then by column."""
+        mark = node.start_mark
+        return mark.line * 1000 + min(mark.column, 999) if self.lines else -1
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         text, tag = node.value, node.tag.removeprefix(_CORE)

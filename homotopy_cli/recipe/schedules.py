@@ -179,7 +179,7 @@ class CurvatureWarmup(Ceiling):
 
 
 class CurvatureAdaptive(Ceiling):
-    """homotopy with ready-made settings: `guard` keeps a schedule's warmup, the other replaces it."""
+    """Like homotopy, with settings ready made: keep the schedule's warmup, or replace it."""
 
     name: Literal["curvature_adaptive"] = "curvature_adaptive"
     mode: Literal["guard", "auto-warmup"] | None = _own(

@@ -47,7 +47,8 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = repr(value)
+    whole = isinstance(value, float) and abs(value) < 1e15 and value.is_integer()
+    text = str(int(value)) if whole else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -170,9 +171,11 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_means_left_out(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
+        if not isinstance(value, dict):
+            return value
+        free = cls.model_config.get("extra") == "allow"
+        known = cls.model_fields
+        return {k: v for k, v in value.items() if v is not None or not (free or k in known)}
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for what this section names: all but `name`, and nothing unset."""
