@@ -9,15 +9,15 @@ import numpy as np
 
 from homotopy_cli.report import words
 from homotopy_cli.report.facts import recipe, run_name
-from homotopy_cli.report.figures.sweep import sweep_panel
 from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
+from homotopy_cli.report.figures.sweep import sweep_panel
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.layers import sharpest
-from homotopy_cli.report.markup import panel_html, section_html, verdict_html
+from homotopy_cli.report.markup import TONES, panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import METRICS, summarise
-from homotopy_cli.report.panel import Panel, Table
-from homotopy_cli.report.series import column, curve, moving_mean, wants_log
+from homotopy_cli.report.panel import Panel, Table, balanced
+from homotopy_cli.report.series import column, curve, trailing_mean, wants_log
 from homotopy_cli.report.single import Body, Group
 from homotopy_cli.report.tables import gates_html, metric_text, safe, table_html
 from homotopy_cli.report.theme import DASHES, RUN_ROLES, base_figure
@@ -34,8 +34,6 @@ OVERLAYS = (
     ("kappa", "Curvature ratio κ", "probes", "kappa", "1 / loss", False, False),
     ("norms", "Gradient norm", "steps", "grad_norm", "loss / parameter", True, False),
 )
-# For these a smaller number is the better one; the others are neither.
-SMALLER_IS_BETTER = {"final_loss", "best_loss", "val_loss", "spikes", "spike_score", "nonfinite"}
 
 
 def compare_body(
@@ -45,8 +43,10 @@ def compare_body(
     runs = [*logs, baseline] if baseline is not None else list(logs)
     names = distinct_names(runs, baseline)
     metrics = [summarise(run) for run in runs]
+    reference = len(runs) - 1 if baseline is not None else 0
     panels = [overlay(runs, names, baseline is not None, *row) for row in OVERLAYS]
-    drawn = tuple(panel for panel in panels if panel is not None)
+    table = metrics_table(names, metrics, reference=reference)
+    drawn = balanced([panel for panel in panels if panel is not None])
     sweep = sweep_panel(logs, metrics[: len(logs)])
     groups: list[Group] = [("curves", "Curves", drawn)]
     if sweep is not None:
@@ -54,7 +54,9 @@ def compare_body(
     html = [
         verdict_html(_headline(logs, names, metrics), ""),
         gates_html(gates),
-        _section("metrics", "Metrics", table_html(metrics_table(names, metrics))),
+        _section(
+            "metrics", "Metrics", table_html(metrics_table(names, metrics, reference=reference))
+        ),
         *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
         _section("layers", "Most curved layers", _layers_table(runs, names)),
         _section("recipes", "What differs in the recipes", _recipe_diff(runs, names)),
@@ -75,10 +77,10 @@ def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> li
     """One name per run, all different: the run's name, with its folder if that is needed."""
     plain = ["baseline" if run is baseline else run_name(run) for run in runs]
     if len(set(plain)) < len(plain):
-        parts = [str(run.path).replace("\\", "/").split("/")[-2:] for run in runs]
+        folders = [str(run.path).replace("\\", "/").split("/")[-2:-1] for run in runs]
         plain = [
-            name if plain.count(name) == 1 else f"{name} ({'/'.join(part)})"
-            for name, part in zip(plain, parts, strict=True)
+            name if plain.count(name) == 1 or not folder else f"{name} · {folder[0]}"
+            for name, folder in zip(plain, folders, strict=True)
         ]
     seen: dict[str, int] = {}
     named = []
@@ -115,14 +117,14 @@ def overlay(
         if values is None:
             notes.append(f"{name}: no column {source}")
             continue
-        shown = moving_mean(values, smoothing_window(len(values))) if smooth else values
+        shown = trailing_mean(values, smoothing_window(len(values))) if smooth else values
         line = curve(getattr(run, steps_of), shown, f"{name}: {source}", positive=positive)
         base = last_is_baseline and i == len(runs) - 1
         style = {
             "role": "grey" if base else RUN_ROLES[i % len(RUN_ROLES)],
             "dash": "dot" if base else DASHES[(i // 2) % len(DASHES)],
         }
-        add_line(figure, line, name=escape(words.shorten(name, 40)), width=1.9, **style)
+        add_line(figure, line, name=escape(words.shorten(name, 40)), label=name, width=1.9, **style)
         notes += line.notes
     if source == "edge_ratio":
         add_level(figure, 1.0, label="edge of stability", role="red")
@@ -174,18 +176,37 @@ def _ends_table(names: Sequence[str], columns: Sequence[np.ndarray | None]) -> T
 
 
 def metrics_table(
-    names: Sequence[str], metrics: Sequence[Mapping[str, float | int | None]]
+    names: Sequence[str],
+    metrics: Sequence[Mapping[str, float | int | None]],
+    *,
+    reference: int = 0,
 ) -> Table:
-    """Every metric of every run, and how far apart they are."""
+    """Every metric of every run, with its difference from the reference run."""
     rows = []
     for metric in METRICS:
         values = [run[metric] for run in metrics]
         if all(value is None for value in values):
             continue
-        known = [float(value) for value in values if value is not None]
-        spread = words.number(max(known) - min(known)) if len(known) > 1 else words.NONE
-        rows.append((metric, *(metric_text(metric, value) for value in values), spread))
-    return Table(("metric", *names, "spread"), tuple(rows))
+        cells = []
+        for i, value in enumerate(values):
+            text = metric_text(metric, value)
+            change = "" if i == reference else difference(value, values[reference])
+            cells.append(f"{text} ({change})" if change else text)
+        rows.append((metric, *cells))
+    caption = f"In brackets: difference from {names[reference]}"
+    return Table(("metric", *names), tuple(rows), caption)
+
+
+def difference(now: float | int | None, before: float | int | None) -> str:
+    """+3.1 %, or +2 where the reference is zero; nothing if they agree to 5e-5."""
+    if now is None or before is None or now == before:
+        return ""
+    if before == 0:
+        return f"{'+' if now > 0 else '−'}{words.number(abs(now), 3)}"
+    change = (now - before) / abs(before)
+    if abs(change) < 5e-5:
+        return ""
+    return f"{'+' if change > 0 else '−'}{words.percent(abs(change))}"
 
 
 def _headline(
@@ -195,7 +216,7 @@ def _headline(
 ) -> Verdict:
     verdicts = [verdict(log) for log in logs]
     findings = [
-        Finding(words.shorten(name, 14), f"{name}: {one.headline}", one.tone)
+        Finding(TONES[one.tone], f"{name}: {one.headline}", one.tone)
         for name, one in zip(names, verdicts, strict=False)
     ]
     scored = [

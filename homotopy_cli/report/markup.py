@@ -8,6 +8,7 @@ from homotopy_cli.report.panel import Panel
 from homotopy_cli.report.tables import safe, table_html
 from homotopy_cli.report.verdict import Verdict
 
+TONES = {"good": "healthy", "watch": "worth a look", "bad": "unhealthy", "plain": "measured"}
 _DASH_PATTERN = {
     "solid": "",
     "dash": "5 3",
@@ -65,9 +66,10 @@ def panel_html(panel: Panel, static: str = "") -> str:
         return f'<section class="panel is-empty{wide}" id="p-{panel.key}">{head}{notice}</section>'
     unit = f'<span class="unit">{safe(panel.unit)}</span>' if panel.unit else ""
     label = f"{panel.title}. {panel.finding}"
+    above = unit + legend_html(panel.figure)
     plot = (
-        f'<div class="above">{unit}{legend_html(panel.figure)}</div>'
-        f'<div class="plot" id="plot-{panel.key}" role="img" aria-label="{safe(label)}" '
+        (f'<div class="above">{above}</div>' if above else "")
+        + f'<div class="plot" id="plot-{panel.key}" role="img" aria-label="{safe(label)}" '
         f'style="min-height:{int(panel.figure.layout.height)}px">{static}</div>'
     )
     notes = "".join(f"<li>{safe(note)}</li>" for note in panel.notes)
@@ -135,13 +137,13 @@ def _controls(panel: Panel) -> tuple[str, str]:
 def verdict_html(verdict: Verdict, cards: str) -> str:
     """The top of the page."""
     rows = "".join(
-        f'<li class="{finding.tone}"><b>{safe(finding.label)}</b><span>{safe(finding.text)}</span></li>'
+        f'<li class="{finding.tone}"><b>{safe(finding.label)}</b>'
+        f"<span>{safe(finding.text)}</span></li>"
         for finding in verdict.findings
     )
-    tone = {"good": "healthy", "watch": "worth a look", "bad": "unhealthy", "plain": "measured"}
     return (
         f'<section id="verdict" class="verdict {verdict.tone}">'
-        f'<p class="state"><span class="tag">{tone[verdict.tone]}</span></p>'
+        f'<p class="state"><span class="tag">{TONES[verdict.tone]}</span></p>'
         f"<h1>{safe(verdict.headline)}</h1>"
         f'<ul class="findings">{rows}</ul>{cards}</section>'
     )

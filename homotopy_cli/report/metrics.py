@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from homotopy_cli.report import layers
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report.series import column, first_finite, last_finite
 from homotopy_cli.runlog.reader import RunLog
@@ -52,6 +53,21 @@ def summarise(log: RunLog) -> dict[str, float | int | None]:
         "lr_max": float(lr_finite.max()) if len(lr_finite) else None,
         "warmup_steps": warmup_steps(lr) if lr is not None else None,
     }
+
+
+def gate_names(log: RunLog, baseline: RunLog | None = None) -> dict[str, Any]:
+    """What a gate on this run may name: its metrics, `baseline`, and `layers` by column.
+
+    A layer's value is its latest finite one; columns are named without the prefix `layer_`.
+    """
+    names: dict[str, Any] = dict(summarise(log))
+    names["layers"] = {
+        name.removeprefix("layer_"): [float(value) for value in layers.latest(values)]
+        for name, values in layers.measured(log).items()
+    }
+    if baseline is not None:
+        names["baseline"] = summarise(baseline)
+    return names
 
 
 def overhead(log: RunLog) -> float | None:

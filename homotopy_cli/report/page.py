@@ -21,6 +21,12 @@ _MARK = (
     '<path d="M3 17c6 0 6-6 9-6s3 6 9 6" opacity=".55"/><path d="M3 17h18" opacity=".3"/></svg>'
 )
 
+_HALF = (
+    '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.6" fill="none" '
+    'stroke="currentColor" stroke-width="1.5"/><path d="M8 1.4a6.6 6.6 0 0 1 0 13.2z" '
+    'fill="currentColor"/></svg>'
+)
+
 
 def render(
     logs: Sequence[RunLog],
@@ -84,7 +90,8 @@ def _document(body: Body, title: str, kind: str, logs: Sequence[RunLog]) -> str:
 <div class="brand">{_MARK}homotopy</div>
 <div class="run"><b>{safe(title)}</b>{safe(kind)}</div>
 <nav aria-label="sections"><ul>{nav}</ul></nav>
-<button type="button" id="theme" hidden>light / dark</button>
+<button type="button" id="theme" aria-label="switch between light and dark" hidden>{_HALF}
+<span>light / dark</span></button>
 </header>
 <main>
 <p id="notice" class="notice" hidden></p>

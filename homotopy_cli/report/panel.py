@@ -1,7 +1,7 @@
 """What a figure brings to the page: itself, a sentence, notes and its data as a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,18 @@ class Panel:
     wide: bool = False
     log_switch: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def balanced(panels: Sequence[Panel]) -> tuple[Panel, ...]:
+    """The same panels; a narrow one without a neighbour in its row of two becomes wide."""
+    done: list[Panel] = []
+    narrow = 0
+    for i, panel in enumerate(panels):
+        narrow = 0 if panel.wide else narrow + 1
+        last = i + 1 == len(panels) or panels[i + 1].wide
+        alone = last and narrow % 2 == 1
+        done.append(replace(panel, wide=True) if alone and panel.figure is not None else panel)
+    return tuple(done)
 
 
 TABLE_ROWS = 40  # rows of a figure's data table; the log has them all

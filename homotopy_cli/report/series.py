@@ -95,23 +95,21 @@ def curve(
     return Curve(x, y, chosen.total, tuple(notes))
 
 
-def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over `window` rows, over the finite ones among them; NaN where there is none.
+def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the last `window` rows, over the finite ones among them; NaN where x is not finite.
 
-    Rows that are not finite stay NaN, so a gap stays a gap.
+    It looks back only: a centred mean would show a spike rising before it happens. Near the
+    start it looks back at most an eighth of the rows so far, so that it follows a steep fall.
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
     centre = values[finite].mean() if finite.any() else 0.0  # keeps the cumulative sums small
     total = np.concatenate([[0.0], np.cumsum(np.where(finite, values - centre, 0.0))])
     number = np.concatenate([[0], np.cumsum(finite)])
-    half = window // 2
-    index = np.arange(len(values))
-    low = np.maximum(index - half, 0)
-    high = np.minimum(index + half + 1, len(values))
-    n = number[high] - number[low]
+    high = np.arange(1, len(values) + 1)
+    low = high - np.minimum(window, 1 + high // 8)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (total[high] - total[low]) / n + centre
+        mean = (total[high] - total[low]) / (number[high] - number[low]) + centre
     return np.where(finite, mean, np.nan)
 
 

@@ -21,7 +21,7 @@ from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.layers import rank
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import summarise
-from homotopy_cli.report.panel import Panel
+from homotopy_cli.report.panel import Panel, balanced
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list, static_chart
 from homotopy_cli.report.tables import cards_html, events_html, facts_html, gates_html, safe
@@ -48,6 +48,7 @@ def run_body(
     metrics = summarise(log)
     before = summarise(baseline) if baseline is not None else None
     groups = _probe_groups(log) if is_probe(log) else _training_groups(log, baseline)
+    groups = [(key, title, balanced(panels)) for key, title, panels in groups]
     cards = cards_html(log, metrics, before) if not is_probe(log) else _probe_cards(log)
     parts = [verdict_html(verdict(log), cards), gates_html(gates)]
     for key, title, panels in groups:
@@ -81,7 +82,7 @@ def _training_groups(log: RunLog, baseline: RunLog | None) -> list[Group]:
         ("layers", "Layers", (layers_panel(log),)),
         (
             "structure",
-            "Spectrum, components, cost",
+            "Spectrum and cost",
             (spectrum_panel(log), overhead_panel(log), components_panel(log)),
         ),
     ]
@@ -123,9 +124,9 @@ def _probe_cards(log: RunLog) -> str:
         if values is None:
             continue
         stderr = column(log.probes, "trace_stderr") if name == "trace" else None
-        small = (
-            f"<small>± {words.number(float(stderr[-1]), 2)}</small>" if stderr is not None else ""
-        )
+        small = ""
+        if stderr is not None:
+            small = f"<small>± {words.number(float(stderr[-1]), 2)}</small>"
         cards.append(
             f'<div class="card"><dt>{safe(label)}</dt>'
             f"<dd>{safe(words.number(float(values[-1])))}{small}</dd></div>"

@@ -57,7 +57,7 @@ CARDS: tuple[tuple[str, str, str], ...] = (
     ("max_kappa", "peak κ", ""),
     ("spikes", "loss spikes", "count"),
     ("spike_score", "spike score", "percent100"),
-    ("lr_max", "peak LR", ""),
+    ("lr_max", "peak LR", "rate"),
     ("warmup_steps", "warmup steps", "count"),
     ("overhead", "probe share", "percent"),
     ("nonfinite", "non-finite steps", "count"),
@@ -83,6 +83,8 @@ def metric_text(name: str, value: float | int | None) -> str:
         return words.percent(value)
     if form == "percent100":
         return words.percent(value / 100)
+    if form == "rate" or name == "lr_min":
+        return words.rate(value)
     return words.number(value)
 
 
@@ -90,7 +92,7 @@ def change_text(now: float | int | None, before: float | int | None) -> str:
     """How a metric differs from the baseline's; nothing if either is unknown."""
     if now is None or before is None:
         return ""
-    if now == before:
+    if now == before or (before and abs(now / before - 1) < 5e-5):
         return "as baseline"
     if before == 0 or (now > 0) != (before > 0):
         return f"baseline {words.number(before)}"
@@ -133,7 +135,8 @@ def gates_html(gates: Sequence[GateResult]) -> str:
     if not gates:
         return ""
     rows = "".join(
-        f'<tr class="{gate.outcome.replace(" ", "-")}"><td><code>{safe(gate.expression)}</code></td>'
+        f'<tr class="{gate.outcome.replace(" ", "-")}">'
+        f"<td><code>{safe(gate.expression)}</code></td>"
         f'<td><span class="tag">{safe(gate.outcome)}</span></td><td>{safe(gate.reason)}</td></tr>'
         for gate in gates
     )

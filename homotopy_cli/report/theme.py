@@ -19,7 +19,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "panel": ("#fefefd", "#151a21"),
     "line": ("#e4e2dc", "#272e38"),
     "blue": ("#2460c4", "#78a9ff"),
-    "blue_soft": ("#a8c1ea", "#3a5585"),
+    "blue_soft": ("#a8c1ea", "#45669f"),
     "orange": ("#c7620a", "#f5a65b"),
     "teal": ("#0d8276", "#4fcfbd"),
     "red": ("#c22f3c", "#ff8087"),
@@ -95,7 +95,8 @@ def template() -> dict[str, Any]:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "colorway": [color(role) for role in RUN_ROLES],
-            "margin": {"l": 56, "r": 14, "t": 10, "b": 40},
+            "margin": {"l": 56, "r": 26, "t": 10, "b": 40},
+            "separators": ".\u202f",
             "showlegend": False,
             "hovermode": "x unified",
             "hoverlabel": {
@@ -106,6 +107,8 @@ def template() -> dict[str, Any]:
             },
             "xaxis": {
                 **axis,
+                "tickformat": ",~g",
+                "hoverformat": ",d",
                 "showgrid": False,
                 "showline": True,
                 "ticks": "outside",

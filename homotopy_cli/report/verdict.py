@@ -131,7 +131,9 @@ def _schedule(log: RunLog) -> Finding:
     name, clause = scheduler_name(log), reason_clause(log)
     if not clause:
         return Finding("Schedule", "")
-    return Finding("Schedule", words.sentences([f"{name}: {clause}" if name else clause]))
+    return Finding(
+        "Schedule", words.sentences([f"the {name} scheduler: {clause}" if name else clause])
+    )
 
 
 def _layers(log: RunLog) -> Finding:
@@ -184,7 +186,7 @@ def _probe_verdict(log: RunLog) -> Verdict:
     converged = column(log.probes, "converged")
     tone: Tone = "plain"
     if converged is not None:
-        tone = "good" if converged[-1] == 1 else "watch"
+        tone = "plain" if converged[-1] == 1 else "watch"
     return Verdict(headline + ".", tone, tuple(f for f in findings if f.text))
 
 

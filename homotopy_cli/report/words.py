@@ -40,6 +40,15 @@ def number(x: float | None, digits: int = 4) -> str:
     return text.replace("-", "−") if x < 0 and "e" not in text else text
 
 
+def rate(x: float | None, digits: int = 3) -> str:
+    """A learning rate as people write it: 0.1, 3e-3, 2.78e-3."""
+    if x is None or not math.isfinite(x) or x == 0 or abs(x) >= 0.01:
+        return number(x, digits)
+    mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{mantissa}e{int(exponent)}"
+
+
 def percent(fraction: float | None) -> str:
     """0.034 -> 3.4 %."""
     if fraction is None or not math.isfinite(fraction):

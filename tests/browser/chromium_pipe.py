@@ -44,6 +44,11 @@ def find_browser() -> str:
     )
 
 
+READY = """location.protocol === 'file:' && document.readyState === 'complete' && (
+  document.documentElement.dataset.done || !document.querySelector('.plot')
+  || (window.homotopy && window.homotopy.errors.length > 0))"""
+
+
 class Browser:
     """One Chromium process."""
 
@@ -144,9 +149,7 @@ class Page:
             self.send("Emulation.setScriptExecutionDisabled", value=True)
         self.send("Page.navigate", url=path.resolve().as_uri())
         if scripts:
-            self.wait_for("document.documentElement.dataset.done || document.readyState === "
-                          "'complete' && !document.querySelector('.plot') || "
-                          "window.homotopy && window.homotopy.errors.length")
+            self.wait_for(READY)
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         return self.browser.call(method, self.session, **params)
@@ -194,7 +197,7 @@ class Page:
 
     def faults(self) -> list[str]:
         """Console errors, exceptions and policy violations until now."""
-        self.run("1") if self.run("1") else None
+        self.run("1")  # events that are under way arrive before this answer
         found = []
         for event in self._mine():
             kind, params = event["method"], event["params"]

@@ -51,6 +51,29 @@
     return { rows: wanted || all ? rows : rows.slice(0, shown), matching: rows.length };
   }
 
+  function plain(value) {
+    const text = Number(value.toPrecision(3));
+    return text !== 0 && (text < 1e-3 || text >= 1e5) ? text.toExponential() : String(text);
+  }
+
+  // Colour is log10 of the value; the bar says the value: 1, 2, 5, 10 or decades only.
+  function decadeTicks(z) {
+    const known = z.flat().filter((v) => v !== null);
+    if (!known.length) return {};
+    const low = known.reduce((a, b) => Math.min(a, b));
+    const high = known.reduce((a, b) => Math.max(a, b));
+    const digits = high - low < 2.5 ? [1, 2, 5] : [1];
+    const stride = Math.max(1, Math.ceil((high - low) / 8));
+    const tickvals = [];
+    for (let decade = Math.floor(low); decade <= Math.ceil(high); decade += stride) {
+      for (const digit of digits) {
+        const at = decade + Math.log10(digit);
+        if (at >= low - 1e-9 && at <= high + 1e-9) tickvals.push(at);
+      }
+    }
+    return { tickmode: "array", tickvals, ticktext: tickvals.map((v) => plain(10 ** v)) };
+  }
+
   function layerData(panel, layout) {
     const extra = panel.spec.extra;
     const measure = extra.measures[panel.layers.measure];
@@ -72,15 +95,17 @@
       layout.xaxis = { ...layout.xaxis, title: { text: `${measure.label} (${measure.unit})` } };
       return [{ ...trace, x: rows.map((i) => measure.bars[i]), customdata: full }];
     }
-    const colorbar = { ...trace.colorbar, title: { ...trace.colorbar.title } };
-    colorbar.title.text = rows.length > 5 ? `log₁₀ ${measure.label}` : "";
+    const z = rows.map((i) => measure.z[i]);
+    const colorbar = { ...trace.colorbar, ...decadeTicks(z) };
+    colorbar.title = { ...colorbar.title, text: rows.length > 5 ? measure.label : "" };
     return [
       {
         ...trace,
         x: measure.x,
-        z: rows.map((i) => measure.z[i]),
+        z,
         customdata: full.map((name) => measure.x.map(() => name)),
-        text: full,
+        text: z.map((row) => row.map((v) => (v === null ? "" : plain(10 ** v)))),
+        hovertemplate: `%{customdata}<br>step %{x}: ${measure.label} %{text}<extra></extra>`,
         colorbar,
       },
     ];
@@ -104,7 +129,7 @@
     }));
     const narrow = panel.plot.clientWidth < 560;
     if (narrow) {
-      layout.margin = { l: 44, r: 8, b: 38, t: 10, ...(layout.margin || {}) };
+      layout.margin = { l: 44, r: 22, b: 38, t: 10, ...(layout.margin || {}) };
       if (spec.extra.kind !== "layers") layout.height = Math.round(layout.height * 0.85);
       if (data[0] && data[0].colorbar) data[0].showscale = false;
     }
@@ -117,10 +142,35 @@
         layout.yaxis.autorange = true;
       }
     }
+    tidyLogAxes(data, layout);
     layout.dragmode = coarse ? false : "zoom";
     layout.uirevision = spec.key;
     panel.plot.style.minHeight = `${layout.height}px`;
     return [themed(data), themed(layout)];
+  }
+
+  // Plotly's own labels on a log axis mix "10^-3" with bare 2s and 5s: write each in full.
+  function tidyLogAxes(data, layout) {
+    const names = Object.keys(layout).filter((key) => /^yaxis\d*$/.test(key));
+    for (const name of names) {
+      const axis = layout[name];
+      if (axis.type !== "log") continue;
+      const id = name.replace("axis", "");
+      let low = Infinity;
+      let high = -Infinity;
+      for (const trace of data) {
+        if ((trace.yaxis || "y") !== id || trace.visible === "legendonly") continue;
+        for (const y of trace.y || []) {
+          if (y > 0 && y < low) low = y;
+          if (y > high) high = y;
+        }
+      }
+      if (axis.range) [low, high] = axis.range.map((edge) => 10 ** edge);
+      const decades = Math.log10(high / low);
+      if (!(decades > 0.5)) continue;
+      axis.tickformat = low < 0.02 || high > 2e4 ? "~e" : ",~g";
+      axis.dtick = decades < (names.length > 2 ? 1 : 2.3) ? "D2" : Math.ceil(decades / 6);
+    }
   }
 
   // Annotations on a log axis sit at log10 of their value; shapes do not.

@@ -34,7 +34,7 @@ def _measured(log: RunLog) -> dict[str, np.ndarray]:
 
 def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list[str]]:
     rows = [row for row in COMPONENTS if row[0] in columns]
-    figure = stacked_figure([label for _, label, _ in rows], row_height=100)
+    figure = stacked_figure([label for _, label, _ in rows], height=70 + 88 * len(rows))
     notes: list[str] = []
     for i, (name, label, role) in enumerate(rows):
         values, row = columns[name], row_suffix(i)
@@ -42,7 +42,7 @@ def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list
         if positive:
             log_axis(figure, row=row)
         line = curve(log.probe_step, values, name, positive=positive, gaps=False)
-        add_line(figure, line, name=label, role=role, width=1.6, row=row)
+        add_line(figure, line, name=label, role=role, width=1.6, row=row, legend=False)
         notes += line.notes
     return figure, notes
 

@@ -149,7 +149,7 @@ def kappa_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
 
 
 def _build_kappa(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
-    figure, notes = base_figure(), []
+    figure, notes = base_figure(height=340), []
     values = column(log.probes, "kappa")
     positive = values is not None and wants_log(values, decades=1.0)
     if positive:

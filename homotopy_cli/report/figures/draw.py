@@ -23,6 +23,8 @@ def add_line(
     width: float = 1.7,
     markers: bool | None = None,
     row: str = "",
+    legend: bool = True,
+    label: str = "",
     **trace: Any,
 ) -> None:
     """Draw a curve; few points, and points between two gaps, get markers."""
@@ -35,6 +37,7 @@ def add_line(
             sizes[i] = 5
         marker["size"] = sizes
     trace.setdefault("yhoverformat", ".4~g")
+    meta = {"role": role, "dash": dash, "width": width, "label": label or name}
     figure.add_trace(
         go.Scatter(
             x=curve.x,
@@ -45,7 +48,7 @@ def add_line(
             marker=marker,
             yaxis=f"y{row}",
             connectgaps=False,
-            meta={"role": role, "dash": dash, "width": width},
+            meta=meta if legend else None,
             **trace,
         )
     )
@@ -121,12 +124,11 @@ def log_axis(figure: go.Figure, *, row: str = "") -> None:
     figure.layout[f"yaxis{row}"].type = "log"
 
 
-def stacked_figure(labels: Sequence[str], *, row_height: int = 130) -> go.Figure:
+def stacked_figure(labels: Sequence[str], *, height: int = HEIGHT) -> go.Figure:
     """A figure of rows that share x; row i draws on axis y, y2, y3, ... from the top."""
     n = len(labels)
-    height = max(HEIGHT, row_height * n + 60) if n > 1 else HEIGHT
     figure = base_figure(height=height)
-    gap = 0.11 if n == 2 else 0.4 / n
+    gap = min(0.16, 40 / height)
     share = (1 - gap * (n - 1)) / n
     for i, label in enumerate(labels):
         top = 1 - i * (share + gap)

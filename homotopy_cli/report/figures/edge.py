@@ -171,7 +171,7 @@ def edge_finding(log: RunLog) -> str:
         return ""
     finite = np.isfinite(ratio)
     steps, known = log.probe_step[finite], ratio[finite]
-    peak = int(known.argmax())
+    peak = int(np.argmax(known >= known.max() - 5e-3 * abs(known.max())))
     parts = [
         f"closest at step {words.count(steps[peak])}, with {words.number(known[peak], 3)} "
         "of the stability limit"

@@ -176,7 +176,7 @@ def _finding(log: RunLog) -> str:
         if np.isfinite(ranking.latest[i])
     ]
     finite = ranking.latest[np.isfinite(ranking.latest)]
-    text = f"largest {ranking.label}: {words.join(top)}"
+    text = f"Largest {ranking.label}: {words.join(top)}"
     if len(finite) > 3:
         text += (
             f"; the median of {words.plural(len(finite), 'layer')} is "

@@ -13,8 +13,8 @@ from homotopy_cli.report.series import (
     curve,
     first_finite,
     last_finite,
-    moving_mean,
     rounded,
+    trailing_mean,
     wants_log,
 )
 from homotopy_cli.report.theme import base_figure, color
@@ -22,8 +22,8 @@ from homotopy_cli.runlog.reader import RunLog
 
 
 def smoothing_window(n: int) -> int:
-    """Rows of the moving mean: 2 % of the run, odd; 1 for runs too short to smooth."""
-    return 1 if n < 100 else max(5, n // 50) | 1
+    """Rows of the trailing mean: 2 % of the run; 1 for runs too short to smooth."""
+    return 1 if n < 100 else max(5, n // 50)
 
 
 def loss_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
@@ -54,8 +54,10 @@ def _add_loss(figure: go.Figure, steps: np.ndarray, loss: np.ndarray) -> list[st
         add_line(figure, raw, name="training", role="blue")
     else:
         add_line(figure, raw, name="training, each step", role="blue_soft", width=1)
-        mean = curve(steps, moving_mean(loss, window), "mean")
-        add_line(figure, mean, name=f"mean of {window} steps", role="blue", width=2.2)
+        mean = curve(steps, trailing_mean(loss, window), "mean")
+        add_line(
+            figure, mean, name=f"mean of the last {words.count(window)}", role="blue", width=2.2
+        )
     events = spike_rule.find_spikes(loss)
     seen = [s for s in events if np.isfinite(s.peak)]
     if seen:
@@ -104,7 +106,7 @@ def _add_baseline(figure: go.Figure, baseline: RunLog) -> None:
     if values is None:
         return
     window = smoothing_window(len(values))
-    drawn: Curve = curve(baseline.step, moving_mean(values, window), "baseline")
+    drawn: Curve = curve(baseline.step, trailing_mean(values, window), "baseline")
     add_line(figure, drawn, name="baseline", role="grey", dash="dot", width=1.8)
 
 

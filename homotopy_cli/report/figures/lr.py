@@ -1,5 +1,7 @@
 """The learning rate used, what the schedule asked for, what curvature allowed, and why."""
 
+from itertools import pairwise
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -72,9 +74,7 @@ def _add_ribbon(figure: go.Figure, steps: np.ndarray, reasons: np.ndarray) -> No
     codes = np.where(np.isfinite(reasons) & (reasons >= 0), reasons, -1).astype(int)
     codes = np.where(codes < len(REASONS), codes, -1)
     severity = np.where(codes >= 0, _SEVERITY[codes], -1)
-    worst = np.array(
-        [codes[a + severity[a:b].argmax()] for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    )
+    worst = np.array([codes[a + severity[a:b].argmax()] for a, b in pairwise(edges)])
     cuts = np.flatnonzero(np.diff(worst)) + 1
     starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(worst)]])
     spans: dict[int, list[float | None]] = {}
@@ -148,12 +148,12 @@ def lr_finding(log: RunLog) -> str:
     known = lr[finite]
     low, high = float(known.min()), float(known.max())
     if high - low <= 1e-12 * abs(high):
-        parts = [f"constant at {words.number(high)}"]
+        parts = [f"constant at {words.rate(high)}"]
     else:
         top = int(log.step[np.flatnonzero(finite)[known.argmax()]])
         parts = [
-            f"between {words.number(low)} and {words.number(high)}, "
-            f"highest at step {words.count(top)}, {words.number(float(known[-1]))} at the end"
+            f"between {words.rate(low)} and {words.rate(high)}, "
+            f"highest at step {words.count(top)}, {words.rate(float(known[-1]))} at the end"
         ]
     parts.append(reason_clause(log))
     return words.sentences(parts)
@@ -174,7 +174,7 @@ def reason_clause(log: RunLog) -> str:
     if not held.any():
         return "the schedule ruled throughout"
     text = (
-        f"curvature set it on {words.plural(int(held.sum()), 'step')} of "
+        f"curvature set the rate on {words.plural(int(held.sum()), 'step')} of "
         f"{words.count(len(lr))} (steps {words.ranges(log.step, held)})"
     )
     if schedule is not None:

@@ -9,6 +9,7 @@ from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import column, curve, wants_log
 from homotopy_cli.runlog.reader import RunLog
 
+NORMS_HEIGHT = 340  # px: three rows, as tall as its neighbour on the page
 ROWS = (
     ("grad_norm", "gradient norm (loss/parameter)", "blue"),
     ("update_norm", "update norm (parameter)", "teal"),
@@ -28,7 +29,7 @@ def _measured(log: RunLog) -> dict[str, np.ndarray]:
 
 def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list[str]]:
     rows = [row for row in ROWS if row[0] in columns]
-    figure = stacked_figure([label for _, label, _ in rows])
+    figure = stacked_figure([label for _, label, _ in rows], height=NORMS_HEIGHT)
     notes: list[str] = []
     for i, (name, label, role) in enumerate(rows):
         values, row = columns[name], row_suffix(i)
@@ -36,7 +37,9 @@ def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list
         if positive:
             log_axis(figure, row=row)
         line = curve(log.step, values, name, positive=positive)
-        add_line(figure, line, name=label.split(" (")[0], role=role, width=1.3, row=row)
+        add_line(
+            figure, line, name=label.split(" (")[0], role=role, width=1.3, row=row, legend=False
+        )
         notes += line.notes
     return figure, notes
 

@@ -13,7 +13,7 @@ from homotopy_cli.runlog.reader import RunLog, Spectrum
 
 GRID = 400  # points of a density curve
 FRAMES = 60  # spectra behind the slider
-FLOOR = 1e-6  # densities below are not drawn: less than one eigenvalue of a million parameters
+FLOOR = 1e-6  # of the peak; densities below are drawn at it
 
 
 def whole_model(log: RunLog) -> list[Spectrum]:
@@ -46,7 +46,7 @@ def _frame(spectrum: Spectrum) -> dict[str, Any]:
         floor = FLOOR * float(y.max() or 1.0)
         return {
             "x": [rounded(v, 5) for v in x],
-            "y": [rounded(v, 4) if v > floor else None for v in y],
+            "y": [rounded(max(v, floor), 4) for v in y],
             "step": spectrum.step,
         }
     values = np.sort(np.asarray(spectrum.values, dtype=np.float64))
@@ -75,10 +75,13 @@ def spectrum_figure(log: RunLog) -> go.Figure:
                 name="density",
                 mode="lines",
                 line={"color": color("blue"), "width": 2},
+                fill="tozeroy",
+                fillcolor=color("blue_band"),
                 hovertemplate="%{y:.3~g}<extra></extra>",
             )
         )
-        figure.update_yaxes(type="log")
+        top = float(np.log10(max(frame["y"])))
+        figure.update_yaxes(type="log", range=[top + float(np.log10(FLOOR)), top + 0.3])
         figure.add_vline(x=0, line={"color": color("axis"), "width": 1})
     else:
         figure.add_trace(
@@ -130,6 +133,7 @@ def spectrum_panel(log: RunLog) -> Panel:
         tuple(notes),
         _table(same[-1]),
         linked=False,
+        wide=len(log.probe_step) == 1,
         extra=extra,
     )
 
@@ -150,9 +154,8 @@ def _finding(latest: Spectrum, n: int) -> str:
             f"{words.percent(negative)} negative"
         )
     if n > 1:
-        parts.append(
-            f"step {words.count(latest.step)}, the latest of {words.plural(n, 'spectrum', 'spectra')}"
-        )
+        spectra = words.plural(n, "spectrum", "spectra")
+        parts.append(f"step {words.count(latest.step)}, the latest of {spectra}")
     return words.sentences(parts)
 
 

@@ -54,10 +54,14 @@ def sweep_panel(
         excess = float(np.mean([loss - best for _, loss in values]))
         parts.append(f"{name} {words.number(excess, 3)}")
         rows += [(name, words.number(lr), words.number(loss)) for lr, loss in values]
-    figure.update_xaxes(type="log")
+    rates = sorted({lr for values in points.values() for lr, _ in values})
+    shown = rates if len(rates) <= 12 else rates[:: -(-len(rates) // 12)]
+    ticks = [words.rate(lr) for lr in shown]
+    figure.update_xaxes(type="log", tickmode="array", tickvals=shown, ticktext=ticks)
     finding = words.sentences(
         [
-            f"mean excess over the best loss {words.number(best)}: {words.join(parts)}; lower is flatter"
+            f"mean excess over the best loss {words.number(best)}: {words.join(parts)}; "
+            "lower is flatter"
         ]
     )
     table = Table(("scheduler", "learning rate", "loss"), tuple(rows))

@@ -1,0 +1,116 @@
+"""A summary for a CI job page: verdict, gates, key numbers, findings. Well under 64 kB."""
+
+import re
+from collections.abc import Sequence
+
+from homotopy_cli.report import words
+from homotopy_cli.report.compare import difference, distinct_names
+from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.metrics import METRICS, summarise
+from homotopy_cli.report.tables import metric_text
+from homotopy_cli.report.verdict import Verdict, verdict
+from homotopy_cli.runlog.reader import RunLog
+
+MAX_BYTES = 64_000  # GitHub's limit for a step is 1 MiB; a summary should be read, not scrolled
+MAX_FINDINGS = 6
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$-])")
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_ICON = {"good": "✅", "watch": "⚠️", "bad": "❌", "plain": "•"}
+
+
+def escape(text: object, *, limit: int = 300) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    flat = _BREAKS.sub(" ", str(text)).strip()
+    return _SPECIAL.sub(r"\\\1", words.shorten(flat, limit))
+
+
+def code(text: object) -> str:
+    """Text in backticks, usable inside a table."""
+    flat = _BREAKS.sub(" ", str(text)).replace("`", "'").replace("|", "\\|").strip()
+    return f"`{words.shorten(flat, 200)}`"
+
+
+def markdown_summary(
+    logs: Sequence[RunLog],
+    *,
+    baseline: RunLog | None = None,
+    gates: Sequence[GateResult] = (),
+) -> str:
+    """Build the summary: what happened, whether the gates held, the numbers side by side."""
+    verdicts = [verdict(log) for log in logs]
+    names = distinct_names([*logs, *([baseline] if baseline is not None else [])], baseline)
+    parts = [_title(verdicts, names, gates), _gates(gates), _table(logs, baseline, names)]
+    for name, one in zip(names, verdicts, strict=False):
+        parts.append(_findings(one, name if len(logs) > 1 else ""))
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return _cut(text)
+
+
+def _title(verdicts: Sequence[Verdict], names: Sequence[str], gates: Sequence[GateResult]) -> str:
+    failed = [gate for gate in gates if gate.failed]
+    lines = []
+    if gates:
+        held = words.plural(len(gates), "gate")
+        said = f"{len(failed)} of {held} failed" if failed else f"all {held} passed"
+        lines.append(f"## {'❌' if failed else '✅'} homotopy: {said}")
+    for name, one in list(zip(names, verdicts, strict=False))[:20]:
+        mark = _ICON[one.tone]
+        head = escape(one.headline)
+        lines.append(f"### {mark} {escape(name, limit=60)}: {head}")
+    return "\n\n".join(lines)
+
+
+def _gates(gates: Sequence[GateResult]) -> str:
+    if not gates:
+        return ""
+    rows = [
+        f"| {'❌' if gate.failed else '✅'} {gate.outcome} | {code(gate.expression)} | "
+        f"{escape(gate.reason)} |"
+        for gate in gates
+    ]
+    return "\n".join(["| result | fails if | values |", "|---|---|---|", *rows])
+
+
+def _table(logs: Sequence[RunLog], baseline: RunLog | None, names: Sequence[str]) -> str:
+    shown = list(logs)[:6]
+    metrics = [summarise(log) for log in shown]
+    labels = list(names[: len(shown)])
+    reference = metrics[0] if len(metrics) > 1 else None
+    if baseline is not None:
+        reference = summarise(baseline)
+        metrics.append(reference)
+        labels.append("baseline")
+    lines = [
+        "| metric | " + " | ".join(escape(label, limit=40) for label in labels) + " |",
+        "|---|" + "---:|" * len(labels),
+    ]
+    for name in METRICS:
+        if all(run[name] is None for run in metrics):
+            continue
+        cells = []
+        for run in metrics:
+            change = difference(run[name], reference[name]) if reference else ""
+            text = metric_text(name, run[name])
+            cells.append(f"{text} ({change})" if change else text)
+        lines.append(f"| {code(name)} | " + " | ".join(cells) + " |")
+    if len(logs) > len(shown):
+        lines.append(f"\n{words.plural(len(logs) - len(shown), 'further run')} in the page.")
+    return "\n".join(lines)
+
+
+def _findings(one: Verdict, name: str) -> str:
+    rows = [
+        f"- {_ICON[finding.tone]} **{escape(finding.label)}**: {escape(finding.text)}"
+        for finding in one.findings[:MAX_FINDINGS]
+    ]
+    if not rows:
+        return ""
+    return "\n".join([*([f"**{escape(name, limit=60)}**"] if name else []), *rows])
+
+
+def _cut(text: str) -> str:
+    data = text.encode("utf-8")
+    if len(data) <= MAX_BYTES:
+        return text
+    kept = data[: MAX_BYTES - 40].decode("utf-8", errors="ignore")
+    return kept.rpartition("\n")[0] + "\n\n(cut; the page has everything)\n"
