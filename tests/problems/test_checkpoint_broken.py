@@ -154,7 +154,7 @@ def test_hostile_global_is_named_though_it_hides_in_the_memo(tmp_path):
 
 def test_trust_is_what_lets_a_pickle_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evil = Evil(builtins.exec, "open('RAN.txt', 'w').write('x')")
+    evil = Evil(builtins.exec, "__import__('pathlib').Path('RAN.txt').touch()")
     path = save(tmp_path / "a.pt", {"state_dict": state(), "callback": evil})
     read_checkpoint(path, trust_pickle=True)
     assert "RAN.txt" in os.listdir(tmp_path)
