@@ -11,6 +11,7 @@ from homotopy_cli._version import __version__
 from homotopy_cli.errors import LogError
 from homotopy_cli.runlog import codec, faults, schema
 from homotopy_cli.runlog.content import LogContent
+from homotopy_cli.runlog.integrity import SEAL, sealed
 from homotopy_cli.runlog.text import storable
 
 # Below this a compressed dataset is no smaller: its chunk index alone takes about 2 KiB.
@@ -33,7 +34,7 @@ def build_image(content: LogContent, *, compress: bool = False) -> bytes:
     with h5py.File("run.h5", "w", libver=("earliest", "v108"), **driver) as file:
         _Builder(file, content, compress).build()
         file.flush()
-        return file.id.get_file_image()
+        return sealed(file.id.get_file_image())
 
 
 class _Builder:
@@ -44,6 +45,7 @@ class _Builder:
 
     def build(self) -> None:
         content = self.content
+        self.file.attrs["checksum"] = SEAL
         for name, value in _attributes(content).items():
             self.file.attrs[name] = value
         scales = {

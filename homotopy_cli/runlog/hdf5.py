@@ -31,7 +31,7 @@ def open_log(path: Path, notes: list[str]) -> Iterator[h5py.File]:
     Raises:
         LogError: It cannot be opened, with the reason in one line.
     """
-    _check_bytes(path)
+    check_bytes(path)
     with _opened(path, notes) as file:
         try:
             yield file
@@ -85,8 +85,12 @@ def _one_line(error: Exception) -> str:
     return "".join(c for c in text if c.isprintable())[:160] or type(error).__name__
 
 
-def _check_bytes(path: Path) -> None:
-    """Say in words what the library would say in its own: absent, empty, foreign, cut off."""
+def check_bytes(path: Path) -> None:
+    """Say in words what the library would say in its own: absent, empty, foreign, cut off.
+
+    Raises:
+        LogError: It is one of these.
+    """
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait

@@ -7,7 +7,10 @@ from pathlib import Path
 from homotopy_cli.errors import LogError
 from homotopy_cli.runlog import schema
 from homotopy_cli.runlog.content import LogContent, join
-from homotopy_cli.runlog.load_file import FileContent
+from homotopy_cli.runlog.hdf5 import check_bytes
+from homotopy_cli.runlog.integrity import Integrity, examine
+from homotopy_cli.runlog.isolate import isolated
+from homotopy_cli.runlog.load_file import FileContent, load_file
 from homotopy_cli.runlog.load_journal import JournalFile, read_journal
 
 _ATTEMPTS = 4  # each fold during a read costs one; folds are seconds apart
@@ -41,7 +44,7 @@ def load(path: Path) -> Loaded:
                 raise error
             if file.attrs.get("closed") == 0:
                 notes.append("not closed: newer rows may be in its journal, which is not here")
-            return Loaded(file.content, file.attrs, frozenset(file.absent), (*file.notes, *notes))
+            return Loaded(file.content, file.attrs, file.absent, (*file.notes, *notes))
         merged, gap = _merged(journal, file, error)
         if not gap or attempt == _ATTEMPTS - 1:
             return merged
@@ -51,7 +54,15 @@ def load(path: Path) -> Loaded:
 
 def _read_file(path: Path) -> tuple[FileContent | None, LogError | None]:
     try:
-        return FileContent(path), None
+        check_bytes(path)
+        integrity = examine(path)
+        if integrity is Integrity.INTACT:
+            return load_file(path), None
+        file = isolated(load_file, path)
+        if integrity is Integrity.CHANGED:
+            said = "changed since homotopy wrote it (its checksum differs): values may be damaged"
+            file = replace(file, notes=(*file.notes, said))
+        return file, None
     except LogError as error:
         return None, error
 
@@ -64,7 +75,7 @@ def _merged(
     replay = journal.replay(after=journal.seq)
     rows = replay.rows
     if file is not None:
-        said = f"{file.path.name} still holds run {file.content.info.run_id!r}, to be replaced"
+        said = f"{journal.log.name} still holds run {file.content.info.run_id!r}, to be replaced"
     elif not _file_missing(error):
         if journal.seq or replay.lost:
             raise error
@@ -85,16 +96,18 @@ def _continued(journal: JournalFile, file: FileContent) -> tuple[Loaded, int]:
     replay = journal.replay(after=file.content.seq)
     rows = replay.rows
     if file.content.closed and rows.seq == file.content.seq:  # killed while closing
-        return Loaded(file.content, file.attrs, frozenset(file.absent), tuple(file.notes)), 0
-    if rows.info.layers != file.content.info.layers:
+        return Loaded(file.content, file.attrs, file.absent, file.notes), 0
+    count = len(file.content.info.layers)
+    if len(rows.info.layers) != count:
         raise LogError(
-            f"{journal.path}: its layers are not those of {file.path.name}",
-            hint=f"move {journal.path.name} away: it belongs to another run",
+            f"{journal.log}: has {count} layers, its journal {len(rows.info.layers)}",
+            hint=f"one of them is damaged: move {journal.path.name} away to read the other",
         )
-    content = replace(join(file.content, rows), info=file.content.info, closed=False)
+    # the journal's facts about the run: a checksum vouches for them
+    content = replace(join(file.content, rows), closed=False)
     attrs = {**file.attrs, **_attributes(content)}
     told = (*file.notes, _live(rows.n_rows), *replay.notes)
-    return Loaded(content, attrs, frozenset(file.absent), told), replay.gap
+    return Loaded(content, attrs, file.absent, told), replay.gap
 
 
 def _live(rows: int) -> str:

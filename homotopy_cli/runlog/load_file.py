@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,28 @@ from homotopy_cli.runlog.hdf5 import SafeReader, open_log
 from homotopy_cli.runlog.load_journal import check_version
 
 
+@dataclass(frozen=True)
 class FileContent:
-    """A run.h5 as read: `content`, root `attrs`, provenance entries `absent`, and `notes`."""
+    """A run.h5 as read."""
+
+    content: LogContent
+    attrs: dict[str, str | int]
+    absent: frozenset[str]  # provenance entries that it does not hold
+    notes: tuple[str, ...]
+
+
+def load_file(path: Path) -> FileContent:
+    """Read a run.h5, without its journal, in this process.
+
+    Raises:
+        LogError: It cannot be opened, is no run, is refused, or is of a newer major version.
+    """
+    loader = _Loader(path)
+    return FileContent(loader.content, loader.attrs, frozenset(loader.absent), tuple(loader.notes))
+
+
+class _Loader:
+    """Fills `content`, `attrs`, `absent` and `notes`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -240,6 +240,7 @@ ATTRIBUTES = (
     ("closed", "1 after a complete close, else 0: a journal may hold newer rows"),
     ("attempts", "1 + number of resumes"),
     ("status", ", ".join(STATUSES)),
+    ("checksum", "8 bytes of mark, then the CRC32 of this file with those last 4 bytes zeroed"),
     ("journal_seq", "number of the last journal record that this file contains"),
 )
 
