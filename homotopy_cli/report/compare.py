@@ -54,9 +54,7 @@ def compare_body(
     html = [
         verdict_html(_headline(logs, names, metrics), ""),
         gates_html(gates),
-        _section(
-            "metrics", "Metrics", table_html(metrics_table(names, metrics, reference=reference))
-        ),
+        _section("metrics", "Metrics", table_html(table)),
         *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
         _section("layers", "Most curved layers", _layers_table(runs, names)),
         _section("recipes", "What differs in the recipes", _recipe_diff(runs, names)),

@@ -52,9 +52,10 @@ def target(log: RunLog) -> float | None:
 def run_name(log: RunLog) -> str:
     """What to call this run: the recipe's name, the run id, or the file's name."""
     for name in (setting(log, "name"), log.attrs.get("run_id")):
-        if isinstance(name, str) and name.strip() and name != "case":
+        if isinstance(name, str) and name.strip():
             return name.strip()
-    return log.path.stem if hasattr(log.path, "stem") else str(log.path).rsplit("/", 1)[-1]
+    file = str(log.path).replace("\\", "/").rsplit("/", 1)[-1]
+    return file.removesuffix(".h5") or "run"
 
 
 def is_probe(log: RunLog) -> bool:

@@ -43,12 +43,14 @@ class Panel:
 
 
 def balanced(panels: Sequence[Panel]) -> tuple[Panel, ...]:
-    """The same panels; a narrow one without a neighbour in its row of two becomes wide."""
+    """Drawn panels first, empty ones last; a narrow one alone in its row of two becomes wide."""
+    panels = sorted(panels, key=lambda panel: panel.figure is None)
     done: list[Panel] = []
     narrow = 0
     for i, panel in enumerate(panels):
         narrow = 0 if panel.wide else narrow + 1
-        last = i + 1 == len(panels) or panels[i + 1].wide
+        after = panels[i + 1] if i + 1 < len(panels) else None
+        last = after is None or after.wide or (after.figure is None and panel.figure is not None)
         alone = last and narrow % 2 == 1
         done.append(replace(panel, wide=True) if alone and panel.figure is not None else panel)
     return tuple(done)

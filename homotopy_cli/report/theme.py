@@ -107,7 +107,7 @@ def template() -> dict[str, Any]:
             },
             "xaxis": {
                 **axis,
-                "tickformat": ",~g",
+                "tickformat": ",.9~g",
                 "hoverformat": ",d",
                 "showgrid": False,
                 "showline": True,

@@ -38,6 +38,7 @@ def layers_figure(log: RunLog) -> go.Figure:
         "ticktext": names,
         "showgrid": False,
         "fixedrange": True,
+        "ticklabelstandoff": 6,
     }
     if len(log.probe_step) == 1:
         return _bars(ranking.latest[rows], full, axis, ranking.label, height)

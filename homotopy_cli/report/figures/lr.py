@@ -119,6 +119,8 @@ def lr_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     figure, notes = _build(log, baseline)
     if wants_log(lr):
         log_axis(figure)
+    else:
+        figure.layout.yaxis.rangemode = "tozero"
     columns = {"lr": lr}
     for name in ("schedule_lr", "ceiling_lr"):
         values = column(log.steps, name)
