@@ -1,5 +1,6 @@
 """Arrays of an .npz file, read without pickle."""
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -78,12 +79,13 @@ def _describe(x: Tensor, y: Tensor, n_held_out: int, origin: str, y_name: str) -
 
 
 def _load(file: Path, spec: NpzData) -> dict[str, np.ndarray]:
-    if read(file)[:4] != b"PK\x03\x04":
+    raw = read(file)
+    if raw[:4] != b"PK\x03\x04":
         raise ProblemError(
             f"{spec.path}: is not an .npz file", hint="numpy.savez('data.npz', x=x, y=y)"
         )
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             for name in (spec.x, spec.y):
                 if name not in archive.files:
                     held = ", ".join(archive.files) or "nothing"
