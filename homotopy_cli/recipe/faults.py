@@ -16,7 +16,7 @@ from homotopy_cli.recipe.schema import (
     CurvatureSpec,
     Recipe,
 )
-from homotopy_cli.recipe.values import closest, kind_of, shown
+from homotopy_cli.recipe.values import Misfit, closest, kind_of, shown
 
 _SECTIONS: dict[str, dict[str, Any]] = {
     "model": MODEL_SPECS,
@@ -76,9 +76,9 @@ def _value_at(path: Path, data: Any) -> Any:
 def _one(item: Any, path: Path, unknown: set[Path], document: Document) -> None:
     kind, context = item["type"], item.get("ctx", {})
     value = _value_at(path, document.data)
-    if kind == "recipe":
-        inner = (*path, *context["path"])
-        document.add_fault(inner, context["what"], context["hint"])
+    misfit = context.get("error")
+    if isinstance(misfit, Misfit):
+        document.add_fault((*path, *misfit.path), misfit.what, misfit.hint)
     elif kind == "extra_forbidden":
         what, hint = _unknown_key(path, document.data)
         document.add_fault(path, what, hint, at_key=True)

@@ -132,7 +132,7 @@ class Ceiling(Spec):
     signal: Signal | None = _own("curvature that sets the ceiling; default curvature.signal")
     estimation_freq: Count | None = _own("base probe period, steps; default curvature.freq")
     budget: Fraction | None = _own("share of the work spent probing; default curvature.budget")
-    probe_fraction: Share | None = _own("share of the batch's rows a probe sees; default 0.25")
+    probe_fraction: Share | None = _own("share of the batch's rows a probe sees; default 0.125")
     layers_freq: Whole | None = _own(
         "probe periods between per-layer probes, 0 = never; default curvature.layers_freq"
     )

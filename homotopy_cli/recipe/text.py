@@ -4,7 +4,6 @@ from typing import Any, get_args
 
 import yaml
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticUndefined
 
 from homotopy_cli.recipe.schedules import Ceiling
 from homotopy_cli.recipe.schema import (
@@ -99,7 +98,7 @@ def _default(info: Any) -> str:
         return (
             f"`{{name: {made.name}}}`" if hasattr(made, "name") else "see below" if made else "none"
         )
-    if info.default is PydanticUndefined:
+    if info.is_required():
         return "**required**"
     if info.default is None:
         return "left out"

@@ -21,13 +21,19 @@ from pydantic import (
     Tag,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 
-def fault(what: str, hint: str = "", path: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """A validation error in our words; `path` names a key below the value being checked."""
-    # Braces would be read as a template by pydantic.
-    return PydanticCustomError("recipe", "{what}", {"what": what, "hint": hint, "path": list(path)})
+class Misfit(ValueError):
+    """A value that does not fit, in our words; pydantic keeps it in the error's context."""
+
+    def __init__(self, what: str, hint: str, path: tuple[str | int, ...]) -> None:
+        super().__init__(what)
+        self.what, self.hint, self.path = what, hint, path
+
+
+def fault(what: str, hint: str = "", path: tuple[str | int, ...] = ()) -> Misfit:
+    """A Misfit to raise; `path` names a key below the value being checked."""
+    return Misfit(what, hint, path)
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -58,7 +64,7 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else kinds.get(type(value), "a number")
 
 
-def _text_for_number(value: str, wanted: str) -> PydanticCustomError:
+def _text_for_number(value: str, wanted: str) -> Misfit:
     plain = value.strip()
     if plain.lower() in ("none", "null", "nil", "~", ""):
         return fault(f"{value!r} is text; write null", "null, or leave the key out")
