@@ -60,7 +60,7 @@ class Quadratic(nn.Module):
 class TiedGPT(nn.Module):
     """Embedding tied to the head, one attention block through scaled_dot_product_attention."""
 
-    def __init__(self, vocab=9, width=8, heads=2):
+    def __init__(self, vocab=7, width=4, heads=2):
         super().__init__()
         self.heads = heads
         self.emb = nn.Embedding(vocab, width)
@@ -86,9 +86,9 @@ class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.enc = nn.TransformerEncoderLayer(
-            8, 2, 12, dropout=0.0, batch_first=True, activation="gelu"
+            4, 2, 6, dropout=0.0, batch_first=True, activation="gelu"
         )
-        self.out = nn.Linear(8, 3)
+        self.out = nn.Linear(4, 3)
 
     def forward(self, x):
         return self.out(self.enc(x).mean(1))
@@ -176,7 +176,7 @@ def _classes(rows, features, classes):
 
 
 def _token_rows(rows, ignored):
-    tokens = torch.randint(9, (rows, 6))
+    tokens = torch.randint(7, (rows, 6))
     targets = tokens[:, 1:].clone()
     targets.view(-1)[:ignored] = -100
     return (tokens[:, :-1], targets)
@@ -241,7 +241,7 @@ CASES = (
         (8,),
     ),
     Case("idle expert", Experts, _cross_entropy, lambda: [_classes(12, (4,), 3)], (12,)),
-    Case("encoder", Encoder, _cross_entropy, lambda: [_classes(5, (4, 8), 3)], (5,)),
+    Case("encoder", Encoder, _cross_entropy, lambda: [_classes(5, (4, 4), 3)], (5,)),
 )
 
 

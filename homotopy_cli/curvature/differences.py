@@ -4,6 +4,7 @@ Both evaluate the gradient at parameters other than the model's own. Tensors are
 the time of one evaluation, so the weights themselves are never written to.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -65,7 +66,8 @@ def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> T
     params = [problem.params[name] for name in names]
     parts = v.split([p.numel() for p in params])
     total = torch.zeros_like(v)
-    with problem.measuring(), forward_ad.dual_level():
+    with problem.measuring(), forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about torch.jit.script
         duals = {
             name: forward_ad.make_dual(param.detach().requires_grad_(), part.view(param.shape))
             for name, param, part in zip(names, params, parts, strict=True)

@@ -65,6 +65,7 @@ class GradientGraph:
         self.dtype, self.device = problem.dtype, problem.device
         self._batches = range(len(problem.batches))
         self._may_fall_back = method == "auto"
+        self._dead_end = False
         self._index = {name: i for i, name in enumerate(self.names)}
         self._slices: dict[str, slice] = {}
         for name, param in problem.params.items():
@@ -80,6 +81,8 @@ class GradientGraph:
         else:
             twice = self.method == "double_backward"
             self.loss, self._grads, self._constant = self._gradient_by_batch(twice)
+        if self._dead_end:
+            self._fall_back(ProblemError("an operation is marked @once_differentiable"))
         self.build_seconds = time.perf_counter() - started
         self.grad = self._flatten(self.names, self._grads).detach()
         self._check_finite()
@@ -137,13 +140,19 @@ class GradientGraph:
                     f"the Hessian product failed: {reason}",
                     hint="take products before optimizer.step(), and avoid in-place operations",
                 ) from error
-            if not self._may_fall_back:
-                raise ProblemError(
-                    f"the loss cannot be differentiated twice: {reason}",
-                    hint="use --hvp auto or --hvp central_difference",
-                ) from error
-        self.method, self.fallback_reason = "central_difference", reason
+            self._fall_back(error)
         return self._product(names, v)
+
+    def _fall_back(self, error: Exception) -> None:
+        """Go on with differences of gradients, or refuse where the method was prescribed."""
+        reason = str(error).splitlines()[0]
+        if not self._may_fall_back:
+            raise ProblemError(
+                f"the loss cannot be differentiated twice: {reason}",
+                hint="use --hvp auto or --hvp central_difference",
+            ) from error
+        self.method, self.fallback_reason = "central_difference", reason
+        self._grads = [None if g is None else g.detach() for g in self._grads]
 
     def _from_graph(
         self, grads: Sequence[Tensor | None], names: tuple[str, ...], v: Tensor
@@ -192,6 +201,8 @@ class GradientGraph:
         if loss is None or not loss.requires_grad:
             return value, [None] * len(params)
         grads = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
+        if create_graph:
+            self._dead_end |= _has_dead_end(grads)
         return value, list(grads)
 
     def _gradient_by_batch(self, create_graph: bool) -> tuple[float, list[Tensor | None], set[str]]:
@@ -246,3 +257,22 @@ class GradientGraph:
                     f"the gradient of {name!r} holds {bad} non-finite values of {part.numel()}",
                     hint="the loss is finite but its gradient overflows: try --dtype float64",
                 )
+
+
+def _has_dead_end(grads: Sequence[Tensor | None]) -> bool:
+    """Whether the graph holds the node that @once_differentiable leaves behind.
+
+    The node raises when it is run, but it leads to no parameter, so autograd.grad prunes it
+    and would return a wrong product without a word.
+    """
+    todo = [g.grad_fn for g in grads if g is not None and g.grad_fn is not None]
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        if node.name() == "torch::autograd::Error":
+            return True
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return False

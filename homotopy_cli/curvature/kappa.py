@@ -2,6 +2,7 @@
 
 import math
 
+ROUNDINGS = 8.0  # a sum over a backward pass collects several roundings: our choice
 ZERO_GRADIENT = "undefined: the gradient is exactly zero"
 
 
@@ -23,7 +24,7 @@ def noise_floor(
     """
     moved = hessian_norm * param_norm / math.sqrt(n_params)
     flat = abs(loss) / max(param_norm, 1.0)
-    return eps * max(moved, flat)
+    return ROUNDINGS * eps * max(moved, flat)
 
 
 def kappa(

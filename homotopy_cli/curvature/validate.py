@@ -9,6 +9,7 @@ from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, Moment, Validation
 
 _SIGMAS = 4.0  # standard errors that a sampled mean may be off: 1 in 16 000 for a normal one
+ZERO = 1e-10  # share of ‖H‖ below which an exact eigenvalue counts as zero
 
 
 def validate(
@@ -23,7 +24,8 @@ def validate(
 
     Each eigenvalue is compared with the exact one of its own rank, not with the nearest, so a
     missed eigenvalue shows. The bound of an eigenvalue is its residual; of a sampled mean,
-    4 standard errors; κ inherits ‖H‖'s.
+    4 standard errors; κ inherits ‖H‖'s. Relative errors are relative to the exact value, or to
+    the matrix's norm where the exact value is zero to rounding.
 
     Args:
         problem: The one that was estimated.
@@ -45,7 +47,9 @@ def validate(
     if scaled is not None and estimate.preconditioned_sharpness is not None:
         top = torch.linalg.eigvalsh(scaled)[-1].item()
         table.append(
-            _eigenvalue("preconditioned_sharpness", estimate.preconditioned_sharpness, top)
+            _eigenvalue(
+                "preconditioned_sharpness", estimate.preconditioned_sharpness, top, abs(top)
+            )
         )
     if estimate.curvature == "preconditioned":
         if scaled is None:
@@ -67,12 +71,12 @@ def _whole(estimate: CurvatureEstimate, spectrum: Tensor) -> list[Validation]:
     table = []
     if estimate.lambda_max is not None and estimate.lambda_min is not None:
         low, high = spectrum[0].item(), spectrum[-1].item()
-        table.append(_eigenvalue("lambda_max", estimate.lambda_max, high))
-        table.append(_eigenvalue("lambda_min", estimate.lambda_min, low))
+        size = max(abs(low), abs(high))
+        table.append(_eigenvalue("lambda_max", estimate.lambda_max, high, size))
+        table.append(_eigenvalue("lambda_min", estimate.lambda_min, low, size))
         ranked = _by_magnitude(spectrum, [e.value for e in estimate.eigenvalues])
         for i, (found, exact) in enumerate(zip(estimate.eigenvalues, ranked, strict=True)):
-            table.append(_eigenvalue(f"eigenvalues[{i}]", found, exact))
-        size = max(abs(low), abs(high))
+            table.append(_eigenvalue(f"eigenvalues[{i}]", found, exact, size))
         bound = max(estimate.lambda_max.residual, estimate.lambda_min.residual)
         table.append(_compared("hessian_norm", estimate.hessian_norm, size, bound))
         if estimate.kappa is not None:
@@ -92,30 +96,36 @@ def _block(row: BlockEstimate, values: Tensor) -> list[Validation]:
     if row.lambda_max is not None and row.lambda_min is not None:
         low, high = values[0].item(), values[-1].item()
         size = max(abs(low), abs(high))
-        table.append(_compared(f"{row.name}.lambda_max", row.lambda_max, high, row.residual))
-        table.append(_compared(f"{row.name}.lambda_min", row.lambda_min, low, row.residual))
-        table.append(_compared(f"{row.name}.hessian_norm", row.hessian_norm, size, row.residual))
+        table.append(_compared(f"{row.name}.lambda_max", row.lambda_max, high, row.residual, size))
+        table.append(_compared(f"{row.name}.lambda_min", row.lambda_min, low, row.residual, size))
+        table.append(
+            _compared(f"{row.name}.hessian_norm", row.hessian_norm, size, row.residual, size)
+        )
     if row.trace is not None:
         table.append(_moment(f"{row.name}.trace", row.trace, values.sum().item(), values))
     return table
 
 
-def _eigenvalue(quantity: str, found: Eigenvalue, exact: float) -> Validation:
-    return _compared(quantity, found.value, exact, found.residual)
+def _eigenvalue(quantity: str, found: Eigenvalue, exact: float, scale: float) -> Validation:
+    return _compared(quantity, found.value, exact, found.residual, scale)
 
 
 def _moment(quantity: str, found: Moment, exact: float, spectrum: Tensor) -> Validation:
-    rounding = 1e-12 * torch.linalg.vector_norm(spectrum, ord=1).item()
-    return _compared(quantity, found.value, exact, _SIGMAS * found.stderr + rounding)
+    size = torch.linalg.vector_norm(spectrum, ord=1).item()
+    return _compared(quantity, found.value, exact, _SIGMAS * found.stderr + 1e-12 * size, size)
 
 
-def _compared(quantity: str, estimate: float, exact: float, bound: float) -> Validation:
+def _compared(
+    quantity: str, estimate: float, exact: float, bound: float, scale: float = 0.0
+) -> Validation:
+    """One row; `scale` is the size of the matrix, below whose rounding `exact` is zero."""
     error = abs(estimate - exact)
+    unit = abs(exact) if abs(exact) > ZERO * scale else scale
     return Validation(
         quantity=quantity,
         estimate=estimate,
         exact=exact,
-        relative_error=error / abs(exact) if exact else (0.0 if error == 0.0 else 1.0),
+        relative_error=error / unit if unit else 0.0 if error == 0.0 else 1.0,
         bound=bound,
         within_bound=error <= bound,
     )

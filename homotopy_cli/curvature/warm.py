@@ -13,7 +13,7 @@ from torch import Tensor
 from homotopy_cli.linalg.extreme import ExtremeResult
 from homotopy_cli.linalg.vectors import gaussian, norm, unit
 
-OTHER_END = 0.3  # share of the other end's vector: one Krylov space then holds both
+OTHER_END = 0.1  # share of the other end's vector: one Krylov space then holds both
 NOISE = 0.05  # random share of ‖v‖: an exact eigenvector could never leave its own line
 
 

@@ -16,13 +16,25 @@ class Basis:
         dtype: Of the vectors.
         device: Of the vectors.
         capacity: The most vectors that will come; memory is capacity · n numbers.
+        locked: (k, n) orthonormal rows that every vector must be orthogonal to as well; they
+            are no part of the basis.
     """
 
-    def __init__(self, n: int, *, dtype: torch.dtype, device: torch.device, capacity: int) -> None:
+    def __init__(
+        self,
+        n: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        capacity: int,
+        locked: Tensor | None = None,
+    ) -> None:
         self.n = n
+        self.room = n if locked is None else n - len(locked)
+        self._locked = [] if locked is None else [locked]
         self.dtype = dtype
         self.device = device
-        self.capacity = min(capacity, n)
+        self.capacity = min(capacity, self.room)
         self._chunks: list[Tensor] = []
         self._length = 0
 
@@ -47,7 +59,7 @@ class Basis:
         """
         before = norm(w)
         for _ in range(3):
-            for rows in self._rows():
+            for rows in (*self._locked, *self._rows()):
                 w = torch.addmv(w, rows.T, rows @ w, alpha=-1.0)
             after = norm(w)
             if after > 0.7071 * before or after == 0.0 or after != after:
@@ -56,8 +68,8 @@ class Basis:
         return w, 0.0
 
     def fresh(self, generator: torch.Generator) -> Tensor | None:
-        """Return a random unit vector orthogonal to the basis, or None when it spans R^n."""
-        if self._length >= self.n:
+        """Return a random unit vector orthogonal to the basis, or None when there is none."""
+        if self._length >= self.room:
             return None
         for _ in range(8):
             w, length = self.orthogonalise(

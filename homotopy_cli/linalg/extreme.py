@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.linalg.lanczos import ROUNDING, Tridiagonal, lanczos, ritz_pairs
-from homotopy_cli.linalg.operator import DeflatedOperator, LinearOperator
+from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import dot, norm
 
 Which = Literal["both", "max", "min", "magnitude"]
@@ -60,6 +60,8 @@ def extreme_eigenvalues(
     multiplicity: bool = False,
     expired: Callable[[], bool] | None = None,
     progress: Progress | None = None,
+    locked: Tensor | None = None,
+    scale: float = 0.0,
 ) -> ExtremeResult:
     """Estimate extreme eigenvalues of a symmetric operator, each with a residual bound.
 
@@ -84,15 +86,24 @@ def extreme_eigenvalues(
             copies in the complement of the pairs found, until there are none.
         expired: True ends the recurrence early; what did not converge says so.
         progress: Called with (products done, budget).
+        locked: (m, n) orthonormal eigenvectors to leave out.
+        scale: What is known of ‖A‖; matters where `locked` holds the largest.
 
     Returns:
         Pairs by magnitude, largest first. Never raises for slow convergence.
     """
     tolerance = _Tolerance(rtol, torch.finfo(operator.dtype).eps)
-    stop = _Stop(k, which, tolerance, min(max_matvecs, operator.n), expired, progress)
-    tri = lanczos(operator, generator=generator, max_steps=max_matvecs, start=start, stop=stop)
+    stop = _Stop(k, which, tolerance, min(max_matvecs, operator.n), expired, progress, scale)
+    tri = lanczos(
+        operator,
+        generator=generator,
+        max_steps=max_matvecs,
+        start=start,
+        stop=stop,
+        locked=locked,
+    )
     values, residuals, vectors = tri.ritz()
-    scale = values.abs().max().item()
+    scale = max(scale, values.abs().max().item())
     pairs = []
     for index in _select(values, k, which):
         value, residual = values[index].item(), residuals[index].item()
@@ -109,13 +120,15 @@ def extreme_eigenvalues(
     if multiplicity and which in ("both", "magnitude") and len(tri.basis) < operator.n:
         while len(pairs) < operator.n and not (expired is not None and expired()):
             copy = extreme_eigenvalues(
-                DeflatedOperator(operator, torch.stack([pair.vector for pair in pairs])),
+                operator,
                 generator=generator,
                 which="magnitude",
                 rtol=rtol,
                 max_matvecs=max_matvecs,
                 explicit_residual=explicit_residual,
                 expired=expired,
+                locked=torch.stack([pair.vector for pair in pairs]),
+                scale=scale,
             )
             n_matvecs += copy.n_matvecs
             found = copy.pairs[0]
@@ -152,9 +165,10 @@ class _Stop:
         limit: int,
         expired: Callable[[], bool] | None,
         progress: Progress | None,
+        scale: float,
     ) -> None:
         self.k, self.which, self.tolerance, self.limit = k, which, tolerance, limit
-        self.expired, self.progress = expired, progress
+        self.expired, self.progress, self.scale = expired, progress, scale
         self.next_check = 1
         self.last: Tensor | None = None
 
@@ -169,7 +183,7 @@ class _Stop:
         self.next_check = m + 1 + m // 32  # T's eigenproblem costs m³: seldom when m is large
         values, residuals, _ = ritz_pairs(alphas, betas)
         index = _select(values, self.k, self.which)
-        wanted, scale = values[index], values.abs().max().item()
+        wanted, scale = values[index], max(self.scale, values.abs().max().item())
         last, self.last = self.last, wanted
         if m < self.k:
             return False

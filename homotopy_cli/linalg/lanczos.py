@@ -15,7 +15,7 @@ from torch import Tensor
 from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.linalg.basis import Basis
 from homotopy_cli.linalg.operator import LinearOperator
-from homotopy_cli.linalg.vectors import dot, gaussian, unit
+from homotopy_cli.linalg.vectors import dot, unit
 
 ROUNDING = 16.0  # units of eps·‖A‖ below which a residual is noise: our choice, tested on P cases
 
@@ -42,6 +42,7 @@ def lanczos(
     start: Tensor | None = None,
     stop: Callable[[list[float], list[float]], bool] | None = None,
     restart: bool = True,
+    locked: Tensor | None = None,
 ) -> Tridiagonal:
     """Reduce a symmetric operator to tridiagonal form on a Krylov space.
 
@@ -57,20 +58,22 @@ def lanczos(
         start: First vector (n,), need not be normalised; random when None, zero or non-finite.
         stop: Called with (alphas, betas) after each product; True ends the recurrence.
         restart: False ends at the first breakdown instead (the quadrature of one vector).
+        locked: (k, n) orthonormal rows; the whole recurrence stays in their complement, which
+            holds the other eigenvectors when these are eigenvectors. k < n.
 
     Raises:
         NonFiniteError: A product holds NaN or infinity.
     """
     n, eps = operator.n, torch.finfo(operator.dtype).eps
-    steps = min(max_steps, n)
+    steps = min(max_steps, n if locked is None else n - len(locked))
     if steps < 1:
         raise ValueError(f"need n >= 1 and max_steps >= 1, got n={n}, max_steps={max_steps}")
-    basis = Basis(n, dtype=operator.dtype, device=operator.device, capacity=steps)
+    basis = Basis(n, dtype=operator.dtype, device=operator.device, capacity=steps, locked=locked)
     vector = None if start is None else unit(start.to(operator.dtype))
+    if locked is not None and vector is not None:
+        vector = unit(basis.orthogonalise(vector)[0])
     if vector is None:
-        vector = unit(
-            gaussian(n, generator=generator, dtype=operator.dtype, device=operator.device)
-        )
+        vector = basis.fresh(generator)
     alphas: list[float] = []
     betas: list[float] = []
     scale, previous, breakdown = 0.0, None, False
@@ -88,7 +91,7 @@ def lanczos(
                 hint="check the loss and the weights for non-finite or overflowing values",
             )
         scale = max(scale, abs(alpha) + beta)
-        exhausted = beta <= 0.5 * ROUNDING * eps * scale or len(basis) == n
+        exhausted = beta <= 0.5 * ROUNDING * eps * scale or len(basis) == basis.room
         breakdown |= exhausted
         alphas.append(alpha)
         betas.append(0.0 if exhausted else beta)

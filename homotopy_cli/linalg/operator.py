@@ -38,26 +38,3 @@ class DenseOperator:
         """Return Av, shape (n,)."""
         self.n_matvecs += 1
         return self.matrix @ v
-
-
-class DeflatedOperator:
-    """(I - VVᵀ) A (I - VVᵀ): A with the span of V's orthonormal rows taken out.
-
-    Args:
-        operator: A, shape (n, n).
-        vectors: V, shape (k, n), orthonormal rows.
-    """
-
-    def __init__(self, operator: LinearOperator, vectors: Tensor) -> None:
-        self.operator = operator
-        self.vectors = vectors
-        self.n = operator.n
-        self.dtype = operator.dtype
-        self.device = operator.device
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """Return the deflated product, shape (n,); one product with A."""
-        return self._project(self.operator.matvec(self._project(v)))
-
-    def _project(self, v: Tensor) -> Tensor:
-        return v - self.vectors.T @ (self.vectors @ v)

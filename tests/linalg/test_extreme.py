@@ -64,13 +64,11 @@ def test_one_by_one():
 
 
 def test_missed_copies_are_found_on_request():
-    values = np.concatenate([[9.0, 9.0, 9.0, -8.0, -8.0], np.linspace(-1, 1, 195)])
-    plain = extreme_eigenvalues(with_spectrum(values), generator=generator(0), k=5)
-    full = extreme_eigenvalues(
-        with_spectrum(values), generator=generator(0), k=5, multiplicity=True
-    )
-    assert [pair.value for pair in full.pairs] == pytest.approx([9, 9, 9, -8, -8], abs=1e-5)
-    assert sum(pair.value > 8.99 for pair in plain.pairs) == 1
+    operator = with_spectrum(np.concatenate([[9.0, 9.0, 9.0, -8.0, -8.0, 4.0], np.zeros(194)]))
+    plain = extreme_eigenvalues(operator, generator=generator(0), k=3)
+    assert [pair.value for pair in plain.pairs] == pytest.approx([9, -8, 4], abs=1e-6)
+    full = extreme_eigenvalues(operator, generator=generator(0), k=5, multiplicity=True)
+    assert [pair.value for pair in full.pairs] == pytest.approx([9, 9, 9, -8, -8], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_missed_copies_are_found_on_request():
 )
 def test_which_end(which, wanted):
     operator = with_spectrum([1, 2, 3, 4, 5, -6])
-    found = extreme_eigenvalues(operator, generator=generator(0), k=2, which=which)
+    found = extreme_eigenvalues(operator, generator=generator(0), k=2, which=which, rtol=1e-8)
     values = sorted((pair.value for pair in found.pairs), key=abs, reverse=True)
     assert sorted(values) == pytest.approx(sorted(wanted), rel=1e-10)
 
