@@ -15,13 +15,19 @@ whole file is rebuilt in memory and replaces the old one in one step. Promises:
 - An existing run is never truncated: continuing and replacing are both explicit.
 - A full or failing disk does not stop training: records stay in memory and are retried.
 - A log is data from anywhere: the reader opens only names of the schema, follows no external
-  storage, external link or virtual dataset, and refuses sizes that the file does not hold.
+  storage, link or virtual dataset, and refuses sizes that the file does not hold. A file whose
+  checksum is not ours is read in a process of its own with limits, so that a crafted or damaged
+  one ends as one line of reason instead of a hang, a crash or a full memory.
 
 Not promised: concurrent writers (the second is refused), power loss within the last 30 s,
 network filesystems' rename visibility.
 
-Files: schema (the one table), content (a whole log as arrays), codec and journal (the bytes of
-a record), buffers (growing rows), fold (content -> HDF5 image -> file), storage (the journal
-with retry and back-off), writer; hdf5 and load (HDF5 -> content, distrustfully), view (content
--> RunLog), reader; faults (the kill points that the crash tests use).
+    schema      the one table; also rendered as the documentation
+    content     a whole log as arrays: what the parts below hand to each other
+    codec, journal, load_journal      the bytes of a record; frames and torn tails; replay
+    buffers, fold, integrity          growing rows; content -> HDF5 image -> file; its seal
+    locks, start, sink, trouble, text, writer   claim a path, retry a failing disk, RunWriter
+    hdf5, load_file, isolate, load    HDF5 -> content, distrustfully; file and journal merged
+    view, reader                      content -> RunLog, the newest attempt; read_log
+    faults      the points at which the crash tests kill a writer
 """

@@ -44,6 +44,7 @@ class Buffers:
         kind, seq = codec.PREFIX.unpack_from(payload)
         if kind == codec.HEADER or seq <= self.seq:
             return False
+        codec.whole(seq)
         self._take(kind, payload[codec.PREFIX.size :], layout)
         self.lost += seq - self.seq - 1
         self.seq = seq
@@ -65,10 +66,14 @@ class Buffers:
         elif kind == codec.EVENT:
             fields = json.loads(bytes(body))
             level = fields["level"] if fields["level"] in schema.LEVELS else "info"
-            event = EventRecord(int(fields["step"]), level, fields["code"], fields["message"])
-            self.events.append((int(fields["attempt"]), event))
+            code, message = str(fields["code"]), str(fields["message"])
+            event = EventRecord(codec.whole(fields["step"]), level, code, message)
+            self.events.append((codec.whole(fields["attempt"], bits=15), event))
         elif kind == codec.STATUS:
-            self.status = bytes(body).decode()
+            status = bytes(body).decode()
+            if status not in schema.STATUSES:
+                raise ValueError("unknown status")
+            self.status = status
 
     def _take_row(self, kind: int, body: memoryview, foreign: codec.Layout | None) -> None:
         layout = foreign or self.layout

@@ -147,6 +147,18 @@ def unpack_spectrum(body: memoryview) -> tuple[tuple[int, int, int, int], bytes,
     return (step, attempt, layer, kind), values, weights
 
 
+def whole(value: Any, bits: int = 63) -> int:
+    """A whole number that fits a signed integer of bits + 1 bits.
+
+    Raises:
+        ValueError, TypeError: It is none, as in a crafted record.
+    """
+    number = int(value)
+    if not -(2**bits) <= number < 2**bits:
+        raise ValueError(f"{value} does not fit {bits + 1} bits")
+    return number
+
+
 def to_json(value: Any) -> str:
     """Compact strict JSON: sorted keys; NaN and infinities become the strings "nan", "inf"."""
     return json.dumps(_strict(value), sort_keys=True, allow_nan=False, separators=(",", ":"))

@@ -21,8 +21,8 @@ from homotopy_cli.records import EventRecord, RunInfo
 from homotopy_cli.runlog.content import LogContent, Spectra
 from homotopy_cli.runlog.load_file import FileContent
 
-CPU_SECONDS = 10  # and one for each 8 MiB: 1e6 rows take 0.3 s
-WALL_SECONDS = 120
+CPU_SECONDS = 5  # and one for each 8 MiB: 1e6 rows take 0.3 s
+WALL_SECONDS = 60
 MEMORY = 6 * 2**30  # beyond what this process has already
 _COLUMNS = ("steps", "probes", "layer_values", "evals")
 _ARRAYS = ("step", "attempt", "probe_step", "probe_attempt", "eval_step", "eval_attempt")

@@ -14,7 +14,15 @@ from homotopy_cli.runlog.content import LogContent
 from homotopy_cli.runlog.journal import Scan, journal_path
 
 _MAX_BYTES = 2**32
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError)
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,  # int(Infinity)
+    struct.error,
+    RecursionError,  # JSON nested too deeply
+)
 
 
 def header_payload(info: RunInfo, attempt_start: tuple[int, ...], seq: int) -> bytes:
@@ -124,9 +132,9 @@ def read_journal(log: Path, notes: list[str]) -> JournalFile | None:
             path,
             data,
             _info(header),
-            tuple(int(step) for step in header["attempt_start"]) or (0,),
+            tuple(codec.whole(step) for step in header["attempt_start"]) or (0,),
             codec.Layout.of_header(header),
-            int(header["seq"]),
+            codec.whole(header["seq"]),
         )
     except _MALFORMED:
         if data:
@@ -136,7 +144,7 @@ def read_journal(log: Path, notes: list[str]) -> JournalFile | None:
 
 def _info(header: dict[str, Any]) -> RunInfo:
     layers = tuple(str(name) for name in header["layer"])
-    numel = tuple(int(count) for count in header["layer_numel"])
+    numel = tuple(codec.whole(count) for count in header["layer_numel"])
     kinds = tuple(str(kind) for kind in header["layer_kind"])
     if not len(layers) == len(numel) == len(kinds):
         raise ValueError("layers of unequal number")
@@ -149,8 +157,8 @@ def _info(header: dict[str, Any]) -> RunInfo:
         recipe_resolved=dict(header["recipe_resolved"]),
         environment={str(k): str(v) for k, v in dict(header["environment"]).items()},
         argv=tuple(str(word) for word in header["argv"]),
-        seed=int(header["seed"]),
-        n_params=int(header["n_params"]),
+        seed=codec.whole(header["seed"]),
+        n_params=codec.whole(header["n_params"]),
         created_utc=str(header["created_utc"]),
     )
 

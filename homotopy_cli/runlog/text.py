@@ -34,7 +34,15 @@ def redacted(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def storable_info(info: RunInfo) -> RunInfo:
-    """The facts of a run as the file can hold them, its command line redacted."""
+    """The facts of a run as the file can hold them, its command line redacted.
+
+    Raises:
+        ValueError: The seed does not fit 64 bits, or the layers' facts differ in number.
+    """
+    if not len(info.layers) == len(info.layer_numel) == len(info.layer_kind):
+        raise ValueError("layers, layer_numel and layer_kind differ in length")
+    if not -(2**63) <= info.seed < 2**63:
+        raise ValueError(f"seed {info.seed} does not fit 64 bits")
     return replace(
         info,
         run_id=storable(info.run_id),

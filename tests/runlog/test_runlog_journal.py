@@ -1,5 +1,6 @@
 """The journal's bytes: torn tails, flipped bits, crafted damage."""
 
+import json
 import os
 import random
 import time
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from runlog_cases import fill, info, loss, step
 
+from homotopy_cli.errors import LogError
 from homotopy_cli.runlog.journal import FRAME, MAGIC, Scan, frame
 from homotopy_cli.runlog.reader import read_log
 from homotopy_cli.runlog.writer import RunWriter
@@ -168,3 +170,30 @@ def test_records_of_a_wrong_form_are_damage_not_a_crash(killed):
     log = read_log(killed)
     np.testing.assert_array_equal(log.step, np.arange(12))
     assert any("damaged places skipped" in note for note in log.notes)
+
+
+def test_a_journal_of_a_newer_major_version_is_refused(killed):
+    journal = journal_of(killed)
+    data = journal.read_bytes()
+    end = frame_ends(data)[0]
+    header = data[FRAME.size : end].replace(b'"schema_version":"1.0"', b'"schema_version":"2.0"')
+    journal.write_bytes(frame(header) + data[end:])
+    with pytest.raises(LogError, match=r"schema 2\.0; this version reads up to 1\.x"):
+        read_log(killed)
+    with pytest.raises(LogError, match=r"schema 2\.0"):
+        RunWriter.resume(killed, step=12)
+    assert journal.read_bytes() == frame(header) + data[end:]
+
+
+def test_a_journal_with_another_number_of_layers_is_refused(killed):
+    journal = journal_of(killed)
+    data = journal.read_bytes()
+    end = frame_ends(data)[0]
+    header = json.loads(data[FRAME.size + 9 : end])
+    for key in ("layer", "layer_numel", "layer_kind"):
+        header[key] = header[key][:2]
+    payload = data[FRAME.size : FRAME.size + 9] + json.dumps(header).encode()
+    journal.write_bytes(frame(payload))
+    with pytest.raises(LogError, match="has 3 layers, its journal 2") as caught:
+        read_log(killed)
+    assert "move run.h5.journal away" in caught.value.hint

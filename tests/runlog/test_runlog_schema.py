@@ -213,3 +213,12 @@ def test_awkward_text_survives_or_is_made_safe(tmp_path):
         "homotopy", "--hub-token", "***", "--set", "api_key=***", "ftp://u:***@x",
     )  # fmt: skip
     assert b"s3cret" not in path.read_bytes()
+
+
+def test_facts_that_do_not_fit_are_programming_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="seed 9223372036854775808 does not fit 64 bits"):
+        RunWriter.create(tmp_path / "run.h5", info(seed=2**63))
+    with pytest.raises(ValueError, match="layers, layer_numel and layer_kind differ in length"):
+        RunWriter.create(tmp_path / "run.h5", info(layer_numel=()))
+    with pytest.raises(ValueError, match="status 'done'"):
+        RunWriter.create(tmp_path / "run.h5", info()).close("done")
