@@ -1,19 +1,31 @@
 """Problems: where a model, a loss and fixed batches become one function of the parameters.
 
     problem.py       Problem: L(theta) = sum_b w_b l_b over fixed batches; leaves no trace
-    wrappers.py      unwrap DDP and torch.compile; hold a model still while it is measured
+    parameters.py    the differentiated leaves: shared storage, tied tensors once
+    wrappers.py      unwrap DDP and torch.compile; borrow a model while it is measured
+    evaluation.py    one batch's loss as a scalar
     partition.py     disjoint, covering blocks ("layers") of the parameters
-    criteria.py      named losses that also count their terms; a loss guessed by evidence
+    criteria.py      named losses that also count their terms (counting.py)
+    guess.py         a loss guessed from result and targets, with its evidence
     calling.py       how a model is called with a batch, and what its result holds
-    nest.py          nests of tensors: map, walk, count rows, split
-    batches.py       batch files: .pt (weights only), .npz, .safetensors
     misfit.py        an exception inside a forward pass, explained with the batch's name
-    adapters.py      what kind of file this is, by content; one reader per kind
+    nest.py          nests of tensors: map, walk, count rows, split
+    batches.py       batch files: .pt, .npz, .safetensors, by content
+
+    archives.py      what a file is, by its bytes; whether a zip is whole and no bomb
+    globals.py       the globals a pickle names, read off its opcodes
     legible.py       tensors out of any pickle without running a line of it
-    archives.py      zip checks before anything is unpacked: truncated, bombs, TorchScript
+    reading.py       one torch file -> its content: safely, or trusted
+    folders.py       safetensors, and folders of shards
     entries.py       which sets of weights a nested checkpoint holds
-    checkpoint.py    read_checkpoint, load_into: strict, with both shapes in the message
+    adapters.py      one small function per kind of checkpoint
+    naming.py        prefixes and ties; mismatch.py: what does not fit, in words
+    checkpoint.py    read_checkpoint; load_into, always strict
+    optimizers.py    a saved optimizer state beside its parameters
+
     from_recipe.py   recipe -> model, loss, data -> Problem; shared by probe and train
+    sources.py       which recipe tells what a checkpoint does not; user code needs consent
+    building.py      the module: given, a target, trusted, or the recipe's
     load.py          load_problem: all that `homotopy probe` needs, from one path
 
 The measured function is the same at every call: batches are fixed, buffers are cloned for

@@ -134,37 +134,26 @@ def _file_parts(path: Path, trust_pickle: bool) -> Parts:
     kind = sniff(path)
     if kind == "safetensors":
         return read_safetensors(path)
-    content = _content(path, kind, trust_pickle)
-    for adapter in ADAPTERS:
-        parts = adapter(path, content)
-        if parts is not None:
-            if content.stand_ins and parts.kind != "torchscript":
-                named = ", ".join(content.stand_ins[:4])
-                more = len(content.stand_ins) - 4
-                named += f" and {more} more" if more > 0 else ""
-                note = f"only tensors and plain values were read; not run: {named}"
-                parts.notes = (*parts.notes, note)
-            return parts
-    raise AssertionError("the last adapter always answers")
-
-
-def _content(path: Path, kind: str, trust_pickle: bool) -> Content:
-    """Safely where possible; by running the pickle only with trust, and only where it needs it."""
-    if not trust_pickle:
-        return _READERS[kind](path)
-    if kind == "zip":
-        with open(path, "rb") as file:
-            archive = Archive(path, file)
-            archive.verify()
-            if archive.is_torchscript:
-                return read_zip(path)
     try:
-        content = _READERS[kind](path)
-        if not content.stand_ins:
-            return content
+        return _adapted(path, _READERS[kind](path))
     except CheckpointError:
-        pass  # a pickle that the safe readers refuse is what trust was given for
-    return read_trusted(path)
+        if not trust_pickle:
+            raise
+        if kind == "zip":  # trust is in who wrote the file, not in damage since
+            with open(path, "rb") as file:
+                Archive(path, file).verify()
+    return _adapted(path, read_trusted(path))
+
+
+def _adapted(path: Path, content: Content) -> Parts:
+    """The parts of a file's content, by the first adapter that knows its kind."""
+    parts = next(made for adapter in ADAPTERS if (made := adapter(path, content)) is not None)
+    if content.stand_ins and parts.kind != "torchscript":
+        named = ", ".join(content.stand_ins[:4])
+        more = len(content.stand_ins) - 4
+        named += f" and {more} more" if more > 0 else ""
+        parts.notes = (*parts.notes, f"only tensors and plain values were read; not run: {named}")
+    return parts
 
 
 _READERS = {"zip": read_zip, "legacy": read_legacy, "pickle": read_pickle}

@@ -20,6 +20,7 @@ from homotopy_cli.problems.calling import (
 )
 from homotopy_cli.problems.counting import IGNORED, count_rows, count_targets, count_tokens
 from homotopy_cli.problems.nest import Batch, is_index
+from homotopy_cli.recipe.targets import load_target
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,6 @@ def resolve_loss(
         if spec in NAMES:
             return NAMES[spec]
         if ":" in spec:
-            from homotopy_cli.recipe.targets import load_target
-
             return replace(from_callable(load_target(spec, base_dir or Path.cwd())), name=spec)
         close = difflib.get_close_matches(spec, NAMES, n=1)
         raise ProblemError(

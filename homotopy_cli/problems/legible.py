@@ -86,6 +86,12 @@ _STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": None,
 }
+# Type names that configuration objects carry along; they too become stand-ins, unmentioned.
+_UNREMARKABLE = {
+    "numpy.dtype",
+    "typing.Any",
+    *(f"builtins.{n}" for n in ("int", "long", "float", "str", "bool", "complex", "bytes")),
+}
 _CONTAINERS = {"dict": dict, "list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -130,8 +136,10 @@ class LegibleUnpickler(pickle.Unpickler):
         if module.endswith("multiarray") and module.startswith("numpy") and name == "scalar":
             self.refused["numpy scalar"] = None
             return _numpy_scalar
+        if module == "torch" and name == "device":
+            return lambda *place: ":".join(map(str, place))
         path = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        if path != "numpy.dtype":
+        if path not in _UNREMARKABLE:
             self.refused[path] = None
         if path not in self._stand_ins:
             self._stand_ins[path] = type(name, (Inert,), {"path": path})

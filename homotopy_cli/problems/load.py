@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import HomotopyError, NonFiniteError, ProblemError
+from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.problems.batches import cast_floats, read_batches
+from homotopy_cli.problems.building import build_module
 from homotopy_cli.problems.checkpoint import Checkpoint, load_into, read_checkpoint
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.from_recipe import probe_batches, recipe_loss
@@ -19,8 +20,7 @@ from homotopy_cli.problems.nest import walk
 from homotopy_cli.problems.optimizers import OptimizerInfo, optimizer_info
 from homotopy_cli.problems.problem import Problem, total
 from homotopy_cli.problems.sources import Setting, find_setting
-from homotopy_cli.problems.wrappers import unwrap
-from homotopy_cli.zoo.registry import build_data, build_model
+from homotopy_cli.zoo.registry import build_data
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def load_problem(
     )
     given = None if batches is None else _given(batches)
     data = None if setting is None or (model and given) else _data(setting)
-    net = _model(model, model_args, checkpoint, setting, data)
+    net = build_module(model, model_args, checkpoint, setting, data)
     if kind is None:
         kinds = {t.dtype for t in checkpoint.state.values() if t.is_floating_point()}
         kind = torch.float64 if kinds == {torch.float64} else None
@@ -167,79 +167,6 @@ def _recipe_batches(setting: Setting, data: Any) -> list[Any]:
     found = probe_batches(data, setting.recipe)
     if not found:
         raise ProblemError("the recipe's data have no held-out rows", hint="--set data.holdout=0.1")
-    return found
-
-
-def _model(
-    model: Any,
-    model_args: Mapping[str, Any] | Sequence[str] | None,
-    checkpoint: Checkpoint,
-    setting: Setting | None,
-    data: Any,
-) -> nn.Module:
-    """The module: given, built by a target, unpickled with trust, or the recipe's."""
-    arguments = _arguments(model_args)
-    if isinstance(model, nn.Module):
-        return unwrap(model)
-    if model is None and arguments and checkpoint.module is None and setting is None:
-        raise ProblemError("--model-arg without --model", hint="--model FILE.py:CALLABLE")
-    if model is None and checkpoint.module is not None:
-        return unwrap(checkpoint.module)
-    if model is None:
-        assert setting is not None  # find_setting raises where both are missing
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setting.recipe.seed)
-            return build_model(setting.recipe.model, data.info, base_dir=setting.base_dir)
-    name = model if isinstance(model, str) else getattr(model, "__name__", "model")
-    if isinstance(model, str):
-        from homotopy_cli.recipe.targets import load_target
-
-        model = load_target(model, Path.cwd())
-    if isinstance(model, nn.Module):
-        return unwrap(model)
-    if not callable(model):
-        raise ProblemError(
-            f"--model {name}: is a {type(model).__name__}, not a callable",
-            hint="name a function or class that returns the module",
-        )
-    try:
-        with torch.random.fork_rng(devices=[]):
-            made = model(**arguments)
-    except HomotopyError:
-        raise
-    except Exception as error:  # user code: anything may come
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ProblemError(
-            f"--model {name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())}): "
-            f"{type(error).__name__}: {said}",
-            hint="its arguments are given by --model-arg KEY=VALUE; --debug shows the traceback",
-        ) from error
-    if not isinstance(made, nn.Module):
-        raise ProblemError(
-            f"--model {name}: returned {type(made).__name__}, not a torch.nn.Module",
-            hint="the callable builds and returns the model",
-        )
-    return unwrap(made)
-
-
-def _arguments(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
-    """KEY=VALUE texts as keyword arguments; values are read as in a recipe."""
-    if given is None or isinstance(given, Mapping):
-        return dict(given or {})
-    from homotopy_cli.recipe.parsing import parse_value
-
-    found: dict[str, Any] = {}
-    for argument in given:
-        key, equals, value = argument.partition("=")
-        key = key.strip()
-        if not equals or not key.isidentifier():
-            raise ProblemError(
-                f"--model-arg {argument}: is not KEY=VALUE", hint="--model-arg layers=6"
-            )
-        parsed, _, faults = parse_value(value, f"--model-arg {argument}")
-        if faults:
-            raise ProblemError(faults[0].message, hint=faults[0].hint)
-        found[key] = parsed
     return found
 
 

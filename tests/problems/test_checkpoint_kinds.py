@@ -345,3 +345,11 @@ def test_a_models_own_loading_hooks_may_rename(tmp_path):
     _, found = loaded(save(tmp_path / "a.pt", content), model)
     assert torch.equal(model.parametrizations.weight.original1, content["weight_v"])
     assert found.notes == ("the model renamed the weights by its own loading hooks",)
+
+
+def test_trust_does_not_run_what_can_be_read_around(tmp_path):
+    """With a class that could not even be imported, trust must not make a readable file fail."""
+    path = namespaced(tmp_path)
+    model, found = loaded(path, trust_pickle=True)
+    assert_weights(model)
+    assert found.notes[1].startswith("only tensors and plain values were read")
