@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from homotopy_cli.report import words
 from homotopy_cli.report.compare import difference, distinct_names
 from homotopy_cli.report.gates import GateResult
@@ -30,6 +32,7 @@ def code(text: object) -> str:
     return f"`{words.shorten(flat, 200)}`"
 
 
+@np.errstate(all="ignore")  # a log may hold 1e308; what overflows is undefined
 def markdown_summary(
     logs: Sequence[RunLog],
     *,

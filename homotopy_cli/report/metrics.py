@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[str, str]] = {
 }
 
 
+@np.errstate(all="ignore")  # a log may hold 1e308; what overflows is undefined
 def summarise(log: RunLog) -> dict[str, float | int | None]:
     """All METRICS of one log, in their order; None = not measured or undefined, never NaN."""
     loss = column(log.steps, "loss")

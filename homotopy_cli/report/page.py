@@ -51,6 +51,16 @@ def render(
     Raises:
         HomotopyError: No log was given.
     """
+    with np.errstate(all="ignore"):  # a log may hold 1e308; what overflows becomes a gap
+        return _render(logs, title, baseline, gates)
+
+
+def _render(
+    logs: Sequence[RunLog],
+    title: str | None,
+    baseline: RunLog | None,
+    gates: Sequence[GateResult],
+) -> str:
     if not logs:
         raise HomotopyError("no log to report on", hint="homotopy report RUN.h5")
     if len(logs) == 1:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -80,10 +81,21 @@ def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
     return embedded_json(document)
 
 
+def finite(value: Any) -> Any:
+    """The same document with null for every number that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return value
+
+
 def embedded_json(document: Any) -> str:
-    """Strict JSON with <, > and & as \\u escapes; no NaN, sorted keys."""
+    """Strict JSON with <, > and & as \\u escapes; sorted keys; what is not finite is null."""
     text = json.dumps(
-        document, allow_nan=False, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        finite(document), allow_nan=False, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -31,7 +31,7 @@ class Curve:
 
 
 def column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    """A measured column as f8 (n,), or None if it is absent, empty or all NaN.
+    """A measured column as f8 (n,), or None if it is absent or holds no finite value.
 
     A column with one value per component (n, k) is reduced to its worst component.
     """
@@ -44,12 +44,25 @@ def column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
         worst = np.fmin if ("min" in name or "entropy" in name) else np.fmax
         reduced = worst.reduce(values, axis=1)
         values = np.where(with_values, reduced, np.nan)
-    return None if np.isnan(values).all() else values
+    return values if np.isfinite(values).any() else None
 
 
 def rounded(x: float, digits: int = 6) -> float:
     """`x` to 6 significant digits: short JSON, finer than a pixel."""
-    return float(f"{x:.{digits}g}")
+    short = float(f"{x:.{digits}g}")
+    return short if np.isfinite(short) else float(x)  # the largest floats round up to infinity
+
+
+def absence(table: Mapping[str, np.ndarray], steps: np.ndarray, *names: str) -> str:
+    """Why nothing can be drawn of these columns, in words."""
+    for name in names:
+        values = table.get(name)
+        if values is not None and np.size(values) and np.isinf(values).any():
+            return f"No finite value: {words.gaps(name, steps, np.asarray(values))}."
+    if not len(steps):
+        return "No rows."
+    listed = words.join(names)
+    return f"This log has no column{'s' if len(names) > 1 else ''} {listed}."
 
 
 def curve(

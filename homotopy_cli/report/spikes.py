@@ -79,7 +79,7 @@ def _starts(values: np.ndarray) -> list[tuple[int, float, float, float]]:
                 gone = window.popleft()
                 total, squares = total - gone, squares - gone * gone
             if fresh == WINDOW:  # running sums drift: start them again once per window
-                total, squares = math.fsum(window), math.fsum(v * v for v in window)
+                total, squares = sum(window), sum(v * v for v in window)
                 fresh = 0
     return events
 

@@ -53,7 +53,8 @@
 
   function plain(value) {
     const text = Number(value.toPrecision(3));
-    return text !== 0 && (text < 1e-3 || text >= 1e5) ? text.toExponential() : String(text);
+    const long = text !== 0 && (text < 1e-3 || text >= 1e5);
+    return long ? text.toExponential().replace("+", "") : String(text);
   }
 
   // Colour is log10 of the value; the bar says the value: 1, 2, 5, 10 or decades only.
@@ -133,7 +134,13 @@
       if (spec.extra.kind !== "layers") layout.height = Math.round(layout.height * 0.85);
       if (data[0] && data[0].colorbar) data[0].showscale = false;
     }
-    if (spec.linked) layout.xaxis.range = panel.range || page.domain;
+    if (spec.linked) {
+      layout.xaxis.range = panel.range || page.domain;
+      // Zoom selects steps; heights keep their scale, and their ticks.
+      for (const name of Object.keys(layout)) {
+        if (/^yaxis\d*$/.test(name)) layout[name].fixedrange = true;
+      }
+    }
     if (panel.log !== null) {
       layout.yaxis.type = panel.log ? "log" : "linear";
       layout.annotations = relevelled(spec, panel.log);
@@ -168,8 +175,18 @@
       if (axis.range) [low, high] = axis.range.map((edge) => 10 ** edge);
       const decades = Math.log10(high / low);
       if (!(decades > 0.5)) continue;
-      axis.tickformat = low < 0.02 || high > 2e4 ? "~e" : ",~g";
-      axis.dtick = decades < (names.length > 2 ? 1 : 2.3) ? "D2" : Math.ceil(decades / 6);
+      if (decades < (names.length > 2 ? 1 : 2.3)) {
+        axis.dtick = "D2";
+        axis.tickformat = low < 0.02 || high > 2e4 ? "~e" : ",~g";
+      } else {
+        const stride = Math.ceil(decades / 6);
+        axis.tickmode = "array";
+        axis.tickvals = [];
+        for (let k = Math.ceil(Math.log10(low)); k <= Math.log10(high) + 1e-9; k += stride) {
+          axis.tickvals.push(10 ** k);
+        }
+        axis.ticktext = axis.tickvals.map(plain);
+      }
     }
   }
 
@@ -297,10 +314,9 @@
         for (const other of spec.linked ? panels.filter((p) => p.spec.linked) : [panel]) {
           other.range = null;
           other.section.querySelector("[data-act=reset]").hidden = true;
-          other.spec.layout.uirevision = (other.spec.layout.uirevision || 0) + 1;
-          const change = { "yaxis.autorange": !other.spec.layout.yaxis?.range };
-          if (other.spec.linked) change["xaxis.range"] = page.domain;
-          else change["xaxis.autorange"] = true;
+          const change = other.spec.linked
+            ? { "xaxis.range": page.domain }
+            : { "xaxis.autorange": true, "yaxis.autorange": true };
           other.following = true;
           Plotly.relayout(other.plot, change).then(() => (other.following = false));
         }

@@ -7,7 +7,14 @@ from homotopy_cli.report import words
 from homotopy_cli.report.figures.draw import add_line, log_axis
 from homotopy_cli.report.figures.edge import SIGNALS, implied_edge
 from homotopy_cli.report.panel import Panel, data_table
-from homotopy_cli.report.series import column, curve, first_finite, last_finite, wants_log
+from homotopy_cli.report.series import (
+    absence,
+    column,
+    curve,
+    first_finite,
+    last_finite,
+    wants_log,
+)
 from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
@@ -55,8 +62,8 @@ def sharpness_panel(log: RunLog) -> Panel:
             key,
             title,
             "Curvature in the optimizer's own metric was not recorded.",
-            empty="This log has no column preconditioned_sharpness. It is measured with "
-            "optimizers that precondition (Adam, RMSprop, ...), while training.",
+            empty=absence(log.probes, log.probe_step, "preconditioned_sharpness")
+            + " It is measured with optimizers that precondition (Adam, RMSprop, ...).",
         )
     figure, notes = _build_sharpness(log)
     names = ("preconditioned_sharpness", "directional_sharpness")
@@ -115,7 +122,7 @@ def eigenvalue_panel(log: RunLog) -> Panel:
     columns = {name: column(log.probes, name) for name in names}
     columns = {name: values for name, values in columns.items() if values is not None}
     if not columns:
-        empty = "This log has no columns lambda_max, lambda_min."
+        empty = absence(log.probes, log.probe_step, "lambda_max", "lambda_min")
         return Panel(key, title, "No eigenvalue was recorded.", empty=empty)
     figure, notes = _build_eigenvalues(log)
     name, main = next(iter(columns.items()))
@@ -169,11 +176,8 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     key, title = "kappa", "Curvature ratio κ"
     values = column(log.probes, "kappa")
     if values is None:
-        empty = "This log has no column kappa." if len(log.step) else "No rows."
+        empty = absence(log.probes, log.probe_step, "kappa")
         return Panel(key, title, "κ = ‖H‖ / ‖g‖² was not recorded.", empty=empty)
-    if not np.isfinite(values).any():
-        text = words.gaps("kappa", log.probe_step, values)
-        return Panel(key, title, text, empty="No finite value.")
     figure, notes = _build_kappa(log, baseline)
     parts = [_trend("κ = ‖H‖ / ‖g‖²", log, values), "it grows as the gradient vanishes"]
     return Panel(
@@ -190,8 +194,6 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
 
 def _trend(name: str, log: RunLog, values: np.ndarray) -> str:
     finite = np.where(np.isfinite(values), values, np.nan)
-    if np.isnan(finite).all():
-        return words.gaps(name, log.probe_step, values)
     first, last = first_finite(values), last_finite(values)
     if len(values) == 1:
         return f"{name} = {words.number(last)}"

@@ -13,7 +13,7 @@ from homotopy_cli.report import words
 from homotopy_cli.report.facts import target
 from homotopy_cli.report.figures.draw import add_band, add_level, add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
-from homotopy_cli.report.series import column, curve, wants_log
+from homotopy_cli.report.series import absence, column, curve, wants_log
 from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
@@ -139,12 +139,9 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
             key,
             title,
             "How near training came to the edge was not recorded.",
-            empty="This log has no column edge_ratio. Training with a curvature section in the "
-            "recipe records it: lr × sharpness over the optimizer's stability threshold.",
-        )
-    if not np.isfinite(ratio).any():
-        return Panel(
-            key, title, words.gaps("edge_ratio", log.probe_step, ratio), empty="No finite ratio."
+            empty=absence(log.probes, log.probe_step, "edge_ratio")
+            + " Training records it when it measures curvature: lr × sharpness over the "
+            "optimizer's stability threshold.",
         )
     figure, notes = _build(log, baseline)
     columns = {"edge_ratio": ratio}
@@ -167,7 +164,7 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
 def edge_finding(log: RunLog) -> str:
     """Peak, typical value, and time beyond the edge."""
     ratio = column(log.probes, "edge_ratio")
-    if ratio is None or not np.isfinite(ratio).any():
+    if ratio is None:
         return ""
     finite = np.isfinite(ratio)
     steps, known = log.probe_step[finite], ratio[finite]

@@ -9,6 +9,7 @@ from homotopy_cli.report.figures.draw import add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import (
     Curve,
+    absence,
     column,
     curve,
     first_finite,
@@ -118,10 +119,9 @@ def loss_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     recorded = np.asarray(log.steps.get("loss", np.empty(0)), dtype=np.float64)
     if loss is None and evals is None:
         if len(recorded):
-            return Panel(
-                key, title, words.gaps("loss", log.step, recorded), empty="No finite loss."
-            )
-        empty = "No rows." if not len(log.step) else "This log has no column loss."
+            said = words.gaps("loss", log.step, recorded)
+            return Panel(key, title, said, empty="No finite loss.")
+        empty = absence(log.steps, log.step, "loss")
         return Panel(key, title, "No loss was recorded.", empty=empty)
     figure, notes = _build(log, baseline)
     columns = {"loss": loss} if loss is not None else {}

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from homotopy_cli.report import words
 from homotopy_cli.report.figures.draw import add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
-from homotopy_cli.report.series import column, curve, wants_log
+from homotopy_cli.report.series import absence, column, curve, wants_log
 from homotopy_cli.report.theme import base_figure, color
 from homotopy_cli.report.thin import bin_columns
 from homotopy_cli.runlog.reader import RunLog
@@ -71,8 +71,8 @@ def _reason(code: float) -> str:
 
 def _add_ribbon(figure: go.Figure, steps: np.ndarray, reasons: np.ndarray) -> None:
     edges = bin_columns(len(steps), RIBBON_BINS)
-    codes = np.where(np.isfinite(reasons) & (reasons >= 0), reasons, -1).astype(int)
-    codes = np.where(codes < len(REASONS), codes, -1)
+    known = (reasons >= 0) & (reasons < len(REASONS))
+    codes = np.where(known, reasons, -1).astype(int)
     severity = np.where(codes >= 0, _SEVERITY[codes], -1)
     worst = np.array([codes[a + severity[a:b].argmax()] for a, b in pairwise(edges)])
     cuts = np.flatnonzero(np.diff(worst)) + 1
@@ -114,7 +114,7 @@ def lr_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     key, title = "lr", "Learning rate"
     lr = column(log.steps, "lr")
     if lr is None:
-        empty = "This log has no column lr." if len(log.step) else "No rows."
+        empty = absence(log.steps, log.step, "lr")
         return Panel(key, title, "No learning rate was recorded.", empty=empty)
     figure, notes = _build(log, baseline)
     if wants_log(lr):

@@ -18,7 +18,11 @@ FLOOR = 1e-6  # of the peak; densities below are drawn at it
 
 def whole_model(log: RunLog) -> list[Spectrum]:
     """The whole model's spectra with any finite value, by step; densities win over lists."""
-    usable = [s for s in log.spectra if s.layer == -1 and np.isfinite(s.values).any()]
+    usable = [
+        s
+        for s in log.spectra
+        if s.layer == -1 and (np.isfinite(s.values) & np.isfinite(s.weights)).any()
+    ]
     densities = [s for s in usable if s.kind == "density"]
     return sorted(densities or usable, key=lambda s: s.step)
 
