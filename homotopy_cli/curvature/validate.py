@@ -9,7 +9,8 @@ from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, Moment, Validation
 
 _SIGMAS = 4.0  # standard errors that a sampled mean may be off: 1 in 16 000 for a normal one
-ZERO = 1e-10  # share of ‖H‖ below which an exact eigenvalue counts as zero
+ZERO = 1e-10  # share of ‖H‖ below which an exact eigenvalue counts as zero, in float64
+ZERO_EPS = 100.0  # the same in units of eps, for float32
 
 
 def validate(
@@ -43,12 +44,13 @@ def validate(
     if preconditioner is not None:
         inv_sqrt = torch.rsqrt(preconditioner.to("cpu", torch.float64))
     scaled = None if inv_sqrt is None else inv_sqrt[:, None] * hessian * inv_sqrt
+    zero = max(ZERO, ZERO_EPS * torch.finfo(problem.dtype).eps)
     table: list[Validation] = []
     if scaled is not None and estimate.preconditioned_sharpness is not None:
         top = torch.linalg.eigvalsh(scaled)[-1].item()
         table.append(
             _eigenvalue(
-                "preconditioned_sharpness", estimate.preconditioned_sharpness, top, abs(top)
+                "preconditioned_sharpness", estimate.preconditioned_sharpness, top, abs(top), zero
             )
         )
     if estimate.curvature == "preconditioned":
@@ -56,27 +58,27 @@ def validate(
             raise ValueError("a preconditioned estimate is validated with its preconditioner")
         hessian = scaled
     spectrum = torch.linalg.eigvalsh(hessian)
-    table += _whole(estimate, spectrum)
+    table += _whole(estimate, spectrum, zero)
     if partition is not None and estimate.blocks:
         rows = {row.name: row for row in estimate.blocks}
         for block in partition.blocks:
             index = _positions(problem, block.params)
             values = torch.linalg.eigvalsh(hessian[index][:, index])
-            table += _block(rows[block.name], values)
+            table += _block(rows[block.name], values, zero)
     return table
 
 
-def _whole(estimate: CurvatureEstimate, spectrum: Tensor) -> list[Validation]:
+def _whole(estimate: CurvatureEstimate, spectrum: Tensor, zero: float) -> list[Validation]:
     """λ_max, λ_min, the eigenvalues by magnitude, norms, trace and κ."""
     table = []
     if estimate.lambda_max is not None and estimate.lambda_min is not None:
         low, high = spectrum[0].item(), spectrum[-1].item()
         size = max(abs(low), abs(high))
-        table.append(_eigenvalue("lambda_max", estimate.lambda_max, high, size))
-        table.append(_eigenvalue("lambda_min", estimate.lambda_min, low, size))
+        table.append(_eigenvalue("lambda_max", estimate.lambda_max, high, size, zero))
+        table.append(_eigenvalue("lambda_min", estimate.lambda_min, low, size, zero))
         ranked = _by_magnitude(spectrum, [e.value for e in estimate.eigenvalues])
         for i, (found, exact) in enumerate(zip(estimate.eigenvalues, ranked, strict=True)):
-            table.append(_eigenvalue(f"eigenvalues[{i}]", found, exact, size))
+            table.append(_eigenvalue(f"eigenvalues[{i}]", found, exact, size, zero))
         bound = max(estimate.lambda_max.residual, estimate.lambda_min.residual)
         table.append(_compared("hessian_norm", estimate.hessian_norm, size, bound))
         if estimate.kappa is not None:
@@ -84,43 +86,58 @@ def _whole(estimate: CurvatureEstimate, spectrum: Tensor) -> list[Validation]:
             table.append(_compared("kappa", estimate.kappa, size * scale, bound * scale))
     if estimate.frobenius_norm is not None:
         exact = torch.linalg.vector_norm(spectrum).item()
-        table.append(_moment("frobenius_norm", estimate.frobenius_norm, exact, spectrum))
+        table.append(_moment("frobenius_norm", estimate.frobenius_norm, exact, spectrum, zero))
     if estimate.trace is not None:
-        table.append(_moment("trace", estimate.trace, spectrum.sum().item(), spectrum))
+        table.append(_moment("trace", estimate.trace, spectrum.sum().item(), spectrum, zero))
     return table
 
 
-def _block(row: BlockEstimate, values: Tensor) -> list[Validation]:
+def _block(row: BlockEstimate, values: Tensor, zero: float) -> list[Validation]:
     """One layer's ends, κ and trace."""
     table = []
     if row.lambda_max is not None and row.lambda_min is not None:
         low, high = values[0].item(), values[-1].item()
         size = max(abs(low), abs(high))
-        table.append(_compared(f"{row.name}.lambda_max", row.lambda_max, high, row.residual, size))
-        table.append(_compared(f"{row.name}.lambda_min", row.lambda_min, low, row.residual, size))
+        table.append(
+            _compared(f"{row.name}.lambda_max", row.lambda_max, high, row.residual, size, zero)
+        )
+        table.append(
+            _compared(f"{row.name}.lambda_min", row.lambda_min, low, row.residual, size, zero)
+        )
         table.append(
             _compared(f"{row.name}.hessian_norm", row.hessian_norm, size, row.residual, size)
         )
     if row.trace is not None:
-        table.append(_moment(f"{row.name}.trace", row.trace, values.sum().item(), values))
+        table.append(_moment(f"{row.name}.trace", row.trace, values.sum().item(), values, zero))
     return table
 
 
-def _eigenvalue(quantity: str, found: Eigenvalue, exact: float, scale: float) -> Validation:
-    return _compared(quantity, found.value, exact, found.residual, scale)
+def _eigenvalue(
+    quantity: str, found: Eigenvalue, exact: float, scale: float, zero: float
+) -> Validation:
+    return _compared(quantity, found.value, exact, found.residual, scale, zero)
 
 
-def _moment(quantity: str, found: Moment, exact: float, spectrum: Tensor) -> Validation:
+def _moment(
+    quantity: str, found: Moment, exact: float, spectrum: Tensor, zero: float
+) -> Validation:
     size = torch.linalg.vector_norm(spectrum, ord=1).item()
-    return _compared(quantity, found.value, exact, _SIGMAS * found.stderr + 1e-12 * size, size)
+    return _compared(
+        quantity, found.value, exact, _SIGMAS * found.stderr + 1e-12 * size, size, zero
+    )
 
 
 def _compared(
-    quantity: str, estimate: float, exact: float, bound: float, scale: float = 0.0
+    quantity: str,
+    estimate: float,
+    exact: float,
+    bound: float,
+    scale: float = 0.0,
+    zero: float = 0.0,
 ) -> Validation:
-    """One row; `scale` is the size of the matrix, below whose rounding `exact` is zero."""
+    """One row; an exact value below `zero` of the matrix's size `scale` counts as zero."""
     error = abs(estimate - exact)
-    unit = abs(exact) if abs(exact) > ZERO * scale else scale
+    unit = abs(exact) if abs(exact) > zero * scale else scale
     return Validation(
         quantity=quantity,
         estimate=estimate,
