@@ -81,7 +81,7 @@ class TiedGPT(nn.Module):
 
 
 class Encoder(nn.Module):
-    """nn.TransformerEncoderLayer : fused attention, post-norm; GELU, for differences need no kinks."""
+    """One post-norm encoder layer with fused attention; GELU, since differences need no kinks."""
 
     def __init__(self):
         super().__init__()
