@@ -6,6 +6,7 @@
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     probing      one probe: a slice of the batch -> Problem -> estimate -> plain numbers
+    layer_watch  per-layer probes on an account of their own
     guard        probe + cadence + limits + events: the engine that every class below drives
     base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining
     homotopy     HomotopyLR; adaptive, per_layer, warmup and facade vary it

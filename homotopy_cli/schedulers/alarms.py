@@ -14,7 +14,7 @@ class RangeAlarm:
     not remembered.
 
     Args:
-        width: Deviations; 4 as in schedulers.md 2.6.
+        width: Deviations; 4 is our choice.
         window: Values remembered.
         least: Values needed before it can fire.
     """

@@ -13,10 +13,11 @@ from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.alarms import RangeAlarm
-from homotopy_cli.schedulers.cadence import Cadence, probe_cost
+from homotopy_cli.schedulers.cadence import Cadence
 from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
 from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.events import EventLog
+from homotopy_cli.schedulers.layer_watch import LayerWatch
 from homotopy_cli.schedulers.metric import differ, group_metric
 from homotopy_cli.schedulers.probing import (
     CurvatureProbe,
@@ -69,23 +70,28 @@ class CurvatureGuard:
         self.ceiling = Ceiling(
             optimizer, settings, signal=self.signal, n_before=before, gentle=gentle
         )
+        self.layers = LayerWatch(settings)
         self.cadence = Cadence(
             base=settings.estimation_freq,
             burst=settings.burst_steps,
             longest=settings.longest,
-            budget=settings.budget,
+            budget=self.layers.rest_of_budget,
             total_steps=settings.total_steps,
         )
         self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
         self.counter = StepCounter(optimizer)
         self.n_failed = 0
         self.n_failed_in_a_row = 0
-        self.last_layers = -1  # optimizer step of the last per-layer probe
         self.last_step = -1  # of the last successful probe
         self.current_curvature = math.nan  # κ of the last probe that had one, 1/loss
         self.last_estimate: CurvatureEstimate | None = None
         self.last: dict[str, Any] = {}  # the last probe as columns of the log
         self.seconds = 0.0  # wall time of all probes; reported, never decides
+
+    @property
+    def spent(self) -> float:
+        """Gradient-equivalents of all probes so far."""
+        return self.cadence.spent + self.layers.cadence.spent
 
     @property
     def n_steps(self) -> int:
@@ -169,29 +175,20 @@ class CurvatureGuard:
             self.last["ceiling"] = ceiling.level
 
     def observe_layers(self, batch: Batch, *, paired: bool) -> LayerMeasurement | None:
-        """Measure the layers at a step that was just probed, where layers_freq says so.
-
-        The first time always; later only where the budget has room for the predicted cost.
-        """
-        step, freq = self.n_steps, self.settings.layers_freq
-        again = self.last_layers >= 0
-        if freq < 1 or self.last_step != step or (again and step - self.last_layers < freq):
-            return None
-        effort = Effort(self.settings.probe_fraction / 4, 2)
-        predicted = probe_cost(effort.fraction, float(len(self.probe.layer_names)))
-        if again and self.cadence.spent + predicted > self.cadence.allowance(step):
+        """Measure the layers at a step that was just probed, where layers_freq says so."""
+        step = self.n_steps
+        if self.last_step != step or not self.layers.due(step):
             return None
         try:
-            found = self.probe.measure_layers(batch, effort, paired=paired, step=step)
+            found = self.layers.measure(self.probe, batch, paired=paired, step=step)
         except _PROBE_ERRORS as error:
             self.events.add(step, "warning", "LAYER_PROBE_FAILED", str(error))
             return None
-        self.last_layers = step
-        self.cadence.spent += found.cost
-        self.seconds += found.seconds
-        self.last |= found.columns()
-        self.last["gradient_equivalents"] += found.cost
-        self.last["probe_seconds"] += found.seconds
+        if found is not None:
+            self.seconds += found.seconds
+            self.last |= found.columns
+            self.last["gradient_equivalents"] += found.cost
+            self.last["probe_seconds"] += found.seconds
         return found
 
     def metric(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
@@ -244,9 +241,11 @@ class CurvatureGuard:
     def _effort(self, step: int) -> Effort:
         s = self.settings
         if not self.ceiling.measured:  # cold: no vector to start from
-            return Effort(s.probe_fraction / 4, s.burst_lanczos_steps)
-        if self.cadence.is_early(step):
-            return Effort(s.probe_fraction / 4, (s.burst_lanczos_steps + 1) // 2)
+            return Effort(0.5 * s.probe_fraction, s.burst_lanczos_steps)
+        if self.cadence.is_early(step):  # P turns by much per step: the old vector is half cold
+            return Effort(
+                0.5 * s.probe_fraction, max(s.lanczos_steps, s.burst_lanczos_steps // 2 + 1)
+            )
         return Effort(s.probe_fraction, s.lanczos_steps)
 
     def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:
@@ -277,11 +276,10 @@ class CurvatureGuard:
         self.counter.n = state["n_steps"]
 
 
-_PARTS = ("ceiling", "cadence", "probe", "events")
+_PARTS = ("ceiling", "cadence", "layers", "probe", "events")
 _COUNTERS = (
     "n_failed",
     "n_failed_in_a_row",
-    "last_layers",
     "last_step",
     "current_curvature",
 )

@@ -58,6 +58,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         split_groups(optimizer, model)
         self._bounds = {"power": power, "low": low, "high": high}
         self.multipliers: dict[str, float] = {}
+        self._measured_at = -1
         super().__init__(optimizer, model, loss_fn, **settings)
 
     def get_per_layer_lr(self, inputs: Any, targets: Any) -> dict[str, float]:
@@ -86,9 +87,18 @@ class PerLayerHomotopyLR(HomotopyLR):
 
     def _after_probe(self, batch: Batch, *, paired: bool) -> None:
         guard = self._guard
-        fresh = guard.last_layers == guard.n_steps  # the log's per-layer probe has just run
-        if fresh and not guard.cadence.in_burst(guard.n_steps):
+        step, freq = guard.n_steps, guard.settings.layers_freq
+        due = not self.multipliers or step - self._measured_at >= freq
+        if due and freq and not guard.cadence.in_burst(step) and self._affordable(batch):
             self._measure(batch, paired=paired)
+
+    def _affordable(self, batch: Batch) -> bool:
+        """The first measurement always; later ones within the layers' share of the budget."""
+        settings = self._guard.settings
+        products = 0.5 * settings.lanczos_steps * len(self.optimizer.param_groups)
+        return not self.multipliers or self._guard.layers.affords(
+            batch, settings.probe_fraction, products, self._guard.n_steps
+        )
 
     def _measure(self, batch: Batch, *, paired: bool) -> None:
         """λ_b of every layer in the optimizer's metric -> multipliers, averaged in log space."""
@@ -98,22 +108,26 @@ class PerLayerHomotopyLR(HomotopyLR):
         found = guard.probe.measure_layers(
             batch, effort, paired=paired, step=guard.n_steps, metric=guard.metric(base)
         )
-        guard.cadence.spent += found.cost
+        guard.layers.cadence.spent += found.cost
         guard.seconds += found.seconds
-        curvatures = {b.name: b.lambda_max or 0.0 for b in found.blocks}
-        for name, value in rules.layer_multipliers(curvatures, **self._bounds).items():
+        self._measured_at = guard.n_steps
+        for name, value in rules.layer_multipliers(found.lambda_max, **self._bounds).items():
             old = self.multipliers.get(name)
             self.multipliers[name] = value if old is None else old**KEEP * value ** (1 - KEEP)
         guard.cadence.period = 1  # the common edge is another one now
 
     def state_dict(self) -> dict[str, Any]:
         """HomotopyLR's, and the multipliers."""
-        return super().state_dict() | {"multipliers": dict(self.multipliers)}
+        return super().state_dict() | {
+            "multipliers": dict(self.multipliers),
+            "measured_at": self._measured_at,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bitwise."""
         super().load_state_dict(state_dict)
         self.multipliers = dict(state_dict["multipliers"])
+        self._measured_at = state_dict["measured_at"]
 
 
 def split_groups(optimizer: Optimizer, model: nn.Module) -> None:

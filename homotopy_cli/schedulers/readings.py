@@ -68,7 +68,7 @@ class Readings:
     @property
     def overhead(self) -> float:
         """Gradient-equivalents spent on probes per optimizer step so far, dimensionless."""
-        return self._guard.cadence.spent / max(1, self._guard.n_steps)
+        return self._guard.spent / max(1, self._guard.n_steps)
 
     @property
     def events(self) -> list[EventRecord]:

@@ -13,7 +13,7 @@ class GuardSettings:
     """Everything a CurvatureGuard can be told; the constructors of the schedulers pass it on."""
 
     signal: Signal = "auto"
-    target: float = 0.7  # edge ratio to stay under: above it, sustained, runs are damaged (2.10)
+    target: float = 0.7  # edge ratio to stay under; see rules.warmup_factor for the evidence
     curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
     alpha: float = 1.0  # strength of the founding formula
     smoothing: float = 0.9  # per optimizer step: what the log-average of λ keeps
@@ -24,9 +24,9 @@ class GuardSettings:
     longest: int = 200  # longest probe period, optimizer steps
     budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
     total_steps: int = 0  # length of the run; 0 = unknown
-    probe_fraction: float = 0.25  # share of the batch's rows a probe measures
+    probe_fraction: float = 0.125  # share of the batch's rows a probe measures; half early on
     lanczos_steps: int = 2  # per probe, warm-started
-    burst_lanczos_steps: int = 5  # of the first probe; half in the burst; a quarter of the slice
+    burst_lanczos_steps: int = 5  # of the first probe, which starts cold; half in the burst
     layers_freq: int = 0  # steps between per-layer probes; 0 = none
     seed: int = 0  # of start vectors and dropout masks
 
@@ -49,10 +49,10 @@ class GuardSettings:
 
     @property
     def burst_steps(self) -> int:
-        """`burst`, or 1 % of the run within 4 to 20 steps; 8 where its length is unknown."""
+        """`burst`, or 0.4 % of the run within 2 to 20 steps; 4 where its length is unknown."""
         if self.burst is not None:
             return self.burst
-        return max(4, min(20, self.total_steps // 100)) if self.total_steps else 8
+        return max(2, min(20, self.total_steps // 250)) if self.total_steps else 4
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

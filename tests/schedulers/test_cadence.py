@@ -20,9 +20,9 @@ def simulate(cadence, steps, cost=1.0, log_change=0.2, load=0.3, alarms=()):
     return ran
 
 
-def test_cost_is_graph_plus_two_per_product_on_the_slice():
-    assert probe_cost(0.25, 4) == pytest.approx(0.25 * 9)
-    assert probe_cost(1.0, 1) == pytest.approx(3.0)
+def test_cost_is_the_graph_and_the_products_on_the_slice_plus_what_each_pass_costs():
+    assert probe_cost(0.25, 4) == pytest.approx(0.25 * (1 + 2.5 * 4) + 0.1 * 5)
+    assert probe_cost(1.0, 0) == pytest.approx(1.1)
 
 
 def test_without_a_budget_the_burst_is_dense_and_then_the_base_period_holds():

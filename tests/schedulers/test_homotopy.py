@@ -185,7 +185,7 @@ def test_min_of_ceiling_and_inner_schedule():
 def test_probe_record_has_the_columns_of_the_log():
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), layers_freq=1)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), layers_freq=1, budget=math.inf)
     train(model, optimizer, scheduler, batches(1))
     record = scheduler.probe_record()
     assert record.step == 0
@@ -195,13 +195,44 @@ def test_probe_record_has_the_columns_of_the_log():
     assert wanted <= set(record.values)
     assert all(math.isfinite(v) for v in record.values.values())
     assert scheduler.layer_names == ("0", "1", "4")
-    assert set(record.layers) == {
-        "layer_kappa",
-        "layer_lambda_max",
-        "layer_trace",
-        "layer_grad_norm",
-    }
-    assert record.layers["layer_lambda_max"].shape == (3,)
+    assert set(record.layers) == {"layer_trace", "layer_grad_norm"}  # the first: traces only
+    train(model, optimizer, scheduler, batches(1), start=1)
+    layers = scheduler.probe_record().layers
+    assert set(layers) == {"layer_kappa", "layer_lambda_max", "layer_grad_norm"}
+    assert layers["layer_lambda_max"].shape == (3,)
+
+
+def test_layer_traces_are_those_of_the_blocks():
+    """A diagonal Hessian: zᵀHz = tr H for every sign vector, so three probes are exact."""
+    model = nn.ModuleDict({"a": Quadratic([3.0, 4.0]), "b": Quadratic([50.0])})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def loss(net, batch):
+        return net["a"](batch) + net["b"](batch)
+
+    scheduler = HomotopyLR(optimizer, model, loss, layers_freq=5)
+    loss(model, DUMMY).backward()
+    scheduler.update_curvature(batch=DUMMY)
+    assert scheduler.layer_names == ("a", "b")
+    assert scheduler.last_probe["layer_trace"].tolist() == pytest.approx([7.0, 50.0])
+    norms = [math.hypot(3.0, 4.0), 50.0]
+    assert scheduler.last_probe["layer_grad_norm"].tolist() == pytest.approx(norms)
+
+
+def test_layers_have_an_account_of_their_own():
+    data = batches(400)
+    spent = []
+    for freq in (0, 10):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        settings = {"total_steps": 400, "layers_freq": freq}
+        scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), **settings)
+        train(model, optimizer, scheduler, data)
+        spent.append(scheduler._guard.spent)
+    layers = scheduler._guard.layers
+    assert layers.cadence.spent <= 0.2 * 0.05 * 400 + 1e-9
+    assert layers.last_step > 16
+    assert spent[1] <= 0.05 * 400 + 1e-9
 
 
 def test_the_signal_chosen_is_said():

@@ -219,7 +219,7 @@ def test_base_lrs_keep_their_ratio(name):
         assert scheduler.base_lrs == [0.1, 0.001, 0.001]
     else:
         assert scheduler.base_lrs == [0.1, 0.001]
-    used = train(model, optimizer, scheduler, batches(6))
+    used = train(model, optimizer, scheduler, batches(4))
     for row in used:
         assert row[1] / row[0] == pytest.approx(0.01)
 

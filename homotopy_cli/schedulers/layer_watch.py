@@ -1,0 +1,66 @@
+"""When the layers are measured, how thoroughly, and from which share of the budget."""
+
+import math
+from typing import Any
+
+from homotopy_cli.problems.nest import Batch, n_rows
+from homotopy_cli.schedulers.cadence import Cadence, probe_cost
+from homotopy_cli.schedulers.probing import CurvatureProbe, Effort, LayerMeasurement, slice_size
+from homotopy_cli.schedulers.settings import GuardSettings
+
+TRACE_PROBES = 3  # products for the layers' traces
+SHARE = 0.2  # of the budget, where layers are measured; both are our choice
+
+
+class LayerWatch:
+    """Per-layer probes on an account of their own, so that they never starve the ceiling.
+
+    λ_max of every block where the account pays for it, else the blocks' traces, which one
+    product gives for all at once, else nothing. The first time takes traces in any case.
+    """
+
+    def __init__(self, settings: GuardSettings) -> None:
+        self.freq = settings.layers_freq  # steps between two; 0 = never
+        self.fraction = 0.5 * settings.probe_fraction
+        budget = settings.budget
+        own = budget * SHARE if self.freq else 0.0
+        self.rest_of_budget = budget - own if budget < math.inf else math.inf
+        self.cadence = Cadence(budget=own, total_steps=settings.total_steps)
+        self.last_step = -1
+
+    def due(self, step: int) -> bool:
+        """Whether `layers_freq` steps have passed, or nothing was measured yet."""
+        return self.freq > 0 and (self.last_step < 0 or step - self.last_step >= self.freq)
+
+    def affords(self, batch: Batch, fraction: float, n_products: float, step: int) -> bool:
+        """Whether the account has room for so many products on such a slice."""
+        rows = max(1, n_rows(batch))
+        cost = probe_cost(slice_size(rows, fraction) / rows, n_products)
+        return self.cadence.spent + cost <= self.cadence.allowance(step)
+
+    def measure(
+        self, probe: CurvatureProbe, batch: Batch, *, paired: bool, step: int
+    ) -> LayerMeasurement | None:
+        """Measure what the account allows and book it; None where it allows nothing."""
+        known = self.last_step >= 0
+        n_layers = len(probe.layer_names)  # two products for each, half a graph for each
+        if known and self.affords(batch, self.fraction, float(n_layers), step):
+            effort = Effort(self.fraction, 2)
+            found = probe.measure_layers(batch, effort, paired=paired, step=step)
+        elif not known or self.affords(batch, self.fraction, TRACE_PROBES, step):
+            effort = Effort(self.fraction, TRACE_PROBES)
+            found = probe.measure_traces(batch, effort, paired=paired, step=step)
+        else:
+            return None
+        self.last_step = step
+        self.cadence.spent += found.cost
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account, and when it was last used."""
+        return {"cadence": self.cadence.state_dict(), "last_step": self.last_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore both."""
+        self.cadence.load_state_dict(state["cadence"])
+        self.last_step = state["last_step"]

@@ -1,0 +1,50 @@
+"""Two real gloo ranks with different batches: the same learning rate on both, to the bit."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from setups import batches, network
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = DistributedDataParallel(network(dropout=0.0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    criterion = nn.CrossEntropyLoss()
+    scheduler = HomotopyLR(optimizer, model, criterion, total_steps=400)
+    rates, failures = [], []
+    for step, (x, y) in enumerate(batches(16, seed=10 + rank)):
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        broken = rank == 1 and step == 2  # one rank's probe fails: both keep the last ceiling
+        probed = torch.full_like(x, torch.nan) if broken else x
+        scheduler.update_curvature(probed, y, loss=1e3 if step == 12 + rank else loss.item())
+        rates.append(optimizer.param_groups[0]["lr"])
+        failures.append(scheduler.n_failed_probes)
+        optimizer.step()
+        scheduler.step()
+    torch.save({"rates": rates, "failures": failures}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_two_ranks_use_the_same_rate(tmp_path):
+    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    assert found[0]["rates"] == found[1]["rates"]
+    assert max(found[0]["rates"]) < 0.5
+    assert found[0]["failures"] == found[1]["failures"]
+    assert found[0]["failures"][1:4] == [0, 1, 1]
+
+
+def test_without_a_process_group_there_is_one_rank():
+    assert world_size() == 1
+    assert mean_over_ranks([1.5, 2.5]) == [1.5, 2.5]
