@@ -17,7 +17,7 @@ def run_and_list_modules(code: str) -> set[str]:
 def test_help_does_not_import_torch(verb):
     argv = [*verb, "--help"]
     modules = run_and_list_modules(f"from homotopy_cli.cli.app import run; run({argv!r})")
-    assert not modules & {"torch", "plotly", "h5py", "pydantic"}
+    assert not modules & {"torch", "plotly", "h5py"}
 
 
 def test_reading_a_log_does_not_import_torch():
