@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from homotopy_cli.report import words
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import recipe, run_name
 from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
@@ -19,7 +19,7 @@ from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.panel import Panel, Table, balanced
 from homotopy_cli.report.series import column, curve, trailing_mean, wants_log
 from homotopy_cli.report.single import Body, Group
-from homotopy_cli.report.tables import gates_html, metric_text, safe, table_html
+from homotopy_cli.report.tables import gates_html, metric_text, table_html
 from homotopy_cli.report.theme import DASHES, RUN_ROLES, base_figure
 from homotopy_cli.report.verdict import Finding, Verdict, verdict
 from homotopy_cli.runlog.reader import RunLog
@@ -122,7 +122,7 @@ def overlay(
             "role": "grey" if base else RUN_ROLES[i % len(RUN_ROLES)],
             "dash": "dot" if base else DASHES[(i // 2) % len(DASHES)],
         }
-        add_line(figure, line, name=escape(words.shorten(name, 40)), label=name, width=1.9, **style)
+        add_line(figure, line, name=safe(words.shorten(name, 40)), label=name, width=1.9, **style)
         notes += line.notes
     if source == "edge_ratio":
         add_level(figure, 1.0, label="edge of stability", role="red")

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.panel import Panel
-from homotopy_cli.report.tables import safe, table_html
+from homotopy_cli.report.tables import table_html
 from homotopy_cli.report.verdict import Verdict
 
 TONES = {"good": "healthy", "watch": "worth a look", "bad": "unhealthy", "plain": "measured"}

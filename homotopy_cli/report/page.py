@@ -8,10 +8,10 @@ from homotopy_cli._version import __version__
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.report import payload
 from homotopy_cli.report.compare import compare_body
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import is_probe, run_name
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.single import Body, run_body
-from homotopy_cli.report.tables import safe
 from homotopy_cli.report.theme import FONT, css_variables
 from homotopy_cli.runlog.reader import RunLog
 

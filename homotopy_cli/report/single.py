@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from homotopy_cli.report import words
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import is_probe, marks, scheduler_name, setting
 from homotopy_cli.report.figures.components import COMPONENTS, components_panel
 from homotopy_cli.report.figures.curvature import eigenvalue_panel, kappa_panel, sharpness_panel
@@ -24,7 +25,7 @@ from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list, static_chart
-from homotopy_cli.report.tables import cards_html, events_html, facts_html, gates_html, safe
+from homotopy_cli.report.tables import cards_html, events_html, facts_html, gates_html
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 

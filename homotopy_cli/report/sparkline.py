@@ -1,10 +1,10 @@
 """Small static SVG curves: they show where scripts are blocked, and in the number cards."""
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.thin import thin
 from homotopy_cli.report.words import number, shorten
 
@@ -74,7 +74,7 @@ def static_chart(
     lines = "".join(
         f'<path style="stroke:var(--{role.replace("_", "-")})" '
         f'd="{path(np.asarray(x, dtype=np.float64)[rows], y, width, height, low, high)}">'
-        f"<title>{escape(name)}</title></path>"
+        f"<title>{safe(name)}</title></path>"
         for name, role, rows, y in prepared
         if np.isfinite(y).any()
     )
@@ -97,7 +97,7 @@ def bar_list(rows: Sequence[tuple[str, float]], *, width: int = 720) -> str:
     label, step = 260, 22
     room = width - label - 90
     items = "".join(
-        f'<text x="{label - 8}" y="{i * step + 14}" text-anchor="end">{escape(_short(name))}</text>'
+        f'<text x="{label - 8}" y="{i * step + 14}" text-anchor="end">{safe(_short(name))}</text>'
         f'<path style="stroke:var(--blue);stroke-width:9" '
         f'd="M{label} {i * step + 10}h{abs(value) / top * room:.1f}"/>'
         f'<text x="{label + abs(value) / top * room + 8:.1f}" y="{i * step + 14}">'

@@ -1,13 +1,12 @@
 """Static HTML: tables, number cards, gates. Everything that comes from a log is escaped here."""
 
-import re
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
 from homotopy_cli.records import EventRecord
 from homotopy_cli.report import words
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.panel import Table
 from homotopy_cli.report.series import column
@@ -15,12 +14,6 @@ from homotopy_cli.report.sparkline import sparkline
 from homotopy_cli.runlog.reader import RunLog
 
 MAX_EVENTS = 200  # rows of the events table; the log has them all
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def safe(text: object) -> str:
-    """Text for HTML: escaped, control characters and bidirectional overrides made visible."""
-    return escape(_CONTROL.sub("\ufffd", str(text)))
 
 
 def table_html(table: Table) -> str:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 # and told apart without hue by dash or marker wherever two roles share a panel.
 PALETTE: dict[str, tuple[str, str]] = {
     "ink": ("#1b1f24", "#e7e9ec"),
-    "muted": ("#646c79", "#98a2b0"),
+    "muted": ("#5f6774", "#98a2b0"),
     "grid": ("#ecebe7", "#242a33"),
     "axis": ("#c4c6c8", "#3b4450"),
     "page": ("#f7f6f3", "#0e1116"),
@@ -20,16 +20,16 @@ PALETTE: dict[str, tuple[str, str]] = {
     "line": ("#e4e2dc", "#272e38"),
     "blue": ("#2460c4", "#78a9ff"),
     "blue_soft": ("#a8c1ea", "#45669f"),
-    "orange": ("#c7620a", "#f5a65b"),
-    "teal": ("#0d8276", "#4fcfbd"),
+    "orange": ("#b05506", "#f5a65b"),
+    "teal": ("#0b776c", "#4fcfbd"),
     "red": ("#c22f3c", "#ff8087"),
     "violet": ("#7348bd", "#bb9df7"),
-    "gold": ("#97700a", "#e3bd52"),
+    "gold": ("#86630a", "#e3bd52"),
     "grey": ("#868e99", "#7f8996"),
     "green": ("#22803f", "#5fca80"),
     "danger_band": ("rgba(194,47,60,0.07)", "rgba(255,128,135,0.10)"),
     "blue_band": ("rgba(36,96,196,0.14)", "rgba(120,169,255,0.18)"),
-    "orange_band": ("rgba(199,98,10,0.14)", "rgba(245,166,91,0.18)"),
+    "orange_band": ("rgba(176,85,6,0.14)", "rgba(245,166,91,0.18)"),
     "grey_band": ("rgba(134,142,153,0.16)", "rgba(127,137,150,0.22)"),
 }
 

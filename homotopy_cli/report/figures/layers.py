@@ -1,12 +1,12 @@
 """Curvature layer by layer over time: a ranked heat map, or bars for a single probe."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from homotopy_cli.report import words
+from homotopy_cli.report.escaping import safe, visible
 from homotopy_cli.report.layers import MEASURES, latest, measured, rank
 from homotopy_cli.report.panel import Panel, Table
 from homotopy_cli.report.series import rounded
@@ -29,8 +29,8 @@ def layers_figure(log: RunLog) -> go.Figure:
         return figure
     rows = ranking.order[:SHOWN]
     height = FRAME_HEIGHT + ROW_HEIGHT * len(rows)
-    names = [escape(words.shorten(log.layers[i], LABEL_WIDTH)) for i in rows]
-    full = [escape(log.layers[i]) for i in rows]
+    names = [safe(words.shorten(log.layers[i], LABEL_WIDTH)) for i in rows]
+    full = [safe(log.layers[i]) for i in rows]
     axis = {
         "autorange": "reversed",
         "tickmode": "array",
@@ -144,7 +144,7 @@ def layers_panel(log: RunLog) -> Panel:
 def _extra(
     log: RunLog, columns: dict[str, np.ndarray], order: np.ndarray, single: bool
 ) -> dict[str, Any]:
-    names = [log.layers[i] for i in order]
+    names = [visible(log.layers[i]) for i in order]
     measures = []
     for name, values in columns.items():
         label, unit = MEASURES[name]

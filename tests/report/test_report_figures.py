@@ -1,0 +1,293 @@
+"""Figures are pure functions of a log; their sentences are checked on logs made to measure."""
+
+from dataclasses import replace
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import report_samples as samples
+
+from homotopy_cli.records import EventRecord
+from homotopy_cli.report import facts
+from homotopy_cli.report.figures import (
+    components,
+    curvature,
+    edge,
+    layers,
+    loss,
+    lr,
+    norms,
+    overhead,
+    spectrum,
+)
+from homotopy_cli.report.layers import latest, rank
+from homotopy_cli.report.theme import PALETTE, dark_colors
+from homotopy_cli.report.words import gaps, number, percent, ranges, rate, shorten
+from homotopy_cli.runlog.reader import RunLog, Spectrum
+
+FIGURES = (
+    loss.loss_figure,
+    lr.lr_figure,
+    edge.edge_figure,
+    curvature.sharpness_figure,
+    curvature.eigenvalue_figure,
+    curvature.kappa_figure,
+    norms.norms_figure,
+    components.components_figure,
+    overhead.overhead_figure,
+    layers.layers_figure,
+    spectrum.spectrum_figure,
+)
+PANELS = (
+    loss.loss_panel,
+    lr.lr_panel,
+    edge.edge_panel,
+    curvature.sharpness_panel,
+    curvature.eigenvalue_panel,
+    curvature.kappa_panel,
+    norms.norms_panel,
+    components.components_panel,
+    overhead.overhead_panel,
+    layers.layers_panel,
+    spectrum.spectrum_panel,
+)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return samples.transformer_log(n=400)
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f.__name__)
+def test_a_figure_is_a_pure_function(figure, log):
+    first, second = figure(log), figure(log)
+    assert isinstance(first, go.Figure) and first.data
+    assert first.to_json() == second.to_json()
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda f: f.__name__)
+def test_a_panel_without_data_names_what_is_missing(panel):
+    made = panel(samples.plain_log(0))
+    assert made.figure is None
+    assert made.finding and made.empty
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f.__name__)
+def test_only_colours_of_the_palette_are_used(figure, log):
+    known = {light for light, _ in PALETTE.values()} | {"rgba(0,0,0,0)"}
+
+    def colours(value, key=""):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name != "colorscale":
+                    yield from colours(inner, name)
+        elif isinstance(value, (list, tuple)) and key != "colorway":
+            for inner in value:
+                yield from colours(inner, key)
+        elif isinstance(value, str) and ("color" in key):
+            yield value
+
+    assert set(colours(figure(log).to_plotly_json())) <= known
+
+
+def test_light_colours_are_distinct_so_that_dark_ones_can_replace_them():
+    assert len(dark_colors()) == len(PALETTE)
+
+
+@pytest.mark.parametrize(
+    ("role", "background"),
+    [
+        (r, b)
+        for r in ("ink", "muted", "blue", "orange", "teal", "red", "violet", "gold", "green")
+        for b in ("panel", "page")
+    ],
+)
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_colours_have_enough_contrast(role, background, scheme):
+    def luminance(text):
+        parts = [int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted(
+        (luminance(PALETTE[role][scheme]), luminance(PALETTE[background][scheme])), reverse=True
+    )
+    assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def test_the_edge_is_found_from_the_ratio_whatever_the_optimizer(log):
+    found = edge.implied_edge(log)
+    assert found.signal == "preconditioned_sharpness"
+    assert found.constant == pytest.approx(38.0)
+    lr_used = np.interp(log.probe_step, log.step, log.steps["lr"])
+    np.testing.assert_allclose(found.sharpness, 38.0 / lr_used, rtol=1e-9)
+
+
+def test_for_sgd_the_edge_is_drawn_beside_lambda_max(log):
+    m = len(log.probe_step)
+    rate_used = np.interp(log.probe_step, log.step, log.steps["lr"])
+    sharp = np.linspace(5, 50, m)
+    probes = {"lambda_max": sharp, "edge_ratio": rate_used * sharp / 2}
+    sgd = replace(log, probes=probes)
+    assert edge.implied_edge(sgd).constant == pytest.approx(2.0)
+    names = [t.name for t in curvature.eigenvalue_figure(sgd).data]
+    assert names == ["edge 2 / lr", "λ_max"]
+
+
+def test_edge_words():
+    log = samples.plain_log(10)
+    ratio = np.array([0.2, 0.4, 1.5, 1.2, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5])
+    log = replace(log, probes={"edge_ratio": ratio})
+    assert edge.edge_finding(log) == (
+        "Closest at step 2, with 1.5 of the stability limit. "
+        "Median 0.5 over the second half of the probes. "
+        "2 probes of 10 beyond the edge (steps 2–3)."
+    )
+
+
+def test_lr_words_and_ribbon():
+    log = samples.plain_log(10)
+    schedule = np.full(10, 0.1)
+    used = schedule.copy()
+    used[:4] = [0.01, 0.02, 0.05, 0.08]
+    reasons = np.array([1, 1, 2, 2, 0, 0, 0, 0, 0, 3.0])
+    steps = {"lr": used, "schedule_lr": schedule, "lr_reason": reasons}
+    log = replace(log, steps=steps)
+    assert lr.lr_finding(log) == (
+        "Between 0.01 and 0.1, highest at step 4, 0.1 at the end. "
+        "Curvature set the rate on 5 steps of 10 (steps 0–3 and 9), "
+        "at most 10 times below the schedule at step 0."
+    )
+    figure = lr.lr_figure(log)
+    spans = {t.name: list(t.x) for t in figure.data if t.yaxis == "y2"}
+    assert spans == {
+        "ceiling": [0, 2, None],
+        "release": [2, 4, None],
+        "schedule": [4, 9, None],
+        "floor": [9, 9, None],
+    }
+    used_trace = next(t for t in figure.data if t.name == "used")
+    assert list(used_trace.text)[:3] == ["ceiling", "ceiling", "release"]
+
+
+def test_a_constant_schedule_is_said_to_rule():
+    log = samples.plain_log()
+    log = replace(log, steps={**log.steps, "lr_reason": np.zeros(100)})
+    assert lr.lr_finding(log) == "Constant at 0.1. The schedule ruled throughout."
+
+
+def test_layers_are_ranked_by_the_latest_finite_value():
+    values = np.array([[1.0, 9.0, 3.0], [2.0, np.nan, 1.0]], dtype="f4")
+    assert list(latest(values)) == [2.0, 9.0, 1.0]
+    log = replace(
+        samples.plain_log(2),
+        probe_step=np.array([0, 1]),
+        layers=("a", "b", "c"),
+        layer_values={"layer_kappa": values},
+    )
+    assert [log.layers[i] for i in rank(log).order] == ["b", "a", "c"]
+    assert "Largest κ: b (9), a (2) and c (1)." in layers.layers_panel(log).finding
+
+
+def test_many_probes_share_cells_that_hold_the_largest():
+    values = np.ones((1000, 2), dtype="f4")
+    values[501, 1] = 100.0
+    log = replace(
+        samples.plain_log(1000), layers=("a", "b"), layer_values={"layer_lambda_max": values}
+    )
+    panel = layers.layers_panel(log)
+    heat = panel.figure.data[0]
+    assert len(heat.x) == 160
+    assert max(max(row) for row in heat.z) == 2.0
+    assert "160 of 1\u202f000 probes drawn, each cell the largest of its probes" in panel.notes
+
+
+def test_a_density_integrates_to_its_weights():
+    rng = np.random.default_rng(0)
+    nodes = np.sort(rng.standard_normal(50)).astype("f4")
+    x, y = spectrum.broadened(Spectrum(0, -1, nodes, np.full(50, 0.02, "f4"), "density"))
+    assert np.trapezoid(y, x) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_the_share_of_time_is_cumulative(log):
+    share = overhead.cumulative_share(log)
+    spent, total = log.steps["probe_seconds_step"], log.steps["step_seconds"]
+    assert share[-1] == pytest.approx(100 * spent.sum() / total.sum())
+    assert share[0] == pytest.approx(100 * spent[0] / total[0])
+    assert "Probes took" in overhead.overhead_panel(log).finding
+
+
+def test_alarms_of_components_are_said_first():
+    log = replace(
+        samples.plain_log(5),
+        probes={"attention_max_logit": np.array([1.0, 2, 3, 4, 2e4]), "p_min": np.full(5, 0.1)},
+    )
+    assert components.components_panel(log).finding.startswith(
+        "Attention logits above 1e4: diverging."
+    )
+
+
+def test_marks_are_spikes_then_warnings_and_never_too_many():
+    log = samples.transformer_log(n=400)
+    found = facts.marks(log)
+    assert [m.label for m in found] == ["spike"]
+    assert 240 <= found[0].step <= 243
+    noisy = replace(log, events=tuple(EventRecord(20 * i, "warning", "X", "") for i in range(19)))
+    assert len(facts.marks(noisy)) == facts.MAX_MARKS
+    assert "spike" in [m.label for m in facts.marks(noisy)]
+
+
+def test_names_and_targets_come_from_the_recipe():
+    log = samples.transformer_log(n=5)
+    assert (facts.run_name(log), facts.scheduler_name(log), facts.target(log)) == (
+        "gpt_small",
+        "homotopy",
+        0.5,
+    )
+    assert facts.run_name(RunLog.empty("runs/a/first.h5")) == "first"
+    assert facts.recipe(RunLog.empty(provenance={"recipe_resolved": "{broken"})) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1.0, "1"),
+        (-3.0, "−3"),
+        (0.05203, "0.05203"),
+        (136.393, "136.4"),
+        (-11.74, "−11.74"),
+        (123456.7, "1.235e5"),
+        (1e-7, "1e-7"),
+        (2000, "2\u202f000"),
+        (float("nan"), "NaN"),
+        (float("inf"), "∞"),
+        (None, "—"),
+    ],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_rates_percentages_ranges_and_names():
+    assert [rate(x) for x in (0.1, 3e-3, 0.0027812, 1e-5, None)] == [
+        "0.1",
+        "3e-3",
+        "2.78e-3",
+        "1e-5",
+        "—",
+    ]
+    assert [percent(x) for x in (0.0436, 0.2, 0.0004, None)] == [
+        "4.4\u202f%",
+        "20\u202f%",
+        "0.04\u202f%",
+        "—",
+    ]
+    steps = np.arange(12)
+    mask = np.isin(steps, [0, 1, 2, 5, 7, 8, 10])
+    assert ranges(steps, mask) == "0–2, 5, 7–8 and 1 more range"
+    assert gaps("x", steps, np.ones(12)) == ""
+    assert gaps("x", steps, np.where(steps == 3, np.inf, 1)) == "x has 1 non-finite value (step 3)"
+    assert shorten("transformer.blocks.11.attention.query", 20) == "transfo…tention.query"[:20] or (
+        len(shorten("transformer.blocks.11.attention.query", 20)) == 20
+    )
