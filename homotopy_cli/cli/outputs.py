@@ -133,7 +133,7 @@ def show(loaded: Any, estimate: Any, records: Sequence[Any], edge: dict[str, Any
         console.print(line, markup=False)
     console.print(render.overall_table(estimate))
     if estimate.blocks:
-        console.print(render.layer_table(estimate.blocks))
+        console.print(render.layer_table(estimate.blocks, width=console.width))
     if estimate.density is not None:
         console.print("Spectral density (share of eigenvalues, log scale)", style="bold")
         for line in render.density_lines(estimate.density):

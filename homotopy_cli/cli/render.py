@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-BAR = 20  # characters of the longest bar
+BAR = 16  # characters of the longest bar
 MOMENTUM = 0.9  # the momentum that the momentum edge is quoted for
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that follows the terminal; wide enough when piped that no cell is cut."""
     made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=120)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=160)
 
 
 def short(value: float | None, digits: int = 4) -> str:
@@ -85,42 +85,41 @@ def overall_table(estimate: Any) -> Table:
     return table
 
 
-def layer_table(blocks: Any, *, limit: int = 40) -> Table:
-    """One row per block, sharpest first; the bar is ‖H_bb‖ relative to the largest."""
+def layer_table(blocks: Any, *, width: int = 160, limit: int = 40) -> Table:
+    """One row per block, sharpest first; the bar is ‖H_bb‖ relative to the largest.
+
+    On a narrow terminal the columns that matter least are left out, never a cell cut short.
+    """
     ranked = sorted(blocks, key=lambda b: (b.hessian_norm is None, -(b.hessian_norm or 0.0)))
     top = max((b.hessian_norm or 0.0 for b in blocks), default=0.0) or 1.0
+    columns: list[tuple[str, Any, int]] = [  # name, cell of a block, narrowest width that shows it
+        ("layer", lambda b: escape(b.name), 0),
+        ("kind", lambda b: escape(b.kind), 150),
+        ("params", lambda b: f"{b.n_params:,}", 0),
+        ("‖g‖", lambda b: short(b.grad_norm, 3), 100),
+        ("λ_min", lambda b: above(b.lambda_min, b.residual, 3), 115),
+        ("λ_max", lambda b: above(b.lambda_max, b.residual), 0),
+        ("error", block_error, 0),
+        ("trace", lambda b: short(b.trace.value, 3) if b.trace else "-", 130),
+        ("κ", lambda b: short(b.kappa) if b.kappa is not None else "undefined", 0),
+        ("‖H_bb‖₂", lambda b: bar(b.hessian_norm / top) if b.hessian_norm else state_words(b), 0),
+    ]
+    shown = [column for column in columns if column[2] <= width]
+    left = ("layer", "kind", "error", "‖H_bb‖₂")
     table = plain_table(
         "Layers, sharpest first (each is its own diagonal block H_bb)",
-        ("layer", "left"),
-        ("kind", "left"),
-        ("params", "right"),
-        ("‖g‖", "right"),
-        ("λ_min", "right"),
-        ("λ_max", "right"),
-        ("error", "left"),
-        ("trace", "right"),
-        ("κ", "right"),
-        ("‖H_bb‖₂", "left"),
+        *((name, "left" if name in left else "right") for name, _, _ in shown),
     )
     for block in ranked[:limit]:
-        trace = short(block.trace.value, 3) if block.trace is not None else "-"
-        note = "" if block.converged or block.hessian_norm is None else " not converged"
-        kappa = short(block.kappa) if block.kappa is not None else "undefined"
-        table.add_row(
-            escape(block.name),
-            escape(block.kind),
-            f"{block.n_params:,}",
-            short(block.grad_norm, 3),
-            above(block.lambda_min, block.residual, 3),
-            above(block.lambda_max, block.residual),
-            error_of(block.residual) + note,
-            trace,
-            kappa,
-            bar((block.hessian_norm or 0.0) / top) if block.hessian_norm else state_words(block),
-        )
+        table.add_row(*(cell(block) for _, cell, _ in shown))
     if len(ranked) > limit:
         table.caption = f"{len(ranked) - limit} more layers: see --json, or group with --layers"
     return table
+
+
+def block_error(block: Any) -> str:
+    note = "" if block.converged or block.hessian_norm is None else " not converged"
+    return error_of(block.residual) + note
 
 
 def state_words(block: Any) -> str:

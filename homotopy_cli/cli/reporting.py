@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from homotopy_cli.errors import HomotopyError
 
@@ -24,7 +23,7 @@ def run_report(
     from homotopy_cli.report.gates import evaluate
     from homotopy_cli.report.junit import junit_xml
     from homotopy_cli.report.markdown import markdown_summary
-    from homotopy_cli.report.metrics import summarise
+    from homotopy_cli.report.metrics import gate_names, metrics_document
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 
@@ -34,18 +33,16 @@ def run_report(
         raise HomotopyError(f"--out {target}: is the log itself", hint="give another --out")
     runs = [read_log(path) for path in logs]
     base = read_log(baseline) if baseline is not None else None
-    metrics = [summarise(run) for run in runs]
-    base_metrics = summarise(base) if base is not None else None
-    names = gate_names(metrics[0], base_metrics)
-    gates = [evaluate(expression, names) for expression in fail_on]
+    names = gate_names(runs[0], base)
+    gates = tuple(evaluate(expression, names) for expression in fail_on)
 
     write_text(str(target), render(runs, title=title, baseline=base, gates=gates))
     if markdown is not None:
         write_text(str(markdown), markdown_summary(runs, baseline=base, gates=gates))
     if junit is not None:
-        write_text(str(junit), junit_xml(gates, suite=runs[0].path.name))
+        write_text(str(junit), junit_xml(gates, suite=logs[0].name))
     if json is not None:
-        write_json(metrics_document(runs, metrics, base_metrics, gates), json)
+        write_json(metrics_document(runs, baseline=base, gates=gates), json)
     if json != "-":
         print(f"page: {target}")
     fired = [gate for gate in gates if gate.failed]
@@ -61,28 +58,3 @@ def refuse_unwritable(files: Sequence[Path | None]) -> None:
             raise HomotopyError(
                 f"{file}: its folder does not exist", hint=f"mkdir -p {file.parent}"
             )
-
-
-def gate_names(metrics: dict[str, Any], baseline: dict[str, Any] | None) -> dict[str, Any]:
-    return {**metrics, **({} if baseline is None else {"baseline": baseline})}
-
-
-def metrics_document(
-    runs: Sequence[Any],
-    metrics: Sequence[dict[str, Any]],
-    baseline: dict[str, Any] | None,
-    gates: Sequence[Any],
-) -> dict[str, Any]:
-    """`--json`: the metrics of each run, the baseline's, and what each gate said."""
-    return {
-        "schema_version": "1.0",
-        "runs": [
-            {"path": str(run.path), "status": run.attrs.get("status"), "metrics": values}
-            for run, values in zip(runs, metrics, strict=True)
-        ],
-        "baseline": baseline,
-        "gates": [
-            {"expression": gate.expression, "failed": gate.failed, "message": gate.message}
-            for gate in gates
-        ],
-    }

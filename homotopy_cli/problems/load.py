@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.problems.batches import cast_floats, read_batches
@@ -32,9 +32,6 @@ class LoadedProblem:
     model: nn.Module
     loss: Loss
     optimizer_info: OptimizerInfo | None  # None: no optimizer state in the checkpoint
-    # Filled by callers that may import the curvature layer; this one may not.
-    preconditioner: Tensor | None = None  # P of the saved optimizer, (n_params,)
-    stability_threshold: float | None = None  # lr·λ_max(P⁻¹H) at the edge
 
     @property
     def notes(self) -> tuple[str, ...]:
