@@ -241,11 +241,9 @@ class CurvatureGuard:
     def _effort(self, step: int) -> Effort:
         s = self.settings
         if not self.ceiling.measured:  # cold: no vector to start from
-            return Effort(0.5 * s.probe_fraction, s.burst_lanczos_steps)
+            return Effort(s.early_fraction, s.burst_lanczos_steps)
         if self.cadence.is_early(step):  # P turns by much per step: the old vector is half cold
-            return Effort(
-                0.5 * s.probe_fraction, max(s.lanczos_steps, s.burst_lanczos_steps // 2 + 1)
-            )
+            return Effort(s.early_fraction, max(s.lanczos_steps, s.burst_lanczos_steps // 2 + 1))
         return Effort(s.probe_fraction, s.lanczos_steps)
 
     def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:

@@ -47,8 +47,8 @@ class HomotopyLR(CurvatureScheduler):
         floor: Least factor on the schedule.
         release: Largest rise of the ceiling per optimizer step.
         probe_fraction: Share of the batch's rows that a probe measures, halved in the first
-            steps. On a small GPT λ from 1/16, 1/8 and all of 32 rows agreed within 20 % but for
-            single batches; data with one label per row may want more.
+            steps unless it is 1. On a small GPT λ from 1/16, 1/8 and all of 32 rows agreed
+            within 20 % as a rule; data with one label per row may want more.
         burst: Optimizer steps at the start that want a probe each; None takes 0.4 %
             of total_steps within 2 to 20, or 4.
         layers_freq: Steps between per-layer probes, where the budget allows; 0 = never.

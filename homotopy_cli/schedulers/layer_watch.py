@@ -8,20 +8,22 @@ from homotopy_cli.schedulers.cadence import Cadence, probe_cost
 from homotopy_cli.schedulers.probing import CurvatureProbe, Effort, LayerMeasurement, slice_size
 from homotopy_cli.schedulers.settings import GuardSettings
 
+FIRST_COST = 3.0  # G that the first per-layer probe may cost whatever the budget
 TRACE_PROBES = 3  # products for the layers' traces
-SHARE = 0.2  # of the budget, where layers are measured; both are our choice
+SHARE = 0.2  # of the budget, where layers are measured; all three are our choice
 
 
 class LayerWatch:
     """Per-layer probes on an account of their own, so that they never starve the ceiling.
 
     λ_max of every block where the account pays for it, else the blocks' traces, which one
-    product gives for all at once, else nothing. The first time takes traces in any case.
+    product gives for all at once, else nothing. The first time takes what costs at most
+    FIRST_COST, and traces in any case.
     """
 
     def __init__(self, settings: GuardSettings) -> None:
         self.freq = settings.layers_freq  # steps between two; 0 = never
-        self.fraction = 0.5 * settings.probe_fraction
+        self.fraction = settings.early_fraction
         budget = settings.budget
         own = budget * SHARE if self.freq else 0.0
         self.rest_of_budget = budget - own if budget < math.inf else math.inf
@@ -32,22 +34,24 @@ class LayerWatch:
         """Whether `layers_freq` steps have passed, or nothing was measured yet."""
         return self.freq > 0 and (self.last_step < 0 or step - self.last_step >= self.freq)
 
-    def affords(self, batch: Batch, fraction: float, n_products: float, step: int) -> bool:
-        """Whether the account has room for so many products on such a slice."""
+    def affords(
+        self, batch: Batch, fraction: float, n_products: float, step: int, *, grant: float = 0.0
+    ) -> bool:
+        """Whether the account, or a grant in G, has room for so many products on such a slice."""
         rows = max(1, n_rows(batch))
         cost = probe_cost(slice_size(rows, fraction) / rows, n_products)
-        return self.cadence.spent + cost <= self.cadence.allowance(step)
+        return cost <= max(grant, self.cadence.allowance(step) - self.cadence.spent)
 
     def measure(
         self, probe: CurvatureProbe, batch: Batch, *, paired: bool, step: int
     ) -> LayerMeasurement | None:
         """Measure what the account allows and book it; None where it allows nothing."""
-        known = self.last_step >= 0
-        n_layers = len(probe.layer_names)  # two products for each, half a graph for each
-        if known and self.affords(batch, self.fraction, float(n_layers), step):
+        first = self.last_step < 0
+        products = float(probe.n_layers)  # two for each, each worth half a graph
+        if self.affords(batch, self.fraction, products, step, grant=FIRST_COST * first):
             effort = Effort(self.fraction, 2)
             found = probe.measure_layers(batch, effort, paired=paired, step=step)
-        elif not known or self.affords(batch, self.fraction, TRACE_PROBES, step):
+        elif first or self.affords(batch, self.fraction, TRACE_PROBES, step):
             effort = Effort(self.fraction, TRACE_PROBES)
             found = probe.measure_traces(batch, effort, paired=paired, step=step)
         else:

@@ -19,6 +19,7 @@ from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, map_tensors, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
+from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.cadence import probe_cost
 
@@ -172,6 +173,12 @@ class CurvatureProbe:
         }
         cost = probe_cost(share, graph.n_hvp)
         return LayerMeasurement(found, {}, cost, time.perf_counter() - started)
+
+    @property
+    def n_layers(self) -> int:
+        """Modules that own trainable parameters: the blocks of `Partition.by_module`."""
+        named = unwrap(self.model).named_parameters()
+        return len({name.rpartition(".")[0] for name, p in named if p.requires_grad})
 
     def _partition(self, problem: Problem) -> Partition:
         partition = Partition.by_module(problem)

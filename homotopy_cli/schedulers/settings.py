@@ -48,6 +48,11 @@ class GuardSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
     @property
+    def early_fraction(self) -> float:
+        """Slice of the first steps' probes and of the layers': half, or the batch if that is it."""
+        return self.probe_fraction if self.probe_fraction >= 1.0 else 0.5 * self.probe_fraction
+
+    @property
     def burst_steps(self) -> int:
         """`burst`, or 0.4 % of the run within 2 to 20 steps; 4 where its length is unknown."""
         if self.burst is not None:

@@ -304,14 +304,14 @@ def test_facade_measures_the_captured_batch():
     model = WithLoss("tensor")
     batch = batches(1)[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    facade = CurvatureAdaptiveLR(optimizer, model, probe_fraction=1.0)
+    facade = CurvatureAdaptiveLR(optimizer, model, probe_fraction=0.5)
     loss = model(batch)
     loss.backward()
     facade.step(loss)
     other = CurvatureAdaptiveLR(optimizer, model, resolve_loss("output"), probe_fraction=1.0)
     assert other._criterion.name == "output"
-    part, share = take_rows(batch, 0.5)  # the first probe takes half of the slice
-    assert share == 0.5
+    part, share = take_rows(batch, 0.25)  # the first probe takes half of the slice
+    assert share == 0.25
     problem = Problem.from_module(model, lambda m, b: m(b), [part], mode="keep")
     exact = CurvatureEstimator(config=EstimatorConfig.thorough()).estimate(problem)
     assert facade.last_probe["probe_loss"] == pytest.approx(model(part).item(), rel=1e-5)
