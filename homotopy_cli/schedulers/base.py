@@ -103,7 +103,8 @@ class CurvatureScheduler(Readings, LRScheduler):
         """Probe if due, between backward() and optimizer.step(), and lower the rates at once.
 
         Give (inputs, targets), or batch=. Rows of it are measured, in the model's present mode
-        and with no trace left on it.
+        and with no trace left on it. Under a GradScaler call scaler.unscale_(optimizer) before:
+        Adam's metric counts the gradient in `.grad`.
 
         Args:
             inputs: Of the training batch whose gradient is in `.grad`.
@@ -158,6 +159,13 @@ class CurvatureScheduler(Readings, LRScheduler):
             self._check_in_use()
         self._rates.wrote()
         self._note()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """torch's own; SequentialLR calls it with an absolute epoch when our turn begins."""
+        if epoch is not None:
+            self._rates.forget_others()  # what the scheduler before us wrote is over
+        super()._update_lr(epoch)
+        self._rates.wrote()
 
     def get_lr(self) -> list[float | Tensor]:
         """The rate of every group for the present step: schedule times the common factor."""

@@ -90,6 +90,10 @@ class GroupRates:
                 self.others[i] *= now / self.written[i]
                 self.written[i] = now
 
+    def forget_others(self) -> None:
+        """Drop the factors that others put on the schedule."""
+        self.others = [1.0] * len(self.others)
+
     def step_inner(self) -> None:
         """Advance an inner LRScheduler, on its own unlimited rates."""
         if isinstance(self.inner, LRScheduler):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from setups import DUMMY, Quadratic, batches, network, quadratic_loss, train
 from torch import nn
-from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, ExponentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    SequentialLR,
+    StepLR,
+)
 
 from homotopy_cli.problems.criteria import resolve_loss
 from homotopy_cli.schedulers.homotopy import HomotopyLR
@@ -72,6 +79,22 @@ def test_chained_with_torch_schedulers_it_multiplies():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
         optimizer.step()
         chain.step()
+
+
+@pytest.mark.filterwarnings("ignore:.*epoch parameter.*:UserWarning")  # SequentialLR's own call
+def test_after_a_torch_warmup_in_sequential_lr():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ours = quiet(optimizer, model)
+    both = SequentialLR(optimizer, [LinearLR(optimizer, 0.1, 1.0, 5), ours], milestones=[5])
+    used = []
+    for x, y in batches(9):
+        nn.functional.cross_entropy(model(x), y).backward()
+        ours.update_curvature(x, y)
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        both.step()
+    assert used == pytest.approx([0.01, 0.028, 0.046, 0.064, 0.082, 0.1, 0.1, 0.1, 0.1])
 
 
 def test_a_rate_the_user_sets_becomes_the_schedule():
