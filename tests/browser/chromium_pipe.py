@@ -127,6 +127,7 @@ class Page:
         scripts: bool = True,
         mobile: bool = False,
         media: str = "",
+        before: str = "",
     ) -> None:
         self.browser = browser
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
@@ -147,9 +148,19 @@ class Page:
         self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
         if not scripts:
             self.send("Emulation.setScriptExecutionDisabled", value=True)
+        if before:
+            self.send("Page.addScriptToEvaluateOnNewDocument", source=before)
         self.send("Page.navigate", url=path.resolve().as_uri())
+        self._await_load()
         if scripts:
             self.wait_for(READY)
+
+    def _await_load(self) -> None:
+        deadline = time.monotonic() + 45
+        while not any(event["method"] == "Page.loadEventFired" for event in self._mine()):
+            assert time.monotonic() < deadline, "the page did not load within 45 s"
+            self.browser.call("Browser.getVersion")  # an answer brings the events before it
+            time.sleep(0.05)
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         return self.browser.call(method, self.session, **params)

@@ -161,10 +161,10 @@ def test_lr_words_and_ribbon():
     figure = lr.lr_figure(log)
     spans = {t.name: list(t.x) for t in figure.data if t.yaxis == "y2"}
     assert spans == {
-        "ceiling": [0, 2, None],
-        "release": [2, 4, None],
-        "schedule": [4, 9, None],
-        "floor": [9, 9, None],
+        "by the ceiling": [0, 2, None],
+        "rising back": [2, 4, None],
+        "by the schedule": [4, 9, None],
+        "at the floor": [9, 9, None],
     }
     used_trace = next(t for t in figure.data if t.name == "used")
     assert list(used_trace.text)[:3] == ["ceiling", "ceiling", "release"]

@@ -135,7 +135,7 @@
       if (data[0] && data[0].colorbar) data[0].showscale = false;
     }
     if (spec.linked) {
-      layout.xaxis.range = panel.range || page.domain;
+      layout.xaxis.range = [...(panel.range || page.domain)]; // plotly writes into it
       // Zoom selects steps; heights keep their scale, and their ticks.
       for (const name of Object.keys(layout)) {
         if (/^yaxis\d*$/.test(name)) layout[name].fixedrange = true;
@@ -252,7 +252,7 @@
     panel.range = range;
     panel.following = true;
     panel.section.querySelector("[data-act=reset]").hidden = range === null;
-    await Plotly.relayout(panel.plot, { "xaxis.range": range || page.domain });
+    await Plotly.relayout(panel.plot, { "xaxis.range": [...(range || page.domain)] });
     panel.following = false;
   }
 
@@ -315,7 +315,7 @@
           other.range = null;
           other.section.querySelector("[data-act=reset]").hidden = true;
           const change = other.spec.linked
-            ? { "xaxis.range": page.domain }
+            ? { "xaxis.range": [...page.domain] }
             : { "xaxis.autorange": true, "yaxis.autorange": true };
           other.following = true;
           Plotly.relayout(other.plot, change).then(() => (other.following = false));

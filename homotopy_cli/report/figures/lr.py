@@ -13,14 +13,14 @@ from homotopy_cli.report.theme import base_figure, color
 from homotopy_cli.report.thin import bin_columns
 from homotopy_cli.runlog.reader import RunLog
 
-# Codes of the log's lr_reason, in its order, with the colour of each and how it reads.
+# Codes of the log's lr_reason, in its order, with the colour of each and its name in the ribbon.
 REASONS: tuple[tuple[str, str, str], ...] = (
-    ("schedule", "grey", "follows the schedule"),
-    ("ceiling", "orange", "held down by the curvature ceiling"),
-    ("release", "gold", "rising back, at the release rate"),
+    ("schedule", "grey", "by the schedule"),
+    ("ceiling", "orange", "by the ceiling"),
+    ("release", "gold", "rising back"),
     ("floor", "red", "at the floor"),
-    ("held", "violet", "held: no fresh curvature"),
-    ("per_group", "teal", "set per group"),
+    ("held", "violet", "held"),
+    ("per_group", "teal", "per group"),
 )
 RIBBON_BINS = 600  # our choice: about two pixels each
 _SEVERITY = np.array([0, 4, 1, 5, 3, 2])  # which reason a bin of several shows
@@ -82,7 +82,7 @@ def _add_ribbon(figure: go.Figure, steps: np.ndarray, reasons: np.ndarray) -> No
         low, last = int(steps[edges[start]]), edges[stop]
         high = int(steps[last]) if last < len(steps) else int(steps[-1])
         spans.setdefault(int(worst[start]), []).extend([low, high, None])
-    for code, (name, role, _) in enumerate(REASONS):
+    for code, (_, role, name) in enumerate(REASONS):
         if code in spans:
             figure.add_trace(
                 go.Scatter(
