@@ -49,6 +49,17 @@ def target(log: RunLog) -> float | None:
     return None
 
 
+def adam_beta1(log: RunLog) -> float | None:
+    """β₁ of the recipe's optimizer, or None if it is no Adam."""
+    name = setting(log, "optimizer", "name")
+    if not isinstance(name, str) or "adam" not in name.lower():
+        return None
+    betas = setting(log, "optimizer", "betas")
+    beta1 = betas[0] if isinstance(betas, (list, tuple)) and betas else 0.9
+    usable = isinstance(beta1, (int, float)) and not isinstance(beta1, bool) and 0 <= beta1 < 1
+    return float(beta1) if usable else None
+
+
 def run_name(log: RunLog) -> str:
     """What to call this run: the recipe's name, the run id, or the file's name."""
     for name in (setting(log, "name"), log.attrs.get("run_id")):

@@ -7,7 +7,7 @@ import numpy as np
 
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
-from homotopy_cli.report.facts import is_probe, scheduler_name
+from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name
 from homotopy_cli.report.figures.edge import RED, edge_finding
 from homotopy_cli.report.figures.lr import reason_clause
 from homotopy_cli.report.layers import sharpest
@@ -212,6 +212,11 @@ def _probe_findings(log: RunLog) -> list[Finding]:
     if top is not None and top > 0:
         text = f"Gradient descent diverges above a learning rate of {words.number(2 / top, 3)}"
         found.append(Finding("Edge", text + " (2/λ_max)."))
+    preconditioned, beta1 = one("preconditioned_sharpness"), adam_beta1(log)
+    if preconditioned is not None and preconditioned > 0 and beta1 is not None:
+        threshold = 2 * (1 + beta1) / (1 - beta1)  # Cohen et al. 2022
+        text = f"Adam's edge lies at a learning rate of {words.rate(threshold / preconditioned)}"
+        found.append(Finding("Edge", f"{text} ({words.number(threshold, 3)}/λ_max(P⁻¹H))."))
     converged = column(log.probes, "converged")
     if converged is not None and converged[-1] == 0:
         text = "Not every eigenvalue met its tolerance; see the residual."

@@ -54,7 +54,9 @@ def percent(fraction: float | None) -> str:
     if fraction is None or not math.isfinite(fraction):
         return NONE
     value = 100 * fraction
-    digits = 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2
+    digits = (
+        2 if 99.5 <= abs(value) < 100 else 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2
+    )
     return f"{value:.{digits}f}{THIN_SPACE}%"
 
 

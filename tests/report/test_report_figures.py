@@ -197,7 +197,7 @@ def test_many_probes_share_cells_that_hold_the_largest():
     )
     panel = layers.layers_panel(log)
     heat = panel.figure.data[0]
-    assert len(heat.x) == 160
+    assert len(heat.x) == 161 and len(heat.z[0]) == 160  # edges: a cell holds until the next
     assert max(max(row) for row in heat.z) == 2.0
     assert "160 of 1\u202f000 probes drawn, each cell the largest of its probes" in panel.notes
 
@@ -291,3 +291,53 @@ def test_rates_percentages_ranges_and_names():
     assert shorten("transformer.blocks.11.attention.query", 20) == "transfo…tention.query"[:20] or (
         len(shorten("transformer.blocks.11.attention.query", 20)) == 20
     )
+
+
+def test_the_edge_survives_adams_bias_correction():
+    """c = 38 (1 - 0.9^(t+1)) over the first steps: no constant, but one law."""
+    step = np.array([0, 1, 2, 4, 8, 16])
+    c = 38 * (1 - 0.9 ** (step + 1.0))
+    sharp = np.array([3e5, 4e3, 5e3, 2e3, 4e3, 1e4])
+    rate_used = np.array([8e-6, 7e-4, 1e-3, 2e-3, 3e-3, 1.7e-3])
+    log = RunLog.empty(
+        step=step,
+        steps={"lr": rate_used},
+        probe_step=step,
+        probes={
+            "preconditioned_sharpness": sharp,
+            "lambda_max": np.array([60.0, 50, 67, 9, 8, 20]),
+            "edge_ratio": rate_used * sharp / c,
+        },
+        provenance={"recipe_resolved": {"optimizer": {"name": "adamw", "betas": [0.9, 0.95]}}},
+    )
+    found = edge.implied_edge(log)
+    assert found.signal == "preconditioned_sharpness"
+    assert found.constant == pytest.approx(38.0)
+    np.testing.assert_allclose(found.sharpness, c / rate_used)
+
+
+def test_layers_measured_once_in_a_long_run_become_bars():
+    values = np.full((50, 3), np.nan, dtype="f4")
+    values[4] = [3.0, -2.0, 9.0]
+    log = replace(
+        samples.plain_log(50), layers=("a", "b", "c"), layer_values={"layer_trace": values}
+    )
+    panel = layers.layers_panel(log)
+    assert panel.figure.data[0].type == "bar" and list(panel.figure.data[0].x) == [9.0, 3.0, -2.0]
+    assert not panel.linked
+
+
+def test_a_long_silence_of_the_probes_is_said():
+    log = replace(
+        samples.plain_log(100),
+        probe_step=np.arange(5),
+        probes={"edge_ratio": np.full(5, 0.3)},
+    )
+    assert "The last probe was at step 4 of 100." in edge.edge_finding(log)
+
+
+def test_clipping_that_never_acted_gets_no_row():
+    log = samples.plain_log()
+    log = replace(log, steps={**log.steps, "clip_coef": np.ones(100)})
+    assert "Clipping never acted." in norms.norms_panel(log).finding
+    assert [t.name for t in norms.norms_figure(log).data] == ["gradient norm"]

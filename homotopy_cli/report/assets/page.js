@@ -104,9 +104,9 @@
         ...trace,
         x: measure.x,
         z,
-        customdata: full.map((name) => measure.x.map(() => name)),
+        customdata: full.map((name) => z[0].map((_, j) => `${name}<br>step ${measure.x[j]}`)),
         text: z.map((row) => row.map((v) => (v === null ? "" : plain(10 ** v)))),
-        hovertemplate: `%{customdata}<br>step %{x}: ${measure.label} %{text}<extra></extra>`,
+        hovertemplate: `%{customdata}: ${measure.label} %{text}<extra></extra>`,
         colorbar,
       },
     ];

@@ -80,6 +80,8 @@ def add_level(
         text=label,
         showarrow=False,
         font={"size": 11, "color": color(role)},
+        bgcolor=color("panel"),
+        borderpad=1,
     )
 
 

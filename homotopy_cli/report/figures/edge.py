@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from homotopy_cli.report import words
-from homotopy_cli.report.facts import target
+from homotopy_cli.report.facts import adam_beta1, target
 from homotopy_cli.report.figures.draw import add_band, add_level, add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import absence, column, curve, wants_log
@@ -50,13 +50,17 @@ def lr_at_probes(log: RunLog) -> np.ndarray | None:
 def implied_edge(log: RunLog) -> Edge | None:
     """Which signal the edge ratio was made from, and the edge in its unit.
 
-    The ratio is lr·λ/c with a c that hardly moves, so the signal whose implied c varies least
-    is the one; none if every one varies by more than half.
+    The ratio is lr·λ/c with a c that hardly moves, but for Adam's bias correction 1 − β₁ᵗ, so
+    the signal whose implied c varies least is the one; none if every one varies too much.
     """
     ratio, lr = column(log.probes, "edge_ratio"), lr_at_probes(log)
     if ratio is None:
         return None
     best: tuple[float, Edge] | None = None
+    corrections = [np.ones(len(log.probe_step))]
+    beta1 = adam_beta1(log)
+    if beta1 is not None:
+        corrections.append(1 - beta1 ** (log.probe_step + 1.0))
     for name in SIGNALS:
         signal = column(log.probes, name)
         if signal is None:
@@ -64,14 +68,15 @@ def implied_edge(log: RunLog) -> Edge | None:
         with np.errstate(divide="ignore", invalid="ignore"):
             edge = signal / ratio
             c = edge * lr if lr is not None else edge
-        usable = np.isfinite(c) & (c > 0)
-        if usable.sum() < 2:
-            continue
-        logs = np.log(c[usable])
-        spread = float(np.median(np.abs(logs - np.median(logs))))
-        if spread < 0.4 and (best is None or spread < best[0] - 1e-9):
-            constant = float(np.exp(np.median(logs)))
-            best = (spread, Edge(name, np.where(np.isfinite(edge), edge, np.nan), constant))
+        for correction in corrections:
+            usable = np.isfinite(c) & (c > 0) & (correction > 0)
+            if usable.sum() < 2:
+                continue
+            logs = np.log(c[usable] / correction[usable])
+            spread = float(np.median(np.abs(logs - np.median(logs))))
+            if spread < 0.4 and (best is None or spread < best[0] - 1e-9):
+                constant = float(np.exp(np.median(logs)))
+                best = (spread, Edge(name, np.where(np.isfinite(edge), edge, np.nan), constant))
     return best[1] if best else None
 
 
@@ -178,6 +183,9 @@ def edge_finding(log: RunLog) -> str:
         parts.append(
             f"median {words.number(float(np.median(half)), 2)} over the second half of the probes"
         )
+    if len(log.step) and steps[-1] < log.step[0] + 0.75 * (log.step[-1] - log.step[0]):
+        last = f"the last probe was at step {words.count(steps[-1])}"
+        parts.append(f"{last} of {words.count(len(log.step))}")
     beyond = int((known > RED).sum())
     if beyond:
         parts.append(

@@ -40,7 +40,7 @@ def layers_figure(log: RunLog) -> go.Figure:
         "fixedrange": True,
         "ticklabelstandoff": 6,
     }
-    if len(log.probe_step) == 1:
+    if measured_once(columns[ranking.measure]):
         return _bars(ranking.latest[rows], full, axis, ranking.label, height)
     x, z = _matrix(log, columns[ranking.measure])
     figure.add_trace(
@@ -48,7 +48,6 @@ def layers_figure(log: RunLog) -> go.Figure:
             x=x,
             y=list(range(len(rows))),
             z=[z[i] for i in rows],
-            text=full,
             colorscale="Viridis",
             colorbar={
                 "title": {"text": f"log₁₀ {ranking.label}", "side": "right"},
@@ -61,8 +60,8 @@ def layers_figure(log: RunLog) -> go.Figure:
             hoverongaps=False,
             xgap=0,
             ygap=1,
-            hovertemplate="%{customdata}<br>step %{x}: 10^%{z:.2f}<extra></extra>",
-            customdata=[[name] * len(x) for name in full],
+            hovertemplate="%{customdata}: 10^%{z:.2f}<extra></extra>",
+            customdata=[[f"{name}<br>step {step}" for step in x[:-1]] for name in full],
         )
     )
     figure.update_layout(height=height, yaxis=axis, hovermode="closest")
@@ -87,8 +86,17 @@ def _bars(
     return figure
 
 
+def measured_once(values: np.ndarray) -> bool:
+    """Whether only one probe measured layers: bars then, there is no time axis."""
+    return int(np.isfinite(values).any(axis=1).sum()) <= 1
+
+
 def _matrix(log: RunLog, values: np.ndarray) -> tuple[list[int], list[list[float | None]]]:
-    """Steps (b,) and log10 of each layer's values (L, b); a cell of several probes: the largest."""
+    """Edges in steps (b + 1,) and log10 of each layer's values (L, b).
+
+    A measurement holds until the next one, the last to the end of the run; a cell of several
+    probes shows the largest.
+    """
     edges = bin_columns(len(log.probe_step), COLUMNS)
     shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
     binned = np.fmax.reduceat(shown, edges[:-1], axis=0)
@@ -100,7 +108,8 @@ def _matrix(log: RunLog, values: np.ndarray) -> tuple[list[int], list[list[float
         [round(float(v), 2) if np.isfinite(v) else None for v in row]
         for row in z[:, measured_columns]
     ]
-    return [int(step) for step in x], rows
+    end = max([int(log.probe_step[-1]) + 1, *(int(step) + 1 for step in log.step[-1:])])
+    return [*(int(step) for step in x), end], rows
 
 
 def layers_panel(log: RunLog) -> Panel:
@@ -116,7 +125,7 @@ def layers_panel(log: RunLog) -> Panel:
         )
         return Panel(key, title, "No curvature per layer was recorded.", empty=empty)
     columns = measured(log)
-    single = len(log.probe_step) == 1
+    single = measured_once(columns[ranking.measure])
     notes = []
     edges = bin_columns(len(log.probe_step), COLUMNS)
     if len(edges) - 1 < len(log.probe_step):
@@ -132,7 +141,8 @@ def layers_panel(log: RunLog) -> Panel:
         title,
         _finding(log),
         layers_figure(log),
-        f"{ranking.label}, ranked by the latest probe",
+        f"{ranking.label}, ranked by the latest probe"
+        + ("" if single else "; each holds until the next"),
         tuple(notes),
         _table(log),
         linked=not single,

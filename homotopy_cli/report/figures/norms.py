@@ -24,6 +24,9 @@ def norms_figure(log: RunLog) -> go.Figure:
 
 def _measured(log: RunLog) -> dict[str, np.ndarray]:
     found = {name: column(log.steps, name) for name, *_ in ROWS}
+    clip = found["clip_coef"]
+    if clip is not None and not (clip < 1 - 1e-9).any():
+        found["clip_coef"] = None  # never acted: a flat line says nothing
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -66,6 +69,8 @@ def norms_panel(log: RunLog) -> Panel:
     if clip is not None:
         acted = int((clip < 1 - 1e-9).sum())
         parts.append(f"clipping acted on {words.percent(acted / len(clip))} of the steps")
+    elif column(log.steps, "clip_coef") is not None:
+        parts.append("clipping never acted")
     unit = ROWS[0][1] if len(columns) == 1 and "grad_norm" in columns else ""
     table = data_table("step", log.step, columns)
     return Panel(key, title, words.sentences(parts), figure, unit, tuple(notes), table)
