@@ -136,10 +136,10 @@
     }
     if (spec.linked) {
       layout.xaxis.range = [...(panel.range || page.domain)]; // plotly writes into it
-      // Zoom selects steps; heights keep their scale, and their ticks.
-      for (const name of Object.keys(layout)) {
-        if (/^yaxis\d*$/.test(name)) layout[name].fixedrange = true;
-      }
+    }
+    // Zoom selects steps; heights keep their scale, and their ticks.
+    for (const name of Object.keys(layout)) {
+      if (/^yaxis\d*$/.test(name)) layout[name].fixedrange = true;
     }
     if (panel.log !== null) {
       layout.yaxis.type = panel.log ? "log" : "linear";
@@ -175,18 +175,14 @@
       if (axis.range) [low, high] = axis.range.map((edge) => 10 ** edge);
       const decades = Math.log10(high / low);
       if (!(decades > 0.5)) continue;
-      if (decades < (names.length > 2 ? 1 : 2.3)) {
-        axis.dtick = "D2";
-        axis.tickformat = low < 0.02 || high > 2e4 ? "~e" : ",~g";
-      } else {
-        const stride = Math.ceil(decades / 6);
-        axis.tickmode = "array";
-        axis.tickvals = [];
-        for (let k = Math.ceil(Math.log10(low)); k <= Math.log10(high) + 1e-9; k += stride) {
-          axis.tickvals.push(10 ** k);
-        }
-        axis.ticktext = axis.tickvals.map(plain);
+      const digits = decades < (names.length > 1 ? 1.1 : 2.3) ? [1, 2, 5] : [1];
+      const stride = Math.ceil(decades / 6);
+      axis.tickmode = "array";
+      axis.tickvals = [];
+      for (let k = Math.floor(Math.log10(low)); k <= Math.log10(high) + 1e-9; k += stride) {
+        axis.tickvals.push(...digits.map((digit) => digit * 10 ** k));
       }
+      axis.ticktext = axis.tickvals.map(plain);
     }
   }
 
@@ -316,7 +312,7 @@
           other.section.querySelector("[data-act=reset]").hidden = true;
           const change = other.spec.linked
             ? { "xaxis.range": [...page.domain] }
-            : { "xaxis.autorange": true, "yaxis.autorange": true };
+            : { "xaxis.autorange": true };
           other.following = true;
           Plotly.relayout(other.plot, change).then(() => (other.following = false));
         }

@@ -55,9 +55,16 @@ def add_line(
 
 
 def add_level(
-    figure: go.Figure, y: float, *, label: str, role: str, dash: str = "dash", row: str = ""
+    figure: go.Figure,
+    y: float,
+    *,
+    label: str,
+    role: str,
+    dash: str = "dash",
+    row: str = "",
+    side: str = "right",
 ) -> None:
-    """A labelled horizontal line across the plot; `y` in data units, log axis or not."""
+    """A horizontal line across the plot, labelled at one end; `y` in data units, log or not."""
     figure.add_shape(
         type="line",
         xref="x domain",
@@ -72,8 +79,8 @@ def add_level(
     log = figure.layout[f"yaxis{row}"].type == "log"
     figure.add_annotation(
         xref="x domain",
-        x=1,
-        xanchor="right",
+        x=1 if side == "right" else 0,
+        xanchor=side,
         yref=f"y{row}",
         y=math.log10(y) if log else y,
         yanchor="bottom",

@@ -44,7 +44,8 @@ def _build(log: RunLog) -> tuple[go.Figure, list[str]]:
     add_line(figure, line, name="probe share of the time so far", role="blue", width=2.0)
     budget = setting(log, "curvature", "budget")
     if isinstance(budget, (int, float)) and not isinstance(budget, bool) and budget > 0:
-        add_level(figure, 100 * budget, label=f"budget {words.percent(budget)}", role="teal")
+        label = f"budget {words.percent(budget)}"
+        add_level(figure, 100 * budget, label=label, role="teal", side="left")
     figure.update_yaxes(rangemode="tozero", ticksuffix=" %")
     return figure, list(line.notes)
 
