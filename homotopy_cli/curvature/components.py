@@ -1,0 +1,76 @@
+"""Attention, normalisation and output softmax of any model, from one forward pass.
+
+Nothing is asked of the model: its functional calls are intercepted while it runs on the
+problem's batches. Every number is exact over all batches, except that quantiles come from a
+uniform random subset of 1,000,000 values where there are more.
+
+Seen: scaled_dot_product_attention, nn.MultiheadAttention and the layers built on it (their
+fused inference path is left for the open one), softmax over a product of two activations;
+layer_norm, rms_norm, group_norm, batch_norm, instance_norm, and x / sqrt(mean(y²) + eps) or
+var instead of the mean; cross_entropy, and nll_loss of a log_softmax. components_origins.py
+has the rules for what is written by hand.
+
+Not seen: attention in a fused kernel of its own (flash-attn, xformers, flex_attention,
+nested tensors), exp and sum in place of softmax, linear attention, scores against a raw
+parameter (a learned query without projection), anything under vmap; norms that divide by
+std + eps or by a p-norm; frozen batch norm written by hand; log-probabilities picked by
+gather, adaptive softmax, binary cross entropy.
+"""
+
+import math
+
+import torch
+
+from homotopy_cli.curvature.components_watch import Watch
+from homotopy_cli.errors import NonFiniteError
+from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import Components
+
+SEED_KAPPA_NOTE = (
+    "seed_kappa is the founding text's e^(2 max logit), 1/sigma^2 and 1/p_min: symptoms to watch "
+    "over time, not curvature bounds, since the softmax Jacobian and the logit Hessian diag(p)-pp' "
+    "have norm at most 1/2 however large these are."
+)
+
+
+def measure_components(problem: Problem, *, heads: bool = True) -> Components:
+    """Return how peaked attention is, what the norms divide by, how sure the output is.
+
+    One forward pass without gradients over all batches, with the problem's mode, seed and
+    weights; the model, its buffers and the generators are left bitwise as they were. Attention
+    logits are computed a second time, in pieces of at most 2²¹ numbers.
+
+    A call site is named by the module that makes the call; "#2" is the second such call within
+    one run of that module, "(root)" the model itself, "(loss)" code outside every module. A
+    module that runs several times (shared layers, several batches) is one site, its rows pooled.
+    Rows that see no key, and rows that hold NaN while the loss is finite, are left out.
+
+    Args:
+        problem: Its batches are what is measured on; mode "train" sees batch statistics.
+        heads: False leaves the per-head values out, for a log written often.
+
+    Returns:
+        Components in the order of first use; empty tuples and None for what is not there.
+
+    Raises:
+        NonFiniteError: The loss is NaN or infinite; the message names the first module in
+            which a logit or variance was.
+        ProblemError: The batch does not fit the model.
+    """
+    watch = Watch(problem.model)
+    with torch.no_grad(), problem.measuring(), watch.watching():
+        for index in range(len(problem.batches)):
+            watch.restart()
+            value = problem.batch_loss(index).item()
+            if not math.isfinite(value):
+                first = watch.first_non_finite
+                raise NonFiniteError(
+                    f"batch {index + 1}: the loss is {value}"
+                    + (f", and {first} holds the first NaN or infinity" if first else ""),
+                    hint="look at the weights and inputs of that module",
+                )
+    return Components(
+        attention=tuple(s.record(n, heads=heads) for n, s in watch.named("attention") if s.n_rows),
+        norm=tuple(site.record(name) for name, site in watch.named("norm") if site.sigma.count),
+        cross_entropy=watch.output.record(),
+    )

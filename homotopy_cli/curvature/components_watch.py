@@ -1,0 +1,201 @@
+"""Sees the functional calls of a forward pass, and which module makes each."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.overrides import TorchFunctionMode
+
+from homotopy_cli.curvature.components_attention import AttentionSite, Logits, Shape, given_logits
+from homotopy_cli.curvature.components_calls import observers
+from homotopy_cli.curvature.components_norm import NormSite
+from homotopy_cli.curvature.components_origins import (
+    LogProbabilities,
+    MeanSquare,
+    Origins,
+    Scores,
+    Weights,
+)
+from homotopy_cli.curvature.components_output import OutputSite, normalised
+from homotopy_cli.problems.wrappers import clean_name
+
+
+@dataclass
+class Frame:
+    """One run of one module: who it is, and how many calls of each kind it has made."""
+
+    module: nn.Module | None
+    name: str
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+class Watch(TorchFunctionMode):
+    """Collects sites while `watching()`; the calls themselves run as they would without it.
+
+    Args:
+        model: Its clean module paths name the sites; None names modules from the first caller.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        super().__init__()
+        self.output = OutputSite()
+        self.first_non_finite = ""
+        self._sites: dict[tuple[str, str, int, str], AttentionSite | NormSite] = {}
+        self._names: dict[int, tuple[nn.Module, str]] = {}  # the module kept, so that id is its own
+        if model is not None:
+            self._learn(model, "")
+        self._frames = [Frame(None, "(loss)")]
+        self._origins = Origins(self._hand_written_norm)
+        self._n_heads: int | None = None  # of the nn.MultiheadAttention that is running
+        self._thread = threading.get_ident()
+        self._observers = observers(self)
+        # The function asks first whether a mode is active, and hands the whole call over; the
+        # same code, told that none is, shows the calls inside it.
+        self._open_attention = FunctionType(
+            F.multi_head_attention_forward.__code__,
+            {**vars(F), "has_torch_function": lambda _: False},
+            argdefs=F.multi_head_attention_forward.__defaults__,
+        )
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Intercept what this thread runs; hooks are global, so no module is touched."""
+        with ExitStack() as stack:
+            enter = register_module_forward_pre_hook(self._enter)
+            stack.callback(enter.remove)
+            leave = register_module_forward_hook(self._leave, always_call=True)
+            stack.callback(leave.remove)
+            stack.enter_context(self)
+            yield
+
+    def restart(self) -> None:
+        """Another batch begins: the same sites are met again, in the same order."""
+        self._frames = [Frame(None, "(loss)")]
+        self._origins.clear()
+
+    def named(self, kind: str) -> list[tuple[str, Any]]:
+        """(name, site) of a kind, in the order of first use; names do not repeat."""
+        taken: Counter[str] = Counter()
+        found = []
+        for (name, of_kind, _, _), site in self._sites.items():
+            if of_kind == kind:
+                taken[name] += 1
+                found.append((name if taken[name] == 1 else f"{name}#{taken[name]}", site))
+        return found
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if "out" in kwargs or not _readable(args, kwargs):
+            return result
+        observer = self._observers.get(func)
+        if observer is None:
+            self._origins.follow(func, args, kwargs, result)
+        else:
+            device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+            with torch.autocast(device, enabled=False):
+                observer(result, *args, **kwargs)
+        return result
+
+    def _multi_head(self, *args: Any, **kwargs: Any) -> Any:
+        before, self._n_heads = self._n_heads, args[4] if len(args) > 4 else kwargs["num_heads"]
+        try:
+            with self:
+                return self._open_attention(*args, **kwargs)
+        finally:
+            self._n_heads = before
+
+    def _learn(self, root: nn.Module, prefix: str) -> None:
+        for path, module in root.named_modules():
+            name = ".".join(filter(None, (prefix, clean_name(path))))
+            self._names.setdefault(id(module), (module, name or "(root)"))
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        if id(module) not in self._names:  # the loss's own, or a closure's: the first is its root
+            self._learn(module, f"({type(module).__name__})" if self._names else "")
+        self._frames.append(Frame(*self._names[id(module)]))
+
+    def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        while len(self._frames) > 1 and self._frames.pop().module is not module:
+            pass
+
+    def _site(self, kind: str, variant: str, frame: Frame, make: Callable[[], Any]) -> Any:
+        frame.calls[kind] += 1
+        key = (frame.name, kind, frame.calls[kind], variant)
+        if key not in self._sites:
+            self._sites[key] = make()
+        return self._sites[key]
+
+    def _judge(self, sound: bool, what: str) -> None:
+        if not sound and not self.first_non_finite:
+            self.first_non_finite = what
+
+    def attend(self, logits: Logits, shape: Shape) -> None:
+        """One attention call; nn.Softmax stands for the module that holds it."""
+        frame = self._frames[-1]
+        if isinstance(frame.module, nn.Softmax) and len(self._frames) > 2:
+            frame = self._frames[-2]
+        heads = shape[1]
+        site = self._site("attention", str(heads), frame, lambda: AttentionSite(heads))
+        self._judge(site.add(logits, shape), f'the attention of "{frame.name}"')
+
+    def normalise(self, kind: str, variances: Tensor, eps: float) -> None:
+        """One normalisation; a module that says "norm" in its class gives the kind."""
+        frame = self._frames[-1]
+        own = type(frame.module).__name__
+        kind = own if "norm" in own.lower() else kind
+        site = self._site("norm", kind, frame, lambda: NormSite(kind))
+        self._judge(site.add(variances, eps), f'the norm "{frame.name}"')
+
+    def softmax(self, weights: Tensor, logits: Tensor, dim: Any) -> None:
+        """A softmax: attention if it is over the last axis of scores."""
+        if isinstance(self._origins.of(logits), Scores) and logits.ndim >= 3:
+            self._origins.mark(weights, Weights())
+            if dim in (-1, logits.ndim - 1):
+                self.attend(*given_logits(logits, self._n_heads))
+
+    def log_softmax(self, result: Tensor, logits: Tensor) -> None:
+        """Remembered for a nll_loss."""
+        self._origins.mark(result, LogProbabilities(logits))
+
+    def picked(self, log_p: Tensor, target: Tensor, ignore_index: int) -> None:
+        """A nll_loss: cross entropy if its input is a log_softmax over the classes."""
+        origin = self._origins.of(log_p)
+        if isinstance(origin, LogProbabilities) and normalised(log_p):
+            self.classify(origin.logits, target, ignore_index)
+
+    def classify(self, logits: Tensor, target: Tensor, ignore_index: int) -> None:
+        """One cross entropy."""
+        self._judge(self.output.add(logits, target, ignore_index), "the output")
+
+    def _hand_written_norm(self, origin: MeanSquare) -> None:
+        if len(self._frames) > 1:  # in the loss it is a distance, not a layer
+            self.normalise(origin.kind, origin.values, origin.eps)
+
+
+def _readable(args: Any, kwargs: Any) -> bool:
+    """Values can be read: no tensor of vmap or grad, none on meta, no nested one."""
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+    return not any(
+        t.is_nested or t.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        for t in tensors
+    )
