@@ -61,8 +61,8 @@ class PlainProgress:
         self._evaluation = f"  eval {record.values['eval_loss']:.4g}"
 
     def event(self, record: Any) -> None:
-        """Warnings and errors at once, also under --quiet."""
-        if record.level != "info":
+        """Warnings at once, also under --quiet; an error ends the run and is said then."""
+        if record.level == "warning":
             print(f"{record.level}: step {record.step}: {record.message}", file=sys.stderr)
 
     def stop(self) -> None:
@@ -116,8 +116,8 @@ class LiveProgress:
         self._evaluation = f"  eval {record.values['eval_loss']:.4g}"
 
     def event(self, record: Any) -> None:
-        """Warnings and errors above the line."""
-        if record.level != "info":
+        """Warnings above the line; an error ends the run and is said then."""
+        if record.level == "warning":
             self._bar.console.print(
                 f"{record.level}: step {record.step}: {record.message}", markup=False
             )

@@ -19,6 +19,7 @@ from homotopy_cli.training.observer import Observer, StepView
 from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
 from homotopy_cli.training.signals import StopRequest
+from homotopy_cli.training.snapshot import spectrum_due, take_snapshot
 from homotopy_cli.training.spikes import SpikeDetector
 from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.summary import Tally, TrainResult
@@ -44,7 +45,7 @@ class Attempt:
         self.loaded, self.recipe, self.start = loaded, loaded.recipe, start
         self.tally = Tally()
         self.detectors = {"loss": SpikeDetector(), "grad_norm": SpikeDetector()}
-        self.curvature: Mapping[str, float] = {}
+        self.curvature: dict[str, float] = {}
         self.evaluations: dict[str, float] = {}
         self.environment = environment(run.device)
         self.done = start.step
@@ -68,6 +69,8 @@ class Attempt:
                 if self.recipe.eval_every:
                     self._evaluate()
                 self._save()
+            elif self.done == 0 and self.recipe.eval_every and self.run.measured:
+                self._snapshot()  # the first attempt's row at step 0 gave way to this attempt's
             fault = ""
             while self.done < total and stop.signum is None and not fault:
                 fault = self._step(self.done)
@@ -96,15 +99,15 @@ class Attempt:
         if outcome.probe is not None:
             self.writer.append_probe(outcome.probe)
             seen = outcome.probe.values
-            self.curvature = {name: seen[name] for name in SHOWN if name in seen}
+            self.curvature |= {name: seen[name] for name in SHOWN if name in seen}
             self.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
         for event in self.run.probe.drain_events():
             self.writer.append_event(event)
         self.writer.append_step(StepRecord(step, values))
         if outcome.fault:
-            words = f"step {step}: {outcome.fault}, at lr {values['lr']:.4g}"
+            words = f"{outcome.fault}, at lr {values['lr']:.4g}"
             self._event("error", "DIVERGED", words)
-            return words
+            return f"step {step}: {words}"
         self.probe_seconds += values["probe_seconds_step"]
         self.tally.row(step, values)
         for name, detector in self.detectors.items():
@@ -155,6 +158,25 @@ class Attempt:
         self.evaluations |= values
         self.writer.append_eval(record)
         self.observer.evaluation(record)
+        if self.run.measured:
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        """Spectrum and components on held-out data, beside the evaluation."""
+        began = time.perf_counter()
+        found, why = take_snapshot(
+            self.run.model,
+            self.run.loss,
+            self.run.eval_batches[0],
+            step=max(0, self.done - 1),  # the last step made, so that a resume keeps the row
+            spectrum=spectrum_due(self.done, self.recipe.steps, self.recipe.eval_every),
+            seed=self.recipe.seed,
+        )
+        self.probe_seconds += time.perf_counter() - began
+        if found is not None:
+            self.writer.append_probe(found)
+        elif why:
+            self._event("info", "SNAPSHOT_FAILED", f"no spectrum or components: {why}")
 
     def _evaluate_once(self) -> None:
         if self.evaluations.get("step") != self.done:

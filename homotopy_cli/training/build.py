@@ -19,7 +19,7 @@ from homotopy_cli.problems.problem import Problem
 from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
 from homotopy_cli.recipe.targets import is_user_code, load_target
 from homotopy_cli.training.plans import build_probe, build_scheduler
-from homotopy_cli.training.probing import Probe
+from homotopy_cli.training.probing import NoProbe, Probe
 
 SNAPSHOT_LIMIT = 50_000_000  # parameters: above, ‖Δθ‖ is not worth its copy (our choice)
 
@@ -48,6 +48,11 @@ class Run:
         self.baseline: Mapping[str, float] = self.data.info.baseline
         self.kappa = math.nan  # of the newest probe, for curvature-aware clipping
         self._before: list[Tensor] | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything beside the loss is measured."""
+        return not isinstance(self.probe, NoProbe)
 
     def batch(self, step: int) -> Any:
         """The training batch of step `step`: a pure function of step and seed."""

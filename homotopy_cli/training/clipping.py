@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homotopy_cli.schedulers.clip import curvature_aware_clip
 from homotopy_cli.schedulers.rules import clip_limit
 
 
@@ -22,8 +23,8 @@ def clip(spec: Any, params: list[Tensor], norm: float, kappa: float) -> float:
     """
     if spec is None:
         return 1.0
-    limit = spec.max_norm
-    if spec.name == "curvature_aware" and kappa == kappa:
-        limit = clip_limit(spec.max_norm, kappa)
-    torch.nn.utils.clip_grad_norm_(params, limit)
-    return min(1.0, limit / (norm + 1e-6))
+    if spec.name == "norm":
+        torch.nn.utils.clip_grad_norm_(params, spec.max_norm)
+        return min(1.0, spec.max_norm / (norm + 1e-6))
+    curvature_aware_clip(params, kappa, spec.max_norm)
+    return min(1.0, clip_limit(spec.max_norm, 0.0 if kappa != kappa else kappa) / (norm + 1e-6))

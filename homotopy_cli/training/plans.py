@@ -16,6 +16,9 @@ from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.training.probing import NoProbe, PassiveProbe, Probe, SchedulerProbe
 
+# The classes keep 1 % of the schedule at the least. A recipe must be able to ask for lr 1e38 and
+# get what curvature allows, so here nothing outranks the ceiling unless the recipe says so.
+FLOOR = 0.0
 CLASSES = {
     "homotopy": ("homotopy", "HomotopyLR"),
     "adaptive_homotopy": ("adaptive", "AdaptiveHomotopyLR"),
@@ -36,7 +39,7 @@ def build_scheduler(recipe: Any, optimizer: Optimizer, model: nn.Module, loss: L
         return _fixed(spec, recipe.steps, optimizer=optimizer)
     module, name = CLASSES[spec.name]
     factory = getattr(import_module(f"homotopy_cli.schedulers.{module}"), name)
-    settings = _probing(recipe)
+    settings = {"floor": FLOOR, **_probing(recipe)}
     own = spec.model_dump(exclude={"name", "inner"}, exclude_none=True)
     if "budget" in own:
         own["budget"] = own["budget"] or math.inf
@@ -66,13 +69,14 @@ def _probing(recipe: Any) -> dict[str, Any]:
     section = recipe.curvature
     freq = section.freq or GuardSettings.estimation_freq
     settings = {
-        "signal": section.signal,
         "estimation_freq": freq,
         "budget": section.budget or math.inf,
         "layers_freq": section.layers_freq * freq,
         "total_steps": recipe.steps,
         "seed": recipe.seed,
     }
+    if section.signal != "auto":  # auto is every class's own choice
+        settings["signal"] = section.signal
     if section.probe_fraction is not None:
         settings["probe_fraction"] = section.probe_fraction
     return settings

@@ -103,9 +103,10 @@ def findings(result: TrainResult) -> list[str]:
     tally, found = result.tally, []
     rise = _rise(tally)
     if rise > RISE_ALARM:
+        finite = ": it diverged without becoming NaN" if result.status == "finished" else ""
         found.append(
             f"the loss rose by a factor of {rise:.3g} ({tally.first_loss:.4g} at the start, "
-            f"{tally.peak_loss:.4g} at step {tally.peak_step}): it diverged without becoming NaN"
+            f"{tally.peak_loss:.4g} at step {tally.peak_step}){finite}"
         )
     if tally.peak_edge > EDGE_ALARM:
         threshold = tally.peak_edge_threshold

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # every optimizer imports it at its first use; once here, not in each child
 from training_runs import assert_same_rows, folder
 
 from homotopy_cli.recipe.load import load_recipe

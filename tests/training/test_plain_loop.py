@@ -67,7 +67,9 @@ def test_the_logged_rate_is_the_one_used_under_a_schedule(tmp_path):
     recipe = folder(tmp_path, scheduler="{name: linear, warmup: 4}", steps=10)
     train(load_recipe(recipe), tmp_path / "run.h5")
     expected = [0.1 * f for f in (0.25, 0.5, 0.75, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0)]
-    assert read_log(tmp_path / "run.h5").steps["lr"] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert read_log(tmp_path / "run.h5").steps["lr"] == pytest.approx(
+        expected, rel=1e-12, abs=1e-15
+    )
 
 
 def test_norm_clipping_is_torchs_own(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-MODEL = '''\
+MODEL = """\
 import torch.nn as nn, torch.nn.functional as F
 def build():
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -15,7 +15,7 @@ def build_with_state():
 def loss(model, batch):
     x, y = batch
     return F.cross_entropy(model(x), y)
-'''
+"""
 RECIPE = """\
 model: model.py:{model}
 loss: model.py:loss
