@@ -15,7 +15,7 @@ not pay for importing torch.
 from importlib import import_module
 from typing import Any
 
-from homotopy_cli._version import __version__
+from homotopy_cli._version import __version__ as __version__
 
 _PUBLIC = {
     "AdaptiveHomotopyLR": "schedulers.adaptive",
@@ -38,7 +38,7 @@ _PUBLIC = {
     "validate": "curvature.api",
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])
+__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604  (the names are the table's keys)
 
 
 def __getattr__(name: str) -> Any:
@@ -50,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

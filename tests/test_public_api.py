@@ -26,7 +26,7 @@ PUBLIC = {
 
 def test_the_public_names_are_exactly_these():
     assert set(homotopy_cli.__all__) - {"__version__"} == PUBLIC
-    assert dir(homotopy_cli) == homotopy_cli.__all__
+    assert dir(homotopy_cli) == sorted(homotopy_cli.__all__)
 
 
 def test_each_public_name_resolves_and_is_documented():
