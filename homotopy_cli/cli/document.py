@@ -7,6 +7,7 @@ stable; new ones may appear in a minor version.
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def layer(block: Any) -> dict[str, Any]:
     }
 
 
+def components(record: Any) -> dict[str, Any] | None:
+    """Attention, norms and output softmax as measured; `seed_kappa` is the founding formula."""
+    if record is None:
+        return None
+    found = asdict(record)
+    return {
+        "attention": [strict(site) for site in found["attention"]],
+        "norm": [strict(site) for site in found["norm"]],
+        "cross_entropy": strict(found["cross_entropy"]),
+    }
+
+
+def strict(value: Any) -> Any:
+    """A nest of plain values without a number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    return number(value) if isinstance(value, float) else value
+
+
 def validation(records: Any) -> list[dict[str, Any]]:
     return [
         {
@@ -115,6 +137,7 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
         "preconditioned_sharpness": eigenvalue(estimate.preconditioned_sharpness),
         "directional_sharpness": number(estimate.directional_sharpness),
         "converged": estimate.converged,
+        "components": components(estimate.components),
         "layers": [layer(block) for block in estimate.blocks],
         "warnings": list(estimate.warnings),
     }

@@ -1,7 +1,7 @@
 """`homotopy probe`, from options to outputs: load, predict the cost, measure, say, write, gate."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from homotopy_cli.cli.metric import SavedMetric, saved_metric
@@ -13,6 +13,7 @@ def run_probe(options: ProbeOptions) -> int:
     """Do what `homotopy probe` was asked; returns the exit code."""
     from homotopy_cli.cli import outputs
     from homotopy_cli.cli.probe_progress import ProbeProgress
+    from homotopy_cli.curvature.components import measure_components
     from homotopy_cli.curvature.estimator import CurvatureEstimator
     from homotopy_cli.curvature.validate import validate as against_full_hessian
 
@@ -41,6 +42,7 @@ def run_probe(options: ProbeOptions) -> int:
         estimate = CurvatureEstimator(config=config).estimate(
             problem, partition, preconditioner=preconditioner, progress=progress
         )
+        estimate = replace(estimate, components=measure_components(problem))
         records = ()
         if options.validate:
             records = against_full_hessian(
@@ -108,8 +110,6 @@ def make_partition(problem: Any, layers: str) -> Any | None:
 
 def make_config(options: ProbeOptions) -> Any:
     """EstimatorConfig.thorough with what the options change."""
-    from dataclasses import replace
-
     from homotopy_cli.curvature.config import EstimatorConfig
 
     changes: dict[str, Any] = {

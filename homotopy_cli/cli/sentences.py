@@ -85,9 +85,38 @@ def closing(estimate: Any) -> list[str]:
             "raise --max-hvp or loosen --rtol."
         )
     lines += [f"warning: {text}" for text in estimate.warnings]
+    lines += component_sentences(estimate.components)
     unreached = [b.name for b in estimate.blocks if b.state == "not_reached"]
     if unreached:
         lines.append(f"Not reached by this batch, κ undefined there: {listed(unreached)}.")
+    return lines
+
+
+def component_sentences(components: Any) -> list[str]:
+    """The most extreme attention, norm and target of the batch, in a line each."""
+    if components is None:
+        return []
+    lines = []
+    if components.attention:
+        site = max(components.attention, key=lambda a: a.max_logit)
+        flat = min(components.attention, key=lambda a: a.entropy_normalised)
+        lines.append(
+            f"Attention: largest logit {short(site.max_logit, 3)} in {site.name}; lowest mean "
+            f"entropy {short(flat.entropy, 3)} nats ({flat.entropy_normalised:.0%} of uniform) "
+            f"in {flat.name}."
+        )
+    if components.norm:
+        low = min(components.norm, key=lambda n: n.sigma_min)
+        lines.append(
+            f"Norms: smallest σ {short(low.sigma_min, 3)} in {low.name} "
+            f"(ε/σ² {low.eps_over_var:.1e})."
+        )
+    if components.cross_entropy is not None:
+        output = components.cross_entropy
+        lines.append(
+            f"Output: smallest target probability {short(output.p_min, 3)}, 1 % quantile "
+            f"{short(output.p_q01, 3)}, mean log Z {short(output.log_z_mean, 3)}."
+        )
     return lines
 
 

@@ -13,7 +13,7 @@ from homotopy_cli import read_log
 CONTRACT_KEYS = {
     *("schema_version", "checkpoint", "mode", "dtype", "hvp", "n_params", "n_examples", "loss"),
     *("grad_norm", "lambda_max", "lambda_min", "eigenvalues", "hessian_norm", "frobenius_norm"),
-    *("trace", "kappa", "predicted_decrease", "density", "layers", "edges"),
+    *("trace", "kappa", "predicted_decrease", "density", "layers", "edges", "components"),
 }
 
 
