@@ -60,9 +60,10 @@ class Cadence:
         """Whether the curvature still moves by factors a step."""
         return step < self.burst
 
-    def is_early(self, step: int) -> bool:
-        """Whether a probe here belongs to the start: small slice, several steps, no averaging."""
-        return step < self.burst or step <= max(GUARANTEED)
+    @property
+    def early_steps(self) -> int:
+        """Last step of the start: small slices, more Lanczos steps, no averaging."""
+        return max(self.burst - 1, *GUARANTEED)
 
     def due(self, step: int, cost: float) -> bool:
         """Whether to probe at optimizer step `step` for a predicted `cost` in G."""

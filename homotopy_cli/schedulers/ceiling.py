@@ -10,6 +10,8 @@ from homotopy_cli.schedulers.limits import Limit
 from homotopy_cli.schedulers.settings import GuardSettings
 
 SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP = range(6)  # codes of `reason`
+EARLY_RELEASE = 1.3  # a step, under a schedule with a warmup; our choice
+PATIENCE = 2  # in estimation_freq: see Ceiling._rate; our choice
 KAPPA_TARGET = 1e4  # 1/loss, the founding default
 
 
@@ -27,7 +29,8 @@ class Ceiling:
         n_before: Optimizer steps taken before step 0 here.
         gentle: Release slowly from the first probe on: the ceiling is the warmup. False where
             the schedule brings its own, which a release from the first, extreme curvature
-            would delay.
+            would delay: early on the release is then EARLY_RELEASE a step.
+        early_steps: Last step of the start.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Ceiling:
         signal: str,
         n_before: int,
         gentle: bool = True,
+        early_steps: int = 0,
     ) -> None:
         self.optimizer = optimizer
         self.settings = settings
@@ -46,10 +50,13 @@ class Ceiling:
         default = None if self.by_edge else KAPPA_TARGET
         self.target = settings.target  # edge ratio to stay under; a subclass may learn it
         self.kappa_target = settings.curvature_target or default  # likewise, 1/loss
-        self.edge = Limit(settings.smoothing, settings.release)
-        self.kappa = Limit(settings.smoothing, settings.release)
+        self.edge = Limit(settings.smoothing)
+        self.kappa = Limit(settings.smoothing)
         self.n_before = n_before
         self.gentle = gentle
+        self.early_steps = early_steps
+        self.n_taken = 0
+        self.taken_at = -1  # step of the last successful probe
         self.held = False  # probes failed before any succeeded: the floor holds
         self.reason = SCHEDULE
         self.advanced_to = 0  # optimizer step up to which the limits were released
@@ -69,22 +76,25 @@ class Ceiling:
         """The largest rate the edge allows now, for the group with the largest; ∞ = none."""
         return self.edge.limit if self.by_edge else math.inf
 
-    def take(self, sharpness: float, kappa: float, *, step: int, elapsed: int, early: bool) -> None:
+    def take(self, sharpness: float, kappa: float, *, step: int, elapsed: int) -> None:
         """Apply a probe's finite λ at once; κ too where it is defined (not NaN).
 
-        Early on, P and λ move by orders of magnitude per step (Adam's first metric is |g|), so
-        the average would remember what has nothing to do with the next step: it is left out.
+        Early on, P and λ move by orders of magnitude per step, so the average would remember
+        what has nothing to do with the next step: it is left out.
         """
         self.held = False
-        self.edge.measured(sharpness, elapsed, fresh=early)
-        self._set(self.edge, self.target * self.threshold(step), early)
+        fresh = step <= self.early_steps
+        self.edge.measured(sharpness, elapsed, fresh=fresh)
+        self._set(self.edge, self.target * self.threshold(step))
         if math.isfinite(kappa):
-            self.kappa.measured(kappa, elapsed, fresh=early)
+            self.kappa.measured(kappa, elapsed, fresh=fresh)
             if self.kappa_target is not None:
-                self._set(self.kappa, self.kappa_target, early)
+                self._set(self.kappa, self.kappa_target)
+        self.n_taken += 1
+        self.taken_at = step
 
-    def _set(self, limit: Limit, numerator: float, early: bool) -> None:
-        if early and not self.gentle:
+    def _set(self, limit: Limit, numerator: float) -> None:
+        if self.n_taken == 1 and not self.gentle:  # Adam's very first metric is |g|: no measure
             limit.follow(numerator)
         else:
             limit.attack(numerator)
@@ -96,11 +106,24 @@ class Ceiling:
         not calls, so a scheduler that is stepped once per epoch releases as it should.
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
+            rate = self._rate(passed)
             numerator = self.target * self.threshold(passed)
-            self.edge.advance(numerator, self.settings.floor * schedule)
+            self.edge.advance(numerator, self.settings.floor * schedule, rate)
             if self.kappa_target is not None:
-                self.kappa.advance(self.kappa_target, self.settings.floor)
+                self.kappa.advance(self.kappa_target, self.settings.floor, rate)
         self.advanced_to = max(self.advanced_to, step)
+
+    def _rate(self, step: int) -> float:
+        """Largest rise of the limits at `step`: the older the last probe, the smaller.
+
+        Its word is taken in full for PATIENCE·estimation_freq steps; at twice that age the log
+        of the rate is halved, and so on: a rise on old evidence is how a ceiling fails open.
+        """
+        quick = step <= self.early_steps and not self.gentle
+        rate = max(EARLY_RELEASE, self.settings.release) if quick else self.settings.release
+        age = step - self.taken_at
+        trusted = PATIENCE * self.settings.estimation_freq
+        return rate if age <= trusted else rate ** (trusted / age)
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
@@ -136,4 +159,13 @@ class Ceiling:
             setattr(self, name, state[name])
 
 
-_COUNTERS = ("n_before", "held", "reason", "advanced_to", "target", "kappa_target")
+_COUNTERS = (
+    "n_before",
+    "held",
+    "reason",
+    "advanced_to",
+    "n_taken",
+    "taken_at",
+    "target",
+    "kappa_target",
+)

@@ -25,6 +25,7 @@ from homotopy_cli.schedulers.probing import (
     LayerMeasurement,
     LossLike,
     Measurement,
+    upper_value,
 )
 from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import GuardSettings
@@ -67,9 +68,6 @@ class CurvatureGuard:
             estimator=estimator,
         )
         before = thresholds.next_step(optimizer) - 1
-        self.ceiling = Ceiling(
-            optimizer, settings, signal=self.signal, n_before=before, gentle=gentle
-        )
         self.layers = LayerWatch(settings)
         self.cadence = Cadence(
             base=settings.estimation_freq,
@@ -77,6 +75,14 @@ class CurvatureGuard:
             longest=settings.longest,
             budget=self.layers.rest_of_budget,
             total_steps=settings.total_steps,
+        )
+        self.ceiling = Ceiling(
+            optimizer,
+            settings,
+            signal=self.signal,
+            n_before=before,
+            gentle=gentle,
+            early_steps=self.cadence.early_steps,
         )
         self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
         self.counter = StepCounter(optimizer)
@@ -123,9 +129,8 @@ class CurvatureGuard:
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
-        effort = self._effort(step)
-        scaled = self._column(rates) != "lambda_max"
-        cost = effort.predicted(n_rows(batch), preconditioned=scaled)
+        effort = self._effort(step, rates)
+        cost = effort.predicted(n_rows(batch))
         if not self.cadence.due(step, cost):
             return None
         try:
@@ -137,26 +142,29 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        values = found.values
-        sharpness = values.get(self._column(rates), math.nan)
-        sharpness, kappa = mean_over_ranks([sharpness, values.get("kappa", math.nan)])
+        sharpness = upper_value(found.estimate, self._column(rates))
+        sharpness, kappa = mean_over_ranks([sharpness, found.values.get("kappa", math.nan)])
         if not math.isfinite(sharpness):
             return self._failed(step, found.cost, f"curvature is {sharpness}")
-        self._take(found, sharpness, kappa, max(rates, default=0.0), alarm)
+        self._take(found, sharpness, kappa, rates, alarm)
         return found.estimate
 
     def _take(
-        self, found: Measurement, sharpness: float, kappa: float, top: float, alarm: bool
+        self,
+        found: Measurement,
+        sharpness: float,
+        kappa: float,
+        rates: Sequence[float],
+        alarm: bool,
     ) -> None:
         """Turn a measurement into a ceiling, the next probe's date, and columns of the log."""
-        step, ceiling = self.n_steps, self.ceiling
+        step, ceiling, top = self.n_steps, self.ceiling, max(rates, default=0.0)
         used = top * ceiling.factor(top)  # what this step would have used without the probe
         limited = ceiling.reason != SCHEDULE
         before = ceiling.edge.curvature
         elapsed = step - self.last_step if self.last_step >= 0 else 1
         self.last_step, self.last_estimate, self.n_failed_in_a_row = step, found.estimate, 0
-        early = self.cadence.is_early(step)
-        ceiling.take(sharpness, kappa, step=step, elapsed=elapsed, early=early)
+        ceiling.take(sharpness, kappa, step=step, elapsed=elapsed)
         if math.isfinite(kappa):
             self.current_curvature = kappa
         c = ceiling.threshold(step)
@@ -165,11 +173,12 @@ class CurvatureGuard:
         self.cadence.record(
             step,
             found.cost,
-            log_change=_log_change(before, ceiling.edge.curvature),
+            log_change=rules.log_change(before, ceiling.edge.curvature),
             load=min(load, 0.8),
             alarm=alarm or near,
         )
-        now = rules.edge_ratio(top * ceiling.factor(top), sharpness, c)
+        measured = found.values.get(self._column(rates), math.nan)
+        now = rules.edge_ratio(top * ceiling.factor(top), measured, c)
         self.last = found.values | {"edge_ratio": now}
         if math.isfinite(ceiling.level):
             self.last["ceiling"] = ceiling.level
@@ -238,13 +247,18 @@ class CurvatureGuard:
             self.events.add(0, "warning", "THRESHOLD_UNKNOWN", text)
         return signal
 
-    def _effort(self, step: int) -> Effort:
+    def _effort(self, step: int, rates: Sequence[float]) -> Effort:
         s = self.settings
-        if not self.ceiling.measured:  # cold: no vector to start from
-            return Effort(s.early_fraction, s.burst_lanczos_steps)
-        if self.cadence.is_early(step):  # P turns by much per step: the old vector is half cold
-            return Effort(s.early_fraction, max(s.lanczos_steps, s.burst_lanczos_steps // 2 + 1))
-        return Effort(s.probe_fraction, s.lanczos_steps)
+        cold = not self.ceiling.measured
+        needed = self.ceiling.kappa_target is not None or s.kappa_freq == 1
+        both = needed or cold or self.cadence.n_probes % s.kappa_freq == 0
+        matrices = 2 if both and self._column(rates) != "lambda_max" else 1
+        if cold:  # no vector to start from
+            return Effort(s.early_fraction, s.burst_lanczos_steps, matrices)
+        if step <= self.cadence.early_steps:  # P turns by much per step: the vector is half cold
+            steps = max(s.lanczos_steps, s.burst_lanczos_steps - 1)
+            return Effort(s.early_fraction, steps, matrices)
+        return Effort(s.probe_fraction, s.lanczos_steps, matrices)
 
     def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:
         """Whether a free alarm fires. Each rank has its own loss, so that one needs one rank."""
@@ -281,10 +295,3 @@ _COUNTERS = (
     "last_step",
     "current_curvature",
 )
-
-
-def _log_change(before: float | None, now: float | None) -> float:
-    """|Δlog λ|; ∞ where one of them is missing or not positive."""
-    if before is None or now is None or before <= 0.0 or now <= 0.0:
-        return math.inf
-    return abs(math.log(now / before))

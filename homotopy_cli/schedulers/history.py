@@ -87,7 +87,9 @@ class History:
         ):
             values = self.probes.column(name)
             if any(v == v for v in values):
-                line = go.Scatter(x=step, y=values, name=label, mode="lines+markers")
+                line = go.Scatter(
+                    x=step, y=values, name=label, mode="lines+markers", connectgaps=True
+                )
                 figure.add_trace(line, row=1, col=1)
         ratio = go.Scatter(
             x=step, y=self.probes.column("edge_ratio"), name="edge ratio ηλ/c", mode="lines+markers"

@@ -41,7 +41,11 @@ class HomotopyLR(CurvatureScheduler):
         signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
             and sharpness for the rest, and says so in an event. "directional" is u'Hu/u'Pu along
             u = P⁻¹g: the least cautious, it reacts to a real crossing only.
-        target: Edge ratio to stay under.
+        target: Edge ratio to stay under. On a 4-layer character GPT (500 steps, 3 seeds, cosine
+            with 40 steps of warmup inside) the mean validation loss at peak rates 3e-3 / 3e-2
+            was 1.93 / 1.83 at target 0.7, 1.90 / 1.76 at 1.0, 1.87 / 1.90 at 1.5, and
+            1.86 / 1.99 without a ceiling; single seeds differ by 0.1. At 1 a quadratic no
+            longer converges, hence 0.9.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
         total_steps: Length of the run; without it the start is paid for over 1000 steps.
         floor: Least factor on the schedule.
@@ -51,10 +55,13 @@ class HomotopyLR(CurvatureScheduler):
             within 20 % as a rule; data with one label per row may want more.
         burst: Optimizer steps at the start that want a probe each; None takes 0.4 %
             of total_steps within 2 to 20, or 4.
+        kappa_freq: Probes between two that measure H itself, and with it κ, where λ(P⁻¹H) is
+            what steers; every probe does where κ or λ(H) steers. κ costs as much as the
+            ceiling does, and more frequent probes are worth more.
         layers_freq: Steps between per-layer probes, where the budget allows; 0 = never.
         lanczos_steps: Hessian products per probe and matrix, warm-started.
-        burst_lanczos_steps: The same for the first probe, which starts cold; about half of it
-            in the first steps after, where the metric turns fast.
+        burst_lanczos_steps: The same for the first probe, which starts cold; one less in
+            the first steps after, where the metric turns fast.
         longest: Longest probe period in optimizer steps.
         seed: Of start vectors and dropout masks in probes.
 
@@ -74,7 +81,7 @@ class HomotopyLR(CurvatureScheduler):
         estimation_freq: int = 10,
         smoothing: float = 0.9,
         signal: Signal = "auto",
-        target: float = 0.7,
+        target: float = 0.9,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,
         total_steps: int = 0,
@@ -82,8 +89,9 @@ class HomotopyLR(CurvatureScheduler):
         release: float = 1.05,
         probe_fraction: float = 0.125,
         burst: int | None = None,
+        kappa_freq: int = 4,
         layers_freq: int = 0,
-        lanczos_steps: int = 2,
+        lanczos_steps: int = 3,
         burst_lanczos_steps: int = 5,
         longest: int = 200,
         seed: int = 0,
@@ -107,6 +115,7 @@ class HomotopyLR(CurvatureScheduler):
             probe_fraction=probe_fraction,
             lanczos_steps=lanczos_steps,
             burst_lanczos_steps=burst_lanczos_steps,
+            kappa_freq=kappa_freq,
             layers_freq=layers_freq,
             seed=seed,
         )

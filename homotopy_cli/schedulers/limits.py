@@ -16,7 +16,6 @@ class Limit:
     """
 
     smoothing: float  # per optimizer step: share of the average's log that one step keeps
-    rate: float  # largest rise of the limit per optimizer step, a factor
     limit: float = math.inf
     average: float | None = None  # log-space average of the curvature
     curvature: float | None = None  # in force: max(newest, average); None before the first
@@ -46,10 +45,10 @@ class Limit:
         """Be exactly at the goal, up or down."""
         self.limit, self.rising = self.goal(numerator), False
 
-    def advance(self, numerator: float, floor: float) -> None:
+    def advance(self, numerator: float, floor: float, rate: float) -> None:
         """One optimizer step: down at once, or up by at most `rate`, starting from `floor`."""
         goal = self.goal(numerator)
-        self.limit = rules.released(max(self.limit, min(floor, goal)), goal, self.rate)
+        self.limit = rules.released(max(self.limit, min(floor, goal)), goal, rate)
         self.rising = self.limit < goal
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,12 +32,13 @@ class Effort:
     """How large a slice of the batch, and how many Lanczos steps on it."""
 
     fraction: float  # share of the batch's rows, (0, 1]
-    steps: int  # Lanczos steps in the optimizer's metric (of H itself where that is I)
+    steps: int  # Lanczos steps per matrix
+    matrices: int = 1  # 2: H itself and P⁻¹H; 1: only the one that steers
 
-    def predicted(self, rows: int, *, preconditioned: bool) -> float:
+    def predicted(self, rows: int) -> float:
         """G this will cost on a batch of `rows` rows: see cadence.probe_cost."""
         share = slice_size(rows, self.fraction) / max(1, rows)
-        return probe_cost(share, 2 * self.steps if preconditioned else self.steps)
+        return probe_cost(share, self.matrices * self.steps)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class CurvatureProbe:
     def measure(
         self, batch: Batch, effort: Effort, *, paired: bool, metric: Metric, step: int
     ) -> Measurement:
-        """Estimate λ_max(H), κ and, where `metric` gives a P, λ_max(P⁻¹H).
+        """Estimate λ_max(P⁻¹H) where `metric` gives a P, and λ_max(H) and κ.
+
+        H itself is left out where there is a P and `effort` has one matrix only.
 
         Args:
             batch: The training batch; a slice of it is used.
@@ -113,7 +116,8 @@ class CurvatureProbe:
         self.estimator.config = replace(
             self.estimator.config, steps=effort.steps, cold_steps=effort.steps
         )
-        estimate = self.estimator.estimate(problem, preconditioner=diagonal)
+        whole = diagonal is None or effort.matrices > 1
+        estimate = self.estimator.estimate(problem, preconditioner=diagonal, whole=whole)
         cost = probe_cost(share, estimate.cost.n_hvp)
         seconds = time.perf_counter() - started
         values = columns(estimate) | {"gradient_equivalents": cost, "probe_seconds": seconds}
@@ -264,6 +268,20 @@ def columns(estimate: CurvatureEstimate) -> dict[str, float]:
         "probe_grad_norm": estimate.grad_norm,
     }
     return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
+def upper_value(estimate: CurvatureEstimate, column: str) -> float:
+    """What steers: λ plus its residual. An eigenvalue lies that near, and few steps err low.
+
+    On a small GPT, three warm steps gave 0.45 to 1.0 of the converged λ(P⁻¹H), and with the
+    residual 0.78 to 1.16. What is logged is λ itself. NaN where it was not measured.
+    """
+    if column == "directional_sharpness":
+        value = estimate.directional_sharpness
+        return math.nan if value is None else value
+    scaled = column == "preconditioned_sharpness"
+    found = estimate.preconditioned_sharpness if scaled else estimate.lambda_max
+    return math.nan if found is None else found.value + found.residual
 
 
 def _array(values: Any) -> np.ndarray:

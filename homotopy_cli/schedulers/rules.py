@@ -67,6 +67,13 @@ def log_average(previous: float | None, new: float, keep: float) -> float | None
     return math.exp(keep * math.log(previous) + (1.0 - keep) * math.log(seen))
 
 
+def log_change(before: float | None, now: float | None) -> float:
+    """|Δlog λ|; ∞ where one of them is missing or not positive."""
+    if before is None or now is None or before <= 0.0 or now <= 0.0:
+        return math.inf
+    return abs(math.log(now / before))
+
+
 def curvature_in_force(new: float, average: float | None) -> float:
     """What the ceiling uses: max(new, average), so a rise acts at once and a dip does not."""
     return new if average is None else max(new, average)

@@ -13,7 +13,7 @@ class GuardSettings:
     """Everything a CurvatureGuard can be told; the constructors of the schedulers pass it on."""
 
     signal: Signal = "auto"
-    target: float = 0.7  # edge ratio to stay under; see rules.warmup_factor for the evidence
+    target: float = 0.9  # edge ratio to stay under; evidence in HomotopyLR
     curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
     alpha: float = 1.0  # strength of the founding formula
     smoothing: float = 0.9  # per optimizer step: what the log-average of λ keeps
@@ -25,8 +25,9 @@ class GuardSettings:
     budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
     total_steps: int = 0  # length of the run; 0 = unknown
     probe_fraction: float = 0.125  # share of the batch's rows a probe measures; half early on
-    lanczos_steps: int = 2  # per probe, warm-started
-    burst_lanczos_steps: int = 5  # of the first probe, which starts cold; half in the burst
+    lanczos_steps: int = 3  # per probe, warm-started
+    burst_lanczos_steps: int = 5  # of the first probe, which starts cold; one less early on
+    kappa_freq: int = 4  # probes between two of H itself, where P⁻¹H is what steers
     layers_freq: int = 0  # steps between per-layer probes; 0 = none
     seed: int = 0  # of start vectors and dropout masks
 
@@ -43,7 +44,13 @@ class GuardSettings:
             raise ValueError(f"smoothing is {self.smoothing}: it must be in [0, 1)")
         if self.curvature_target is not None:
             _within("curvature_target", self.curvature_target, 0.0, math.inf)
-        for name in ("estimation_freq", "longest", "lanczos_steps", "burst_lanczos_steps"):
+        for name in (
+            "estimation_freq",
+            "longest",
+            "lanczos_steps",
+            "burst_lanczos_steps",
+            "kappa_freq",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 

@@ -55,7 +55,7 @@ def test_the_step_uses_the_ceiling_and_puts_the_groups_back():
     before = model.x.detach().clone()
     optimizer.step(batch=DUMMY)
     moved = (before - model.x.detach()).abs()
-    expected = 0.7 * 2 * 1.9 * (1 - 0.9) / 0.1  # target·c at t = 1 over λ(P⁻¹H) = 1
+    expected = 0.9 * 2 * 1.9 * (1 - 0.9) / 0.1  # target·c at t = 1 over λ(P⁻¹H) = 1
     torch.testing.assert_close(moved, torch.full_like(moved, expected), rtol=1e-6, atol=0)
     assert optimizer.param_groups[0]["lr"] == 10.0
 

@@ -35,7 +35,7 @@ def quadratic_run(optimizer_class, lr, eigenvalues=(100.0, 1.0), *, steps=1, **s
 def test_the_first_probe_puts_sgd_at_target_times_two_over_lambda():
     scheduler, used, _ = quadratic_run(torch.optim.SGD, 1.0, target=0.5)
     assert used[0] == pytest.approx(0.5 * 2.0 / 100.0, rel=1e-6)
-    assert scheduler.ceiling >= used[0]
+    assert scheduler.ceiling == pytest.approx(used[0], rel=1e-9)
     assert scheduler.last_probe["lambda_max"] == pytest.approx(100.0, rel=1e-6)
     assert scheduler.last_probe["edge_ratio"] == pytest.approx(0.5, rel=1e-6)
 
@@ -67,6 +67,56 @@ def test_alpha_enters_as_in_the_founding_formula(alpha):
     _, used, _ = quadratic_run(torch.optim.SGD, 0.1, target=1.0, alpha=alpha)
     ratio = 0.1 * 100.0 / 2.0
     assert used[0] == pytest.approx(0.1 / (1 + alpha * (ratio - 1)), rel=1e-6)
+
+
+def test_what_steers_is_lambda_plus_its_residual_and_what_is_logged_is_lambda():
+    """An unconverged λ errs on the low side: 40 spread eigenvalues, one Lanczos step."""
+    model = Quadratic([float(i) for i in range(1, 41)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    settings = {"target": 0.5, "burst_lanczos_steps": 1, "budget": math.inf}
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, **settings)
+    model(DUMMY).backward()
+    estimate = scheduler.update_curvature(batch=DUMMY)
+    pair = estimate.lambda_max
+    assert pair.value < 39.0 and pair.residual > 1.0
+    assert scheduler.last_probe["lambda_max"] == pair.value
+    rate = optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(0.5 * 2.0 / (pair.value + pair.residual))
+    assert scheduler.last_probe["edge_ratio"] == pytest.approx(rate * pair.value / 2.0)
+
+
+def test_kappa_is_measured_every_kappa_freq_probes_and_kept_between():
+    for freq, expected in ((4, [0, 4, 8]), (1, list(range(10)))):
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        settings = {"kappa_freq": freq, "burst": 10, "budget": math.inf}
+        scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), **settings)
+        seen = []
+        for step, data in enumerate(batches(10)):
+            train(model, optimizer, scheduler, [data], start=step)
+            assert scheduler.current_curvature > 0.0
+            if "kappa" in scheduler.last_probe:
+                seen.append(step)
+        assert seen == expected
+
+
+def test_a_rise_on_old_evidence_slows_down():
+    """After PATIENCE·freq = 20 steps without a probe the log of the rise falls as 1/age."""
+    model = Quadratic([100.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, floor=1e-6)
+    model(DUMMY).backward()
+    scheduler.update_curvature(batch=DUMMY)
+    limit = scheduler._guard.ceiling
+    limit.edge.curvature = 1e-3
+    levels = [limit.level]
+    for step in range(1, 101):
+        limit.advance_to(step, 1.0)
+        levels.append(limit.level)
+    rises = [b / a for a, b in itertools.pairwise(levels)]
+    assert rises[10] == pytest.approx(1.05)
+    assert rises[39] == pytest.approx(1.05**0.5)
+    assert rises[99] == pytest.approx(1.05**0.2)
 
 
 def test_alpha_zero_measures_and_never_acts():

@@ -14,7 +14,7 @@ from homotopy_cli.schedulers.limits import Limit
 
 
 def test_a_limit_is_open_until_measured_and_then_attacks_at_once():
-    limit = Limit(smoothing=0.9, rate=1.05)
+    limit = Limit(smoothing=0.9)
     assert limit.goal(2.0) == math.inf
     limit.measured(100.0, 1)
     limit.attack(2.0)
@@ -23,31 +23,31 @@ def test_a_limit_is_open_until_measured_and_then_attacks_at_once():
 
 
 def test_a_fall_in_curvature_releases_over_steps():
-    limit = Limit(smoothing=0.0, rate=1.1)
+    limit = Limit(smoothing=0.0)
     limit.measured(100.0, 1)
     limit.attack(2.0)
     limit.measured(1.0, 1)
     limit.attack(2.0)
     assert limit.limit == pytest.approx(0.02) and limit.rising
     for _ in range(3):
-        limit.advance(2.0, floor=0.0)
+        limit.advance(2.0, floor=0.0, rate=1.1)
     assert limit.limit == pytest.approx(0.02 * 1.1**3)
     for _ in range(100):
-        limit.advance(2.0, floor=0.0)
+        limit.advance(2.0, floor=0.0, rate=1.1)
     assert limit.limit == pytest.approx(2.0) and not limit.rising
 
 
 def test_release_starts_from_the_floor_not_from_far_below_it():
-    limit = Limit(smoothing=0.0, rate=1.05)
+    limit = Limit(smoothing=0.0)
     limit.measured(1e12, 1)
     limit.attack(2.0)
     limit.measured(1.0, 1)
-    limit.advance(2.0, floor=0.01)
+    limit.advance(2.0, floor=0.01, rate=1.05)
     assert limit.limit == pytest.approx(0.01 * 1.05)
 
 
 def test_the_average_forgets_by_optimizer_steps_not_by_probes():
-    one, two = Limit(0.9, 1.05), Limit(0.9, 1.05)
+    one, two = Limit(0.9), Limit(0.9)
     for limit in (one, two):
         limit.measured(1000.0, 1)
     for _ in range(20):
@@ -59,7 +59,7 @@ def test_the_average_forgets_by_optimizer_steps_not_by_probes():
 
 def test_nan_may_not_reach_a_limit():
     with pytest.raises(ValueError, match="failed probe"):
-        Limit(0.9, 1.05).measured(math.nan, 1)
+        Limit(0.9).measured(math.nan, 1)
 
 
 def test_the_alarm_fires_above_its_range_only():

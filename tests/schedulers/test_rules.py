@@ -70,6 +70,12 @@ def test_a_negative_curvature_lowers_the_average_by_at_most_a_thousand():
     assert rules.log_average(5.0, -2.0, 0.0) == pytest.approx(5e-3)
 
 
+def test_log_change():
+    assert rules.log_change(2.0, 2.0 * math.e) == pytest.approx(1.0)
+    assert rules.log_change(2.0 * math.e, 2.0) == pytest.approx(1.0)
+    assert rules.log_change(None, 2.0) == rules.log_change(2.0, -1.0) == math.inf
+
+
 def test_curvature_in_force_takes_the_larger():
     assert rules.curvature_in_force(3.0, None) == 3.0
     assert rules.curvature_in_force(3.0, 5.0) == 5.0

@@ -73,7 +73,7 @@ def test_adaptive_target_goes_to_twice_the_usual_edge_ratio_by_bounded_moves():
         drive(scheduler, model, optimizer, 1)
         targets.append(scheduler.curvature_target)
     moves = [abs(math.log(b / a)) for a, b in itertools.pairwise(targets)]
-    assert targets[LEAST - 2] == 0.7
+    assert targets[LEAST - 2] == 0.9
     assert max(moves) <= 0.05 + 1e-12
     assert targets[-1] == pytest.approx(MARGIN * 0.1, rel=1e-3)
 
@@ -241,7 +241,7 @@ def test_warmup_falls_when_curvature_rises():
     used = drive(scheduler, model, optimizer, 11)
     model.eigenvalues.fill_(50.0)
     after = drive(scheduler, model, optimizer, 3)
-    assert after[0] * 50.0 / 2.0 <= 0.7 + 1e-6 < used[-1] * 50.0 / 2.0
+    assert after[0] * 50.0 / 2.0 <= 0.9 + 1e-6 < used[-1] * 50.0 / 2.0
 
 
 def test_warmup_founding_call_sets_the_rate_it_returns():
