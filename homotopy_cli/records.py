@@ -46,6 +46,22 @@ class HvpCost:
 
 
 @dataclass(frozen=True)
+class Checks:
+    """Whether the products are those of a symmetric matrix that is the gradient's derivative."""
+
+    symmetry_error: float  # |u'Hv - v'Hu| √n / (‖Hu‖ + ‖Hv‖) at random unit u, v; dimensionless
+    symmetry_bound: float  # what rounding may do to it
+    difference_error: float | None = None  # ‖Hv - difference of gradients‖ / ‖Hv‖; None: not asked
+    difference_bound: float | None = None  # truncation and rounding, measured
+    kink: bool = False  # a finite step sees another curvature than the derivative
+    curvature_exact: float | None = None  # v'Hv along the top eigenvector, loss/parameter²
+    curvature_finite: float | None = None  # the same by a finite step
+    step: float | None = None  # length of that step, parameter units
+    kinked_operations: tuple[str, ...] = ()  # of the first batch's graph: Relu, MaxPool2D...
+    custom_functions: tuple[str, ...] = ()  # user-written autograd functions in it
+
+
+@dataclass(frozen=True)
 class SpectralDensity:
     """Stochastic Lanczos quadrature of the eigenvalue density, averaged over probes."""
 
@@ -145,6 +161,7 @@ class CurvatureEstimate:
     preconditioned_sharpness: Eigenvalue | None = None  # λ_max(P⁻¹H), unit 1/lr
     directional_sharpness: float | None = None  # u'Hu / u'Pu along u = P⁻¹g, unit 1/lr
     components: Components | None = None
+    checks: Checks | None = None
     curvature: str = "hessian"  # which matrix: hessian | ggn | preconditioned
     mode: str = "eval"  # eval | train
     dtype: str = "float32"

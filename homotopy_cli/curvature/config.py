@@ -32,6 +32,7 @@ class EstimatorConfig:
         density: Spectral density by quadrature.
         density_probes: Start vectors of the quadrature.
         density_steps: Lanczos steps for each.
+        checks: Symmetry, finite difference and kinks: two products and four gradients.
         directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
         curvature: "hessian", or "preconditioned" for P^-1/2 H P^-1/2 in place of H.
         explicit_residual: Confirm each reported pair by one product of its own.
@@ -57,6 +58,7 @@ class EstimatorConfig:
     density: bool = False
     density_probes: int = 4
     density_steps: int = 40
+    checks: bool = True
     directional: bool = True
     curvature: Literal["hessian", "preconditioned"] = "hessian"
     explicit_residual: bool = True
@@ -101,6 +103,7 @@ class EstimatorConfig:
             blocks=False,
             trace=False,
             frobenius=False,
+            checks=False,
             explicit_residual=False,
             multiplicity=False,
             refine_small=False,

@@ -37,22 +37,47 @@ def central_difference(
     length = norm(v)
     if length == 0.0:
         return torch.zeros_like(v)
+    step = step_length(problem, names, v.dtype) / length
+    above, below = gradients_along(problem, names, v, (step, -step), gradient)
+    return (above - below) / (2.0 * step)
+
+
+def step_length(problem: Problem, names: Sequence[str], dtype: torch.dtype) -> float:
+    """Return ∛eps · max(1, ‖θ_b‖), the length of a central difference's step."""
+    size = norm(torch.cat([problem.params[name].detach().reshape(-1) for name in names]))
+    return torch.finfo(dtype).eps ** (1 / 3) * max(1.0, size)
+
+
+def gradients_along(
+    problem: Problem,
+    names: Sequence[str],
+    v: Tensor,
+    steps: Sequence[float],
+    gradient: Callable[[tuple[str, ...]], Tensor],
+) -> list[Tensor]:
+    """Return ∇L restricted to `names` at θ + s·v for each s of `steps`.
+
+    Args:
+        problem: Where to evaluate; its weights are not written to.
+        names: The parameters that move, in the order of the problem.
+        v: Shape (n_b,).
+        steps: Signed multiples of v.
+        gradient: names -> ∇L restricted to them, at the parameters `problem` holds.
+    """
     params = [problem.params[name] for name in names]
-    size = norm(torch.cat([p.detach().reshape(-1) for p in params]))
-    step = torch.finfo(v.dtype).eps ** (1 / 3) * max(1.0, size) / length
     parts = [
         part.view(p.shape)
         for part, p in zip(v.split([p.numel() for p in params]), params, strict=True)
     ]
-    sides = []
-    for sign in (1.0, -1.0):
+    found = []
+    for step in steps:
         moved = {
-            name: torch.add(param.detach(), part, alpha=sign * step).requires_grad_()
+            name: torch.add(param.detach(), part, alpha=step).requires_grad_()
             for name, param, part in zip(names, params, parts, strict=True)
         }
         with _exchanged(problem, moved):
-            sides.append(gradient(tuple(names)))
-    return (sides[0] - sides[1]) / (2.0 * step)
+            found.append(gradient(tuple(names)))
+    return found
 
 
 def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature import differences
+from homotopy_cli.curvature.nodes import has_dead_end, operations
 from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockState
@@ -36,11 +37,13 @@ class GradientGraph:
             gradient when an operation has no second derivative; `fallback_reason` says so.
         keep_graph: False rebuilds the graph of one batch after another in every product:
             about 1.7 times slower, but only one batch's graph is in memory.
+        inspect: Look through the loss's graph for kinks and custom functions.
 
     Attributes:
         loss: L, weighted over the batches.
         grad: g, shape (n,).
         n_hvp: Products so far; a block's counts by its share of the parameters.
+        kinked, custom: Operations with kinks and custom autograd functions, when inspected.
 
     Raises:
         NonFiniteError: The loss or the gradient holds NaN or infinity.
@@ -48,7 +51,12 @@ class GradientGraph:
     """
 
     def __init__(
-        self, problem: Problem, *, method: Method = "auto", keep_graph: bool = True
+        self,
+        problem: Problem,
+        *,
+        method: Method = "auto",
+        keep_graph: bool = True,
+        inspect: bool = False,
     ) -> None:
         if not problem.params:
             raise ProblemError(
@@ -66,6 +74,9 @@ class GradientGraph:
         self._batches = range(len(problem.batches))
         self._may_fall_back = method == "auto"
         self._dead_end = False
+        self._inspect = inspect
+        self.kinked: tuple[str, ...] = ()
+        self.custom: tuple[str, ...] = ()
         self._index = {name: i for i, name in enumerate(self.names)}
         self._slices: dict[str, slice] = {}
         for name, param in problem.params.items():
@@ -115,6 +126,10 @@ class GradientGraph:
         """
         self.n_hvp += v.numel() / self.n
         return self._product(tuple(names), v)
+
+    def gradients_beside(self, v: Tensor, steps: Sequence[float]) -> list[Tensor]:
+        """Return g(θ + s·v), shape (n,), for each s of `steps`; one gradient each."""
+        return differences.gradients_along(self.problem, self.names, v, steps, self._gradient_here)
 
     def time_gradient(self) -> float:
         """Return the seconds of one forward and backward pass over all batches."""
@@ -200,9 +215,11 @@ class GradientGraph:
             loss = term if loss is None else loss + term
         if loss is None or not loss.requires_grad:
             return value, [None] * len(params)
+        if self._inspect:
+            (self.kinked, self.custom), self._inspect = operations(loss), False
         grads = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
         if create_graph:
-            self._dead_end |= _has_dead_end(grads)
+            self._dead_end |= has_dead_end(grads)
         return value, list(grads)
 
     def _gradient_by_batch(self, create_graph: bool) -> tuple[float, list[Tensor | None], set[str]]:
@@ -257,22 +274,3 @@ class GradientGraph:
                     f"the gradient of {name!r} holds {bad} non-finite values of {part.numel()}",
                     hint="the loss is finite but its gradient overflows: try --dtype float64",
                 )
-
-
-def _has_dead_end(grads: Sequence[Tensor | None]) -> bool:
-    """Whether the graph holds the node that @once_differentiable leaves behind.
-
-    The node raises when it is run, but it leads to no parameter, so autograd.grad prunes it
-    and would return a wrong product without a word.
-    """
-    todo = [g.grad_fn for g in grads if g is not None and g.grad_fn is not None]
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        if node.name() == "torch::autograd::Error":
-            return True
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
-    return False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature.blocks import block_estimates
+from homotopy_cli.curvature.checks import check_kinks, check_products, sentences
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.density import spectral_density
 from homotopy_cli.curvature.hvp import GradientGraph
@@ -61,7 +62,10 @@ class Run:
         self.warm, self.report = warm, report
         self.deadline = Deadline.after(self.config.max_seconds)
         self.graph = GradientGraph(
-            problem, method=self.config.hvp, keep_graph=self.config.keep_graph
+            problem,
+            method=self.config.hvp,
+            keep_graph=self.config.keep_graph,
+            inspect=self.config.checks,
         )
         self.hessian = HessianOperator(self.graph)
         self.lengths = [p.numel() for p in problem.params.values()]
@@ -85,7 +89,12 @@ class Run:
         if swapped:
             operator = PreconditionedOperator(self.hessian, self.inv_sqrt)
             grad = operator.inv_sqrt * grad
+        checks = None
+        if config.checks:
+            checks = check_products(graph, self.hessian, generator=seeded(self.seed + 6))
         found = self.pairs(operator, "hessian", config.top_k) if whole else None
+        if checks is not None and found is not None and not swapped:
+            checks = check_kinks(graph, checks, found.pairs[0])
         pairs = [] if found is None else [as_record(pair) for pair in found.pairs]
         size = max((abs(e.value) for e in pairs), default=None)
         value, reason = kappa(size, norm(grad), self.floor(size))
@@ -123,10 +132,11 @@ class Run:
             blocks=blocks,
             preconditioned_sharpness=sharpness,
             directional_sharpness=directional,
+            checks=checks,
             curvature=config.curvature,
             mode=self.problem.mode,
             dtype=str(graph.dtype).removeprefix("torch."),
-            warnings=self.warnings(blocks),
+            warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
 
     def pairs(self, operator: LinearOperator, key: str, k: int) -> ExtremeResult:

@@ -90,7 +90,7 @@ def test_spent_time_is_said_not_hidden(problem):
 
 def test_max_hvp_is_kept_and_not_converged(problem):
     config = {"max_hvp": 4, "trace": False, "frobenius": False, "multiplicity": False}
-    estimate = probe(problem, Partition(()), explicit_residual=False, **config)
+    estimate = probe(problem, Partition(()), explicit_residual=False, checks=False, **config)
     assert estimate.cost.n_hvp == 4.0
     assert not estimate.converged
 
