@@ -22,6 +22,7 @@ from homotopy_cli.records import Checks
 PLAINLY_WRONG = 0.05  # share of ‖Hv‖: our choice; rounding and truncation stay far below
 NOTICED = 0.01  # difference between two curvatures that is worth a sentence: our choice
 _SYMMETRY = 1e4  # units of eps: products of deep float32 networks are off by up to 1e3 of them
+_HINT = "check its backward with torch.autograd.gradgradcheck, or use --hvp central_difference"
 _EXACT = ("double_backward", "forward_over_reverse")
 
 
@@ -77,9 +78,10 @@ def check_products(
         raise ProblemError(
             f"the second derivative is wrong: u'Hv and v'Hu differ by {asymmetry:.2g} of ‖Hv‖"
             + _whose(graph),
-            hint="check its backward with torch.autograd.gradgradcheck, "
-            "or use --hvp central_difference",
+            hint=_HINT,
         )
+    if graph.matrix != "hessian":
+        return checks
     found = _difference(graph, v, size=norm(hv))
     scale = max(norm(hv), norm(found.product))
     error = norm(hv - found.product) / scale if scale > 0.0 else 0.0
@@ -88,8 +90,7 @@ def check_products(
         raise ProblemError(
             f"the second derivative is wrong: Hv is {error:.2g} of its length away from the "
             f"difference of gradients (bound {bound:.1g})" + _whose(graph),
-            hint="check its backward with torch.autograd.gradgradcheck, "
-            "or use --hvp central_difference",
+            hint=_HINT,
         )
     return replace(checks, difference_error=error, difference_bound=bound, step=found.step)
 
@@ -102,6 +103,8 @@ def check_kinks(graph: GradientGraph, checks: Checks, top: EigenPair) -> Checks:
     NOTICED, here or along the random direction; where no operation with kinks is known, only
     when they differ by more than truncation explains. Two gradients.
     """
+    if graph.matrix != "hessian":
+        return checks
     if graph.method not in _EXACT:
         return replace(checks, kink=bool(graph.kinked))
     found = _difference(graph, top.vector, size=abs(top.value))

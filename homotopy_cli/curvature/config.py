@@ -34,7 +34,8 @@ class EstimatorConfig:
         density_steps: Lanczos steps for each.
         checks: Symmetry, finite difference and kinks: two products and four gradients.
         directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
-        curvature: "hessian", or "preconditioned" for P^-1/2 H P^-1/2 in place of H.
+        curvature: "hessian"; "ggn" for the Gauss-Newton matrix in place of H;
+            "preconditioned" for P^-1/2 H P^-1/2.
         explicit_residual: Confirm each reported pair by one product of its own.
         multiplicity: Look for missed copies of degenerate eigenvalues.
         refine_small: The rule for small problems above.
@@ -60,7 +61,7 @@ class EstimatorConfig:
     density_steps: int = 40
     checks: bool = True
     directional: bool = True
-    curvature: Literal["hessian", "preconditioned"] = "hessian"
+    curvature: Literal["hessian", "ggn", "preconditioned"] = "hessian"
     explicit_residual: bool = True
     multiplicity: bool = True
     refine_small: bool = True
@@ -82,8 +83,10 @@ class EstimatorConfig:
             )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.curvature not in ("hessian", "preconditioned"):
-            raise ValueError(f"curvature must be hessian or preconditioned, got {self.curvature!r}")
+        if self.curvature not in ("hessian", "ggn", "preconditioned"):
+            raise ValueError(
+                f"curvature must be hessian, ggn or preconditioned, got {self.curvature!r}"
+            )
 
     @classmethod
     def thorough(cls, **changes: Any) -> "EstimatorConfig":

@@ -113,6 +113,24 @@ def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> T
     return total
 
 
+def tangent(
+    problem: Problem, names: Sequence[str], v: Tensor, function: Callable[[], Tensor]
+) -> Tensor | None:
+    """Return the derivative of a function of θ along v in forward mode; None where it has none."""
+    params = [problem.params[name] for name in names]
+    with problem.measuring(), forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about torch.jit.script
+        duals = {
+            name: forward_ad.make_dual(param.detach().requires_grad_(), part.view(param.shape))
+            for name, param, part in zip(
+                names, params, v.split([p.numel() for p in params]), strict=True
+            )
+        }
+        with _exchanged(problem, duals):
+            found = forward_ad.unpack_dual(function()).tangent
+    return None if found is None else found.detach()
+
+
 @contextmanager
 def _exchanged(problem: Problem, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the problem, and the model it has borrowed, hold other parameters for a while."""

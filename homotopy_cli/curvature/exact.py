@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from homotopy_cli.curvature.hvp import GradientGraph
+from homotopy_cli.curvature.ggn import gradient_graph
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.problem import Problem
 
 
-def full_hessian(problem: Problem, *, limit: int = 5000) -> Tensor:
+def full_hessian(problem: Problem, *, limit: int = 5000, curvature: str = "hessian") -> Tensor:
     """Return H, shape (n, n), float64 on the CPU, computed in the problem's dtype.
 
     One row is one product with a unit vector: n products, 8n² bytes.
@@ -16,6 +16,7 @@ def full_hessian(problem: Problem, *, limit: int = 5000) -> Tensor:
     Args:
         problem: What to differentiate.
         limit: Refuse above this many parameters.
+        curvature: "ggn" for the Gauss-Newton matrix instead.
 
     Raises:
         ProblemError: More than `limit` parameters.
@@ -29,7 +30,7 @@ def full_hessian(problem: Problem, *, limit: int = 5000) -> Tensor:
         )
     hessian = torch.empty((n, n), dtype=torch.float64)
     with problem.measuring():
-        graph = GradientGraph(problem)
+        graph = gradient_graph(problem, curvature)
         unit = torch.zeros(n, dtype=graph.dtype, device=graph.device)
         for i in range(n):
             unit[i] = 1.0

@@ -50,6 +50,8 @@ class GradientGraph:
         ProblemError: The problem has no parameter, or cannot be differentiated.
     """
 
+    matrix = "hessian"
+
     def __init__(
         self,
         problem: Problem,
@@ -85,18 +87,22 @@ class GradientGraph:
         self._grads: list[Tensor | None]
         self._constant: set[str]
         started = time.perf_counter()
-        if keep_graph and self.method == "double_backward":
-            with problem.measuring():
-                self.loss, self._grads = self._differentiate(self._batches, create_graph=True)
-            self._constant = self._without_graph(self._grads)
-        else:
-            twice = self.method == "double_backward"
-            self.loss, self._grads, self._constant = self._gradient_by_batch(twice)
+        self._open()
         if self._dead_end:
             self._fall_back(ProblemError("an operation is marked @once_differentiable"))
         self.build_seconds = time.perf_counter() - started
         self.grad = self._flatten(self.names, self._grads).detach()
         self._check_finite()
+
+    def _open(self) -> None:
+        """Take the gradient, with its graph where products will walk it."""
+        twice = self.method == "double_backward"
+        if self.keep_graph and twice:
+            with self.problem.measuring():
+                self.loss, self._grads = self._differentiate(self._batches, create_graph=True)
+            self._constant = self._without_graph(self._grads)
+        else:
+            self.loss, self._grads, self._constant = self._gradient_by_batch(twice)
 
     def state_of(self, name: str) -> BlockState:
         """Return how the loss depends on one parameter."""
@@ -146,17 +152,21 @@ class GradientGraph:
             if self.keep_graph:
                 return self._from_graph(self._grads, names, v)
             return self._rebuilding(names, v)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            if not any(words in reason for words in _ONCE_ONLY):
-                raise ProblemError(
-                    f"the Hessian product failed: {reason}",
-                    hint="take products before optimizer.step(), and avoid in-place operations",
-                ) from error
-            self._fall_back(error)
+            self._refused(error)
         return self._product(names, v)
+
+    def _refused(self, error: RuntimeError) -> None:
+        """Fall back where an operation has no second derivative; explain all else."""
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
+        reason = str(error).splitlines()[0]
+        if not any(words in reason for words in _ONCE_ONLY):
+            raise ProblemError(
+                f"the Hessian product failed: {reason}",
+                hint="take products before optimizer.step(), and avoid in-place operations",
+            ) from error
+        self._fall_back(error)
 
     def _fall_back(self, error: Exception) -> None:
         """Go on with differences of gradients, or refuse where the method was prescribed."""

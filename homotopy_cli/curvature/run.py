@@ -11,7 +11,7 @@ from homotopy_cli.curvature.blocks import block_estimates
 from homotopy_cli.curvature.checks import check_kinks, check_products, sentences
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.density import spectral_density
-from homotopy_cli.curvature.hvp import GradientGraph
+from homotopy_cli.curvature.ggn import gradient_graph
 from homotopy_cli.curvature.kappa import kappa, noise_floor
 from homotopy_cli.curvature.moments import Moments, exact_moments, sampled_moments
 from homotopy_cli.curvature.operators import (
@@ -61,8 +61,9 @@ class Run:
         self.config, self.problem, self.seed = config, problem, seed
         self.warm, self.report = warm, report
         self.deadline = Deadline.after(self.config.max_seconds)
-        self.graph = GradientGraph(
+        self.graph = gradient_graph(
             problem,
+            self.config.curvature,
             method=self.config.hvp,
             keep_graph=self.config.keep_graph,
             inspect=self.config.checks,

@@ -38,7 +38,8 @@ def validate(
     Raises:
         ProblemError: More than `limit` parameters.
     """
-    hessian = full_hessian(problem, limit=limit)
+    ggn = estimate.curvature == "ggn"
+    hessian = full_hessian(problem, limit=limit, curvature="ggn" if ggn else "hessian")
     hessian = 0.5 * (hessian + hessian.T)
     inv_sqrt = None
     if preconditioner is not None:

@@ -184,7 +184,7 @@ def test_validate_in_one_call(dtype, rtol):
         ({"rtol": 0.0}, "rtol must lie between 0 and 1"),
         ({"max_hvp": 0}, "max_hvp >= 1"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"curvature": "fisher"}, "curvature must be hessian or preconditioned"),
+        ({"curvature": "fisher"}, "curvature must be hessian, ggn or preconditioned"),
     ],
 )
 def test_impossible_settings_are_refused(settings, words):
