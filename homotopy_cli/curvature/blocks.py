@@ -10,7 +10,7 @@ from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.kappa import kappa, noise_floor
 from homotopy_cli.curvature.moments import Moments
 from homotopy_cli.curvature.operators import BlockOperator, PreconditionedOperator
-from homotopy_cli.curvature.spectrum import Deadline, extremes
+from homotopy_cli.curvature.spectrum import Deadline, extremes, size_of
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.linalg.extreme import Progress
 from homotopy_cli.linalg.operator import LinearOperator
@@ -118,17 +118,19 @@ def _estimate_block(
         operator,
         config,
         generator=generator,
+        end_floor=config.block_end_floor if config.steps is None else None,
         warm=warm,
         key=f"block:{block.name}",
         metric=metric,
         deadline=deadline,
     )
     largest, smallest = found.largest, found.smallest
-    size = max(abs(largest.value), abs(smallest.value))
+    both = config.ends == "both"
+    size = size_of(found, config.ends)
     floor = noise_floor(
         eps=torch.finfo(graph.dtype).eps,
         loss=graph.loss,
-        hessian_norm=size,
+        hessian_norm=size or 0.0,
         param_norm=param_norm,
         n_params=graph.n,
     )
@@ -136,7 +138,7 @@ def _estimate_block(
     return BlockEstimate(
         **common,
         lambda_max=largest.value,
-        lambda_min=smallest.value,
+        lambda_min=smallest.value if both else None,
         hessian_norm=size,
         residual=max(largest.residual, smallest.residual),
         converged=largest.converged and smallest.converged,

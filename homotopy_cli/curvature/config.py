@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from homotopy_cli.curvature.hvp import Method
+from homotopy_cli.linalg.extreme import END_FLOOR, Explicit
 
 SMALL_N = 1000  # parameters up to which a thorough estimate goes on to SMALL_RTOL and exact sums
 SMALL_RTOL = 1e-8  # float64; float32 stops at its rounding level, about 4e-6 of ‖H‖
@@ -20,7 +21,12 @@ class EstimatorConfig:
     residual²/gap, so rtol = 1e-3 usually means six digits.
 
     Attributes:
-        top_k: Eigenvalues wanted, by magnitude; both algebraic ends are always among the result.
+        top_k: Eigenvalues wanted.
+        ends: "both" for the top_k largest by magnitude and both algebraic ends; "max" for the
+            top_k largest only, which spares the products that λ_min takes (λ_min is None then,
+            and ‖H‖ too unless the smallest Ritz value is far from -λ_max).
+        end_floor: An end much smaller than ‖H‖ is resolved to rtol·end_floor·‖H‖.
+        block_end_floor: The same for blocks, whose smaller end seldom matters.
         rtol: Dimensionless; 1e-3 is our choice.
         max_hvp: Most products of one Lanczos run, for the whole matrix and for each block.
         whole: Measure the pair λ_max, λ_min of H itself.
@@ -36,8 +42,10 @@ class EstimatorConfig:
         directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
         curvature: "hessian"; "ggn" for the Gauss-Newton matrix in place of H;
             "preconditioned" for P^-1/2 H P^-1/2.
-        explicit_residual: Confirm each reported pair by one product of its own.
-        multiplicity: Look for missed copies of degenerate eigenvalues.
+        explicit_residual: Confirm each reported pair by one product of its own (True), only the
+            largest ("one"), or none (False). None: all of a small problem, one of a large.
+        multiplicity: Look for missed copies of degenerate eigenvalues, which takes about as
+            many products again. None: where the problem is small.
         refine_small: The rule for small problems above.
         steps: Fixed number of Lanczos steps instead of the residual stop; None = residual.
         cold_steps: Steps of the first estimate, which has no warm start.
@@ -48,6 +56,9 @@ class EstimatorConfig:
     """
 
     top_k: int = 5
+    ends: Literal["both", "max"] = "both"
+    end_floor: float = END_FLOOR
+    block_end_floor: float = 1.0
     rtol: float = 1e-3
     max_hvp: int = 300
     whole: bool = True
@@ -62,8 +73,8 @@ class EstimatorConfig:
     checks: bool = True
     directional: bool = True
     curvature: Literal["hessian", "ggn", "preconditioned"] = "hessian"
-    explicit_residual: bool = True
-    multiplicity: bool = True
+    explicit_residual: Explicit | None = None
+    multiplicity: bool | None = None
     refine_small: bool = True
     steps: int | None = None
     cold_steps: int = 8
@@ -81,6 +92,8 @@ class EstimatorConfig:
             raise ValueError(
                 f"need max_hvp >= 1 and max_probes >= 2, got {self.max_hvp} and {self.max_probes}"
             )
+        if self.ends not in ("both", "max"):
+            raise ValueError(f"ends must be both or max, got {self.ends!r}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.curvature not in ("hessian", "ggn", "preconditioned"):
@@ -119,6 +132,14 @@ class EstimatorConfig:
         if self.refine_small and n <= SMALL_N:
             return min(self.rtol, SMALL_RTOL), max(self.max_hvp, n)
         return self.rtol, self.max_hvp
+
+    def confirmation(self, n: int) -> tuple[Explicit, bool]:
+        """Return (explicit_residual, multiplicity) for a matrix of n parameters."""
+        explicit, copies = self.explicit_residual, self.multiplicity
+        small = n <= SMALL_N
+        return (
+            small or "one"
+        ) if explicit is None else explicit, small if copies is None else copies
 
     def is_exact(self, n: int) -> bool:
         """Whether sums over the spectrum come from n unit products instead of random ones."""

@@ -36,10 +36,13 @@ def forecast(problem: Problem, partition: Partition | None, config: EstimatorCon
     typical = min(config.steps or _TYPICAL * (2 if config.is_exact(n) else 1), n, budget)
     pairs = config.top_k + 1
     products = float(min(typical + _PER_PAIR * pairs, n, budget)) if config.whole else 0.0
-    if config.explicit_residual:
-        products += pairs
-    if config.multiplicity and config.top_k > 1:
+    explicit, copies = config.confirmation(n)
+    if explicit:
+        products += 1 if explicit == "one" else pairs
+    if copies and config.top_k > 1:
         products += min(typical, n)
+    if config.checks:
+        products += 4
     if config.trace or config.frobenius:
         products += n if config.is_exact(n) else config.max_probes
     if config.density and not config.is_exact(n):

@@ -19,7 +19,7 @@ from homotopy_cli.curvature.operators import (
     PreconditionedOperator,
     inverse_square_root,
 )
-from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes
+from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, size_of
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.linalg.extreme import ExtremeResult
@@ -97,7 +97,8 @@ class Run:
         if checks is not None and found is not None and not swapped:
             checks = check_kinks(graph, checks, found.pairs[0])
         pairs = [] if found is None else [as_record(pair) for pair in found.pairs]
-        size = max((abs(e.value) for e in pairs), default=None)
+        both = config.ends == "both"
+        size = None if found is None else size_of(found, config.ends)
         value, reason = kappa(size, norm(grad), self.floor(size))
         sharpness = directional = None
         if self.inv_sqrt is not None:
@@ -121,7 +122,7 @@ class Run:
             loss=graph.loss,
             grad_norm=norm(graph.grad),
             lambda_max=by_value[-1] if pairs else None,
-            lambda_min=by_value[0] if pairs else None,
+            lambda_min=by_value[0] if pairs and both else None,
             eigenvalues=tuple(pairs[: config.top_k]),
             hessian_norm=size,
             kappa=value,

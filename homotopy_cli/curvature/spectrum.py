@@ -18,6 +18,8 @@ from homotopy_cli.linalg.extreme import (
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.records import Eigenvalue
 
+FAR = 0.5  # a smallest Ritz value above -FAR·λ_max leaves no doubt which end is larger: our choice
+
 
 @dataclass(frozen=True)
 class Deadline:
@@ -41,7 +43,8 @@ def extremes(
     *,
     generator: torch.Generator,
     k: int = 1,
-    which: Which = "both",
+    which: Which | None = None,
+    end_floor: float | None = None,
     warm: WarmStarts | None = None,
     key: str = "",
     metric: Tensor | None = None,
@@ -55,7 +58,8 @@ def extremes(
         config: Tolerance and budget.
         generator: Draws start vectors.
         k: Pairs wanted.
-        which: See `linalg.extreme`.
+        which: See `linalg.extreme`; as configured when None.
+        end_floor: As configured when None.
         warm: Where to find and keep start vectors under `key`; None starts at random.
         key: Name of the operator among the warm starts.
         metric: P^-1/2, shape (n,), when `operator` is preconditioned.
@@ -72,22 +76,32 @@ def extremes(
     else:
         rtol = config.rtol
         budget = config.steps if start is not None else max(config.steps, config.cold_steps)
+    explicit, copies = config.confirmation(n)
     found = extreme_eigenvalues(
         operator,
         generator=generator,
         k=k,
-        which=which,
+        which=config.ends if which is None else which,
+        end_floor=config.end_floor if end_floor is None else end_floor,
         rtol=rtol,
         max_matvecs=budget,
         start=start,
-        explicit_residual=config.explicit_residual,
-        multiplicity=config.multiplicity and k > 1,
+        explicit_residual=explicit,
+        multiplicity=copies and k > 1,
         expired=None if deadline is None else deadline.passed,
         progress=progress,
     )
     if warm is not None:
         warm.keep(key, found, inv_sqrt=metric)
     return found
+
+
+def size_of(found: ExtremeResult, ends: str) -> float | None:
+    """Return ‖A‖₂, or None where only λ_max was asked for and |λ_min| may be larger."""
+    if ends == "both":
+        return max(abs(found.largest.value), abs(found.smallest.value))
+    low, high = found.span
+    return high if high > 0.0 and abs(low) < FAR * high else None
 
 
 def as_record(pair: EigenPair) -> Eigenvalue:

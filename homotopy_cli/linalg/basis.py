@@ -5,7 +5,8 @@ from torch import Tensor
 
 from homotopy_cli.linalg.vectors import gaussian, norm, unit
 
-_CHUNK = 32  # vectors allocated at once: no copy on growth, at most 31 unused
+_CHUNK = 32  # most vectors allocated at once: no copy on growth, at most 31 unused
+_CHUNK_BYTES = 2**28  # and their size: long vectors come in smaller chunks
 
 
 class Basis:
@@ -36,6 +37,8 @@ class Basis:
         self.device = device
         self.capacity = min(capacity, self.room)
         self._chunks: list[Tensor] = []
+        bytes_each = max(1, n * torch.finfo(dtype).bits // 8)
+        self._chunk = max(1, min(_CHUNK, _CHUNK_BYTES // bytes_each))
         self._length = 0
 
     def __len__(self) -> int:
@@ -43,9 +46,9 @@ class Basis:
 
     def append(self, vector: Tensor) -> None:
         """Add a unit vector that is orthogonal to all earlier ones."""
-        row = self._length % _CHUNK
+        row = self._length % self._chunk
         if row == 0:
-            rows = min(_CHUNK, self.capacity - self._length)
+            rows = min(self._chunk, self.capacity - self._length)
             self._chunks.append(torch.empty((rows, self.n), dtype=self.dtype, device=self.device))
         self._chunks[-1][row] = vector
         self._length += 1
@@ -85,13 +88,13 @@ class Basis:
         """Return the sum of c_i q_i, shape (n,), for coefficients (m,)."""
         c = coefficients.to(device=self.device, dtype=self.dtype)
         out = torch.zeros(self.n, dtype=self.dtype, device=self.device)
-        for start, rows in zip(range(0, self._length, _CHUNK), self._rows(), strict=True):
+        for start, rows in zip(range(0, self._length, self._chunk), self._rows(), strict=True):
             out = torch.addmv(out, rows.T, c[start : start + rows.shape[0]])
         return out
 
     def _rows(self) -> list[Tensor]:
         """Filled rows, chunk by chunk."""
         return [
-            chunk[: min(_CHUNK, self._length - start)]
-            for start, chunk in zip(range(0, self._length, _CHUNK), self._chunks, strict=True)
+            chunk[: min(self._chunk, self._length - start)]
+            for start, chunk in zip(range(0, self._length, self._chunk), self._chunks, strict=True)
         ]

@@ -12,6 +12,7 @@ from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import dot, norm
 
 Which = Literal["both", "max", "min", "magnitude"]
+Explicit = Literal["one"] | bool
 Progress = Callable[[int, int], None]  # products done, most that may come
 
 END_FLOOR = 0.1  # an end much smaller than ‖A‖ is resolved to rtol · END_FLOOR · ‖A‖, not less
@@ -37,6 +38,14 @@ class ExtremeResult:
     tridiagonal: Tridiagonal | None = None
 
     @property
+    def span(self) -> tuple[float, float]:
+        """The smallest and the largest Ritz value: inside the spectrum, whatever was wanted."""
+        known = [pair.value for pair in self.pairs]
+        if self.tridiagonal is not None:
+            known += self.tridiagonal.ritz()[0][[0, -1]].tolist()
+        return min(known), max(known)
+
+    @property
     def largest(self) -> EigenPair:
         """The algebraically largest pair found."""
         return max(self.pairs, key=lambda pair: pair.value)
@@ -56,16 +65,17 @@ def extreme_eigenvalues(
     rtol: float = 1e-3,
     max_matvecs: int = 300,
     start: Tensor | None = None,
-    explicit_residual: bool = True,
+    explicit_residual: Explicit = True,
     multiplicity: bool = False,
     expired: Callable[[], bool] | None = None,
     progress: Progress | None = None,
     locked: Tensor | None = None,
     scale: float = 0.0,
+    end_floor: float = END_FLOOR,
 ) -> ExtremeResult:
     """Estimate extreme eigenvalues of a symmetric operator, each with a residual bound.
 
-    Stops when every wanted Ritz pair has residual <= rtol · max(|θ|, END_FLOOR·‖A‖) and did not
+    Stops when every wanted Ritz pair has residual <= rtol · max(|θ|, end_floor·‖A‖) and did not
     move by more than that in the last step. The residual bounds the distance to *some*
     eigenvalue; that it is the extreme one rests on the random start (certain for exact
     arithmetic when the space is exhausted).
@@ -88,11 +98,12 @@ def extreme_eigenvalues(
         progress: Called with (products done, budget).
         locked: (m, n) orthonormal eigenvectors to leave out.
         scale: What is known of ‖A‖; matters where `locked` holds the largest.
+        end_floor: An end much smaller than ‖A‖ is resolved to this share of rtol·‖A‖.
 
     Returns:
         Pairs by magnitude, largest first. Never raises for slow convergence.
     """
-    tolerance = _Tolerance(rtol, torch.finfo(operator.dtype).eps)
+    tolerance = _Tolerance(rtol, torch.finfo(operator.dtype).eps, end_floor)
     stop = _Stop(k, which, tolerance, min(max_matvecs, operator.n), expired, progress, scale)
     tri = lanczos(
         operator,
@@ -104,18 +115,21 @@ def extreme_eigenvalues(
     )
     values, residuals, vectors = tri.ritz()
     scale = max(scale, values.abs().max().item())
-    pairs = []
-    for index in _select(values, k, which):
+    pairs, n_explicit, explicit = [], 0, explicit_residual
+    for index in sorted(_select(values, k, which), key=lambda i: -abs(values[i].item())):
         value, residual = values[index].item(), residuals[index].item()
         vector = tri.basis.combine(vectors[:, index])
         vector = vector / norm(vector)
-        if explicit_residual:
+        if explicit:
             product = operator.matvec(vector)
-            value = dot(vector, product)
+            n_explicit += 1
+            value, promised = dot(vector, product), residual
             residual = norm(torch.sub(product, vector, alpha=value))
+            kept = residual <= SAFETY * promised + 2.0 * ROUNDING * tolerance.eps * scale
+            explicit = explicit_residual is True or not kept
         residual += ROUNDING * tolerance.eps * scale
         pairs.append(EigenPair(value, vector, residual, tolerance.met(value, residual, scale)))
-    n_matvecs = len(tri.basis) + (len(pairs) if explicit_residual else 0)
+    n_matvecs = len(tri.basis) + n_explicit
     pairs.sort(key=lambda pair: -abs(pair.value))
     if multiplicity and which in ("both", "magnitude") and len(tri.basis) < operator.n:
         while len(pairs) < operator.n and not (expired is not None and expired()):
@@ -129,6 +143,7 @@ def extreme_eigenvalues(
                 expired=expired,
                 locked=torch.stack([pair.vector for pair in pairs]),
                 scale=scale,
+                end_floor=end_floor,
             )
             n_matvecs += copy.n_matvecs
             found = copy.pairs[0]
@@ -144,10 +159,11 @@ class _Tolerance:
 
     rtol: float
     eps: float  # of the operator's dtype
+    end_floor: float
 
     def at(self, value: float, scale: float) -> float:
         """The largest residual accepted for an eigenvalue, with ‖A‖ about `scale`."""
-        wanted = self.rtol * max(abs(value), END_FLOOR * scale)
+        wanted = self.rtol * max(abs(value), self.end_floor * scale)
         return max(wanted, 2.0 * ROUNDING * self.eps * scale)
 
     def met(self, value: float, residual: float, scale: float) -> bool:
