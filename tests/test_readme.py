@@ -1,0 +1,57 @@
+"""The README promises commands, options and names: each must exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+import homotopy_cli
+from homotopy_cli.cli.app import app
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.S)
+SHELL = [body for kind, body in BLOCKS if kind == ""]
+COMMANDS = sorted(
+    {
+        line.removeprefix("$ ").split("&& ")[-1]
+        for body in SHELL
+        for line in body.replace("\\\n", " ").splitlines()
+        if re.match(r"(\$ |pip install \. && )?homotopy ", line)
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_one_the_program_knows(line):
+    words = shlex.split(line)
+    command = get_command(app).commands[words[1]]
+    known = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+    flags = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
+    assert flags <= known, f"{line}: {flags - known}"
+
+
+def test_there_are_commands_to_check():
+    verbs = {line.split()[1] for line in COMMANDS}
+    assert verbs == {"probe", "train", "report"}
+
+
+@pytest.mark.parametrize("body", [body for kind, body in BLOCKS if kind == "python"])
+def test_python_compiles_and_names_what_exists(body):
+    compile(body, "README.md", "exec")
+    for names in re.findall(r"from homotopy_cli import (.*)", body):
+        for name in names.split(","):
+            assert hasattr(homotopy_cli, name.strip())
+
+
+@pytest.mark.parametrize("body", [body for kind, body in BLOCKS if kind == "yaml"])
+def test_yaml_parses(body):
+    assert yaml.safe_load(body)
+
+
+def test_no_placeholder_and_no_dead_link():
+    assert not re.search(r"@[A-Z]+@", TEXT)
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (Path(__file__).parent.parent / target).exists(), target
