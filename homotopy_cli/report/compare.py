@@ -17,7 +17,7 @@ from homotopy_cli.report.layers import sharpest
 from homotopy_cli.report.markup import TONES, panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.panel import Panel, Table, balanced
-from homotopy_cli.report.series import column, curve, trailing_mean, wants_log
+from homotopy_cli.report.series import column, curve, probed, trailing_mean, wants_log
 from homotopy_cli.report.single import Body, Group
 from homotopy_cli.report.tables import gates_html, metric_text, table_html
 from homotopy_cli.report.theme import DASHES, RUN_ROLES, base_figure
@@ -116,7 +116,10 @@ def overlay(
             notes.append(f"{name}: no column {source}")
             continue
         shown = trailing_mean(values, smoothing_window(len(values))) if smooth else values
-        line = curve(getattr(run, steps_of), shown, f"{name}: {source}", positive=positive)
+        steps = getattr(run, steps_of)
+        if table == "probes":
+            steps, shown = probed(run, source)
+        line = curve(steps, shown, f"{name}: {source}", positive=positive)
         base = last_is_baseline and i == len(runs) - 1
         style = {
             "role": "grey" if base else RUN_ROLES[i % len(RUN_ROLES)],

@@ -7,6 +7,7 @@ import numpy as np
 
 from homotopy_cli.report import words
 from homotopy_cli.report.thin import LIMIT, thin
+from homotopy_cli.runlog.reader import RunLog
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,21 @@ def column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
         reduced = worst.reduce(values, axis=1)
         values = np.where(with_values, reduced, np.nan)
     return values if np.isfinite(values).any() else None
+
+
+def probed(log: RunLog, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps and values of a probe column, without the probes that did not measure it.
+
+    A probe measures what it was asked for: NaN beside other finite values means "not
+    measured" and is left out; in a row with nothing finite it is a value that failed, a gap.
+    """
+    values = column(log.probes, name)
+    if values is None:
+        return None
+    others = [v for k in log.probes if k != name and (v := column(log.probes, k)) is not None]
+    elsewhere = np.isfinite(others).any(axis=0) if others else np.zeros(len(values), bool)
+    kept = ~(np.isnan(values) & elsewhere)
+    return np.asarray(log.probe_step)[kept], values[kept]
 
 
 def rounded(x: float, digits: int = 6) -> float:

@@ -9,7 +9,7 @@ from homotopy_cli.report import words
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.panel import Table
-from homotopy_cli.report.series import column
+from homotopy_cli.report.series import column, probed
 from homotopy_cli.report.sparkline import sparkline
 from homotopy_cli.runlog.reader import RunLog
 
@@ -107,7 +107,8 @@ def cards_html(
         spark = ""
         if name in _SPARKS:
             table, source = _SPARKS[name]
-            values = column(getattr(log, table), source)
+            pair = probed(log, source) if table == "probes" else None
+            values = column(getattr(log, table), source) if pair is None else pair[1]
             if values is not None:
                 spark = sparkline(values, log=_spark_log(values))
         change = change_text(value, baseline.get(name)) if baseline else ""

@@ -11,7 +11,7 @@ from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name
 from homotopy_cli.report.figures.edge import RED, edge_finding
 from homotopy_cli.report.figures.lr import reason_clause
 from homotopy_cli.report.layers import sharpest
-from homotopy_cli.report.series import column, first_finite, last_finite
+from homotopy_cli.report.series import column, first_finite, last_finite, probed
 from homotopy_cli.runlog.reader import RunLog
 
 Tone = Literal["good", "watch", "bad", "plain"]
@@ -147,13 +147,10 @@ def _layers(log: RunLog) -> Finding:
 def _recording(log: RunLog) -> list[Finding]:
     """What the reader of this page must be told about the log itself."""
     found = []
-    for name, table, steps in (
-        ("kappa", log.probes, log.probe_step),
-        ("grad_norm", log.steps, log.step),
-        ("lr", log.steps, log.step),
-    ):
-        values = column(table, name)
-        if values is not None and (said := words.gaps(name, steps, values)):
+    recorded = {name: column(log.steps, name) for name in ("grad_norm", "lr")}
+    series = {name: None if v is None else (log.step, v) for name, v in recorded.items()}
+    for name, pair in {"kappa": probed(log, "kappa"), **series}.items():
+        if pair is not None and (said := words.gaps(name, *pair)):
             found.append(Finding("Data", said + "; drawn as gaps", "watch"))
     if log.missing:
         found.append(Finding("Data", f"Missing columns: {words.join(list(log.missing))}.", "watch"))

@@ -15,6 +15,7 @@ from homotopy_cli.report.metrics import (
     metrics_json,
     summarise,
 )
+from homotopy_cli.report.series import probed
 from homotopy_cli.runlog.reader import RunLog
 
 
@@ -176,3 +177,19 @@ def test_a_million_rows_are_judged_in_seconds():
     start = time.process_time()
     assert [spike.row for spike in spikes.find_spikes(values)] == [654_321]
     assert time.process_time() - start < 10
+
+
+def test_a_probe_that_did_not_measure_is_left_out_and_one_that_failed_is_a_gap():
+    """NaN beside finite values: not asked for. NaN alone, or infinity: a value that failed."""
+
+    nan, inf = float("nan"), float("inf")
+    log = RunLog.empty(
+        probe_step=np.array([0, 1, 2, 3]),
+        probes={
+            "kappa": np.array([1.0, nan, nan, inf]),
+            "lambda_max": np.array([2.0, 2.0, nan, 2.0]),
+        },
+    )
+    steps, values = probed(log, "kappa")
+    assert steps.tolist() == [0, 2, 3]
+    assert np.isnan(values[1]) and np.isinf(values[2])

@@ -13,6 +13,7 @@ from homotopy_cli.report.series import (
     curve,
     first_finite,
     last_finite,
+    probed,
     wants_log,
 )
 from homotopy_cli.report.theme import base_figure
@@ -109,7 +110,7 @@ def _build_eigenvalues(log: RunLog) -> tuple[go.Figure, list[str]]:
         add_line(figure, line, name=label, role="orange", dash="dash", width=1.4)
         notes += line.notes
     if top is not None:
-        line = curve(log.probe_step, top, "lambda_max", positive=positive)
+        line = curve(*probed(log, "lambda_max"), "lambda_max", positive=positive)
         add_line(figure, line, name="λ_max", role="blue", width=2.0)
         notes += line.notes
     return figure, notes
@@ -165,7 +166,7 @@ def _build_kappa(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[
         line = curve(baseline.probe_step, other, "baseline", positive=positive, gaps=False)
         add_line(figure, line, name="baseline", role="grey", dash="dot", width=1.5)
     if values is not None:
-        line = curve(log.probe_step, values, "kappa", positive=positive)
+        line = curve(*probed(log, "kappa"), "kappa", positive=positive)
         add_line(figure, line, name="κ", role="violet", width=2.0)
         notes += line.notes
     return figure, notes

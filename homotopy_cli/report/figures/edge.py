@@ -13,7 +13,7 @@ from homotopy_cli.report import words
 from homotopy_cli.report.facts import adam_beta1, target
 from homotopy_cli.report.figures.draw import add_band, add_level, add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
-from homotopy_cli.report.series import absence, column, curve, wants_log
+from homotopy_cli.report.series import absence, column, curve, probed, wants_log
 from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
@@ -102,7 +102,7 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
         drawn = curve(log.probe_step, directional, "directional", positive=log_scale, gaps=False)
         name = "along the update direction"
         add_line(figure, drawn, name=name, role="teal", dash="dash", width=1.4)
-    drawn = curve(log.probe_step, ratio, "edge_ratio", positive=log_scale)
+    drawn = curve(*probed(log, "edge_ratio"), "edge_ratio", positive=log_scale)
     add_line(figure, drawn, name="edge ratio", role="blue", width=2.2)
     notes += drawn.notes
     top = float(np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)))
