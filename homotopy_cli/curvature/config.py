@@ -7,7 +7,7 @@ from homotopy_cli.curvature.hvp import Method
 from homotopy_cli.linalg.extreme import END_FLOOR, Explicit
 
 SMALL_N = 1000  # parameters up to which a thorough estimate goes on to SMALL_RTOL and exact sums
-SMALL_RTOL = 1e-8  # float64; float32 stops at its rounding level, about 4e-6 of ‖H‖
+SMALL_RTOL = 1e-12  # float64; separates near-equal eigenvalues; float32 stops at rounding, 4e-6 ‖H‖
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class EstimatorConfig:
 
     The rule for tolerances: eigenvalues are resolved until residual <= rtol·max(|λ|, ‖H‖/10).
     With `refine_small`, problems of at most SMALL_N = 1000 parameters go on to SMALL_RTOL =
-    1e-8 with as many products as they have parameters, and traces, ‖H‖_F and density come
+    1e-12 with as many products as they have parameters, and traces, ‖H‖_F and density come
     exactly from n unit products: there that costs seconds. An eigenvalue's error is about
     residual²/gap, so rtol = 1e-3 usually means six digits.
 

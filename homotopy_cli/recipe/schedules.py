@@ -117,7 +117,7 @@ class Ceiling(Spec):
     """What every curvature-driven scheduler may be told."""
 
     inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
-    target: Positive | None = _own("edge ratio lr·λ/threshold to stay under; default 0.7")
+    target: Positive | None = _own("edge ratio lr·λ/threshold to stay under; default 0.9")
     alpha: NonNegative | None = _own(
         "strength; 1 is an exact ceiling, 0 only measures; default 1.0"
     )
@@ -140,7 +140,8 @@ class Ceiling(Spec):
         "steps at the start that want a probe each; default 1 % of the run, 4 to 20"
     )
     longest: Count | None = _own("longest probe period, steps; default 200")
-    lanczos_steps: Count | None = _own("Hessian products per warm probe; default 2")
+    lanczos_steps: Count | None = _own("Hessian products per warm probe and matrix; default 3")
+    kappa_freq: Count | None = _own("probes between two that measure H and κ too; default 4")
     burst_lanczos_steps: Count | None = _own("Hessian products of the first, cold probe; default 5")
 
 

@@ -68,14 +68,14 @@ def test_per_layer_columns_follow_the_partition(tmp_path):
     assert log.layers == tuple(b.name for b in Partition.by_module(problem).blocks) == ("0", "2")
     assert log.layer_numel.tolist() == [48, 27] and log.layer_kind == ("Linear", "Linear")
     assert result.n_params == 75
-    norms = log.layer_values["layer_grad_norm"]
-    whole = log.steps["grad_norm"][log.probe_step]
+    probed = np.isfinite(log.probes["n_hvp"])  # the other rows are snapshots beside evaluations
+    steps = log.probe_step[probed]
+    norms = log.layer_values["layer_grad_norm"][probed]
+    whole = log.steps["grad_norm"][steps]
     np.testing.assert_allclose((norms.astype("f8") ** 2).sum(1), whole**2, rtol=1e-5)
-    rates = log.layer_values["layer_lr"]
-    np.testing.assert_allclose(
-        rates, np.repeat(log.steps["lr"][log.probe_step, None], 2, 1), rtol=1e-6
-    )
-    assert np.isfinite(log.layer_values["layer_lambda_max"][0]).all()
+    rates = log.layer_values["layer_lr"][probed]
+    np.testing.assert_allclose(rates, np.repeat(log.steps["lr"][steps, None], 2, 1), rtol=1e-6)
+    assert np.isfinite(log.layer_values["layer_lambda_max"][probed][0]).all()
 
 
 def test_a_model_that_cannot_be_measured_trains_on_without(tmp_path):
@@ -114,9 +114,8 @@ def test_passive_probes_respect_the_budget_in_gradient_equivalents(tmp_path):
     """curvature.budget of 400 steps, plus the guaranteed probes of the start."""
     _, result, log = run(tmp_path, "curvature.budget=0.02", steps=400)
     spent = log.probes["gradient_equivalents"]
-    later = spent[log.probe_step > 16]
-    assert spent[log.probe_step <= 16].sum() + later.sum() <= 0.02 * 400 + 20
-    assert result.tally.n_probes == len(spent) >= 6
+    assert np.nansum(spent) <= 0.02 * 400 + 20
+    assert result.tally.n_probes == np.isfinite(spent).sum() >= 6
 
 
 ALL = ("homotopy", "adaptive_homotopy", "per_layer_homotopy", "curvature_warmup")
