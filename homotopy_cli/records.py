@@ -181,6 +181,19 @@ class CurvatureEstimate:
 
 
 @dataclass(frozen=True)
+class NoiseEstimate:
+    """Batch sharpness and gradient noise over several batches; standard errors with each."""
+
+    n_batches: int
+    batch_size: float  # terms of a batch, mean
+    grad_norm_squared: Moment  # ‖G‖², unbiased: may come out negative
+    trace_sigma: Moment  # tr Σ of one term's gradient, unbiased; loss²/parameter²
+    noise_scale: Moment | None  # tr Σ/‖G‖², terms: the batch size where noise equals signal
+    noise_scale_reason: str = ""  # why it is None
+    batch_sharpness: Moment | None = None  # mean of g_B'H_B g_B/‖g_B‖², loss/parameter²
+
+
+@dataclass(frozen=True)
 class Validation:
     """One estimated quantity beside its exact value from the full Hessian."""
 

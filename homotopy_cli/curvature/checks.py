@@ -1,6 +1,6 @@
 """Are the products what they claim to be? Symmetry, a finite difference, and kinks.
 
-Two products and four gradients in each thorough estimate. A custom backward whose second
+Two products and six gradients in each thorough estimate. A custom backward whose second
 derivative is wrong gives smooth, converged, plausible eigenvalues of the wrong matrix, and an
 estimate checked against autograd alone cannot see it.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from homotopy_cli.curvature.differences import step_length
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.linalg.extreme import EigenPair
@@ -155,7 +154,7 @@ _UNKNOWN = "no operation with kinks was found; detach() or in-loss rounding does
 
 def _difference(graph: GradientGraph, v: Tensor, *, size: float) -> _Difference:
     """A central difference along the unit vector v; `size` is ‖Hv‖."""
-    step = step_length(graph.problem, graph.names, graph.dtype)
+    step = graph.steps.central
     above, below = graph.gradients_beside(v, (step, -step))
     even = (above + below - 2.0 * graph.grad) / (2.0 * step)
     eps = torch.finfo(graph.dtype).eps

@@ -38,7 +38,7 @@ class EstimatorConfig:
         density: Spectral density by quadrature.
         density_probes: Start vectors of the quadrature.
         density_steps: Lanczos steps for each.
-        checks: Symmetry, finite difference and kinks: two products and four gradients.
+        checks: Symmetry, finite difference and kinks: two products, six gradients.
         directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
         curvature: "hessian"; "ggn" for the Gauss-Newton matrix in place of H;
             "preconditioned" for P^-1/2 H P^-1/2.

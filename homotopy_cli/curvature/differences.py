@@ -21,10 +21,11 @@ def central_difference(
     names: Sequence[str],
     v: Tensor,
     gradient: Callable[[tuple[str, ...]], Tensor],
+    *,
+    step: float,
 ) -> Tensor:
     """Return (g(θ + hv) - g(θ - hv)) / 2h restricted to `names`: H_bb v to second order in h.
 
-    The step ‖hv‖ = ∛eps · max(1, ‖θ_b‖) balances truncation, O(h²), and rounding, O(eps/h).
     At kinks (ReLU, top-k routing) a finite step sees other pieces of the function, and the
     result can differ from the second derivative by any factor.
 
@@ -33,19 +34,37 @@ def central_difference(
         names: The parameters that move, in the order of the problem.
         v: Shape (n_b,).
         gradient: names -> ∇L restricted to them, at the parameters `problem` holds.
+        step: ‖hv‖, see steps.py.
     """
     length = norm(v)
     if length == 0.0:
         return torch.zeros_like(v)
-    step = step_length(problem, names, v.dtype) / length
-    above, below = gradients_along(problem, names, v, (step, -step), gradient)
-    return (above - below) / (2.0 * step)
+    h = step / length
+    above, below = gradients_along(problem, names, v, (h, -h), gradient)
+    return (above - below) / (2.0 * h)
 
 
-def step_length(problem: Problem, names: Sequence[str], dtype: torch.dtype) -> float:
-    """Return ∛eps · max(1, ‖θ_b‖), the length of a central difference's step."""
-    size = norm(torch.cat([problem.params[name].detach().reshape(-1) for name in names]))
-    return torch.finfo(dtype).eps ** (1 / 3) * max(1.0, size)
+def forward_difference(
+    problem: Problem,
+    names: Sequence[str],
+    v: Tensor,
+    gradient: Callable[[tuple[str, ...]], Tensor],
+    *,
+    step: float,
+    here: Tensor,
+) -> Tensor:
+    """Return (g(θ + hv) - g(θ)) / h restricted to `names`: one gradient, first order in h.
+
+    Args:
+        problem, names, v, gradient, step: As in `central_difference`.
+        here: g(θ) restricted to `names`, shape (n_b,).
+    """
+    length = norm(v)
+    if length == 0.0:
+        return torch.zeros_like(v)
+    h = step / length
+    (above,) = gradients_along(problem, names, v, (h,), gradient)
+    return (above - here) / h
 
 
 def gradients_along(

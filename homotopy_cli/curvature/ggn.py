@@ -125,7 +125,7 @@ class GGNGraph(GradientGraph):
 
     def _guarded(self, product: Callable[[], Tensor | None]) -> Tensor | None:
         """The product, by differences from the first operation on that refuses."""
-        if self.method == "central_difference":
+        if self.method.endswith("_difference"):
             return product()
         try:
             return product()
@@ -135,7 +135,7 @@ class GGNGraph(GradientGraph):
 
     def _tangent(self, index: int, seam: _Seam, names: tuple[str, ...], v: Tensor) -> Tensor | None:
         """Jv restricted to `names`, in the shape of the outputs."""
-        if self.method == "central_difference":
+        if self.method.endswith("_difference"):
             return self._tangent_by_difference(index, names, v)
         if self.method == "forward_over_reverse":
             return differences.tangent(self.problem, names, v, lambda: self._outputs(index))
@@ -154,7 +154,11 @@ class GGNGraph(GradientGraph):
 
     def _tangent_by_difference(self, index: int, names: tuple[str, ...], v: Tensor) -> Tensor:
         return differences.central_difference(
-            self.problem, names, v, lambda _: self._outputs(index).detach()
+            self.problem,
+            names,
+            v,
+            lambda _: self._outputs(index).detach(),
+            step=self.steps.central,
         )
 
     def _outputs(self, index: int) -> Any:

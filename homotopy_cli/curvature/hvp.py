@@ -8,6 +8,7 @@ would tie parameters and gradients into a reference cycle that leaks.
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from homotopy_cli.curvature import differences
 from homotopy_cli.curvature.nodes import has_dead_end, operations
+from homotopy_cli.curvature.steps import Steps, calibrate
 from homotopy_cli.errors import NonFiniteError, ProblemError
+from homotopy_cli.linalg.vectors import norm
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockState
 
-Method = Literal["auto", "double_backward", "forward_over_reverse", "central_difference"]
+Method = Literal[
+    "auto", "double_backward", "forward_over_reverse", "central_difference", "forward_difference"
+]
 
 _ONCE_ONLY = ("not implemented", "double backward", "twice", "once_differentiable")
 
@@ -137,6 +142,24 @@ class GradientGraph:
         """Return g(θ + s·v), shape (n,), for each s of `steps`; one gradient each."""
         return differences.gradients_along(self.problem, self.names, v, steps, self._gradient_here)
 
+    def difference(self, names: tuple[str, ...], v: Tensor) -> Tensor:
+        """Return H_bb v as a forward difference on the gradient held here: one gradient."""
+        return differences.forward_difference(
+            self.problem,
+            names,
+            v,
+            self._gradient_here,
+            step=self.steps.forward,
+            here=self.grad if names == self.names else self.gather(names, self.grad),
+        )
+
+    @cached_property
+    def steps(self) -> Steps:
+        """Lengths of finite steps, chosen once; two gradients, seldom up to eight."""
+        return calibrate(
+            self.gradients_beside, self.grad, param_norm=norm(self.problem.flat_params())
+        )
+
     def time_gradient(self) -> float:
         """Return the seconds of one forward and backward pass over all batches."""
         started = time.perf_counter()
@@ -145,7 +168,11 @@ class GradientGraph:
 
     def _product(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         if self.method == "central_difference":
-            return differences.central_difference(self.problem, names, v, self._gradient_here)
+            return differences.central_difference(
+                self.problem, names, v, self._gradient_here, step=self.steps.central
+            )
+        if self.method == "forward_difference":
+            return self.difference(names, v)
         if self.method == "forward_over_reverse":
             return differences.forward_over_reverse(self.problem, names, v)
         try:
