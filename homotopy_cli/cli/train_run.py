@@ -42,7 +42,8 @@ def run_train(
         command=command,
     )
     written = page and result.status != "interrupted" and _write_page(result.paths)
-    for line in sentences(result, command=command, page=bool(written)):
+    needed = consent(loaded.recipe, recipe)
+    for line in sentences(result, command=command, page=bool(written), consent=needed):
         print(line)
     if result.status == "diverged":
         from homotopy_cli.training.summary import advice
@@ -51,7 +52,15 @@ def run_train(
     return result.exit_code
 
 
-def sentences(result: Any, *, command: str, page: bool) -> list[str]:
+def consent(recipe: Any, path: Path | None) -> str:
+    """The option with which a probe may run the code that this recipe names; "" for none."""
+    from homotopy_cli.recipe.targets import is_user_code
+
+    parts = (recipe.model, recipe.loss, recipe.data)
+    return f" --recipe {path}" if path is not None and any(map(is_user_code, parts)) else ""
+
+
+def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> list[str]:
     """The summary: what was done, what curvature did, where everything is, what to type next."""
     from homotopy_cli.training.summary import advice, findings
 
@@ -90,7 +99,7 @@ def sentences(result: Any, *, command: str, page: bool) -> list[str]:
     if result.status == "interrupted":
         lines.append(f"next        {command} --resume" + _out_option(paths, command))
     elif paths.checkpoint.exists():
-        lines.append(f"next        homotopy probe {paths.checkpoint}")
+        lines.append(f"next        homotopy probe {paths.checkpoint}{consent}")
     lines.append(f"            homotopy report {paths.log}")
     return lines
 

@@ -165,3 +165,22 @@ def test_usage_errors_are_two_lines(run, argv, words):
     assert is_two_lines(done), done.err
     for word in words:
         assert word in done.err
+
+
+def test_a_checkpoint_never_runs_code_by_itself_and_train_prints_the_command_that_may(tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import torch.nn as nn\ndef build(): return nn.Sequential(nn.Linear(3, 2))\n"
+    )
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(20, 3)).astype("f4"), y=np.arange(20) % 2)
+    (tmp_path / "recipe.yaml").write_text(
+        "model: model.py:build\ndata: data.npz\noptimizer: {name: sgd, lr: 0.1}\n"
+        "steps: 3\nbatch_size: 8\nout: run.h5\n"
+    )
+    done = homotopy("train", "recipe.yaml", "--no-report", "-q", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "homotopy probe run.pt --recipe recipe.yaml" in done.out
+    refused = homotopy("probe", "run.pt", cwd=tmp_path)
+    assert is_two_lines(refused) and "model.py:build" in refused.err
+    assert "homotopy probe run.pt --recipe recipe.yaml" in refused.err
+    assert homotopy("probe", "run.pt", "--recipe", "recipe.yaml", cwd=tmp_path).code == 0
