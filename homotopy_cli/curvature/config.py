@@ -33,6 +33,8 @@ class EstimatorConfig:
         blocks: Measure every block of the partition.
         trace: Traces of the blocks and of the whole.
         trace_rtol: Probing stops when two standard errors are below this share of |tr H|.
+        trace_method: "hutchinson" adds the eigenpairs already found exactly and samples the rest;
+            "hutch++" first spends up to 32 products on a sketch of the range.
         max_probes: Most random products for traces.
         frobenius: ‖H‖_F, from the same products as the traces.
         density: Spectral density by quadrature.
@@ -47,6 +49,8 @@ class EstimatorConfig:
         multiplicity: Look for missed copies of degenerate eigenvalues, which takes about as
             many products again. None: where the problem is small.
         refine_small: The rule for small problems above.
+        mixed: Find λ_max's vector by forward differences, one gradient each, and certify it by
+            exact products; with ends "max" and top_k 1, and never across kinks.
         steps: Fixed number of Lanczos steps instead of the residual stop; None = residual.
         cold_steps: Steps of the first estimate, which has no warm start.
         hvp: Kind of product; see hvp.GradientGraph.
@@ -65,6 +69,7 @@ class EstimatorConfig:
     blocks: bool = True
     trace: bool = True
     trace_rtol: float = 0.05
+    trace_method: Literal["hutchinson", "hutch++"] = "hutchinson"
     max_probes: int = 64
     frobenius: bool = True
     density: bool = False
@@ -76,6 +81,7 @@ class EstimatorConfig:
     explicit_residual: Explicit | None = None
     multiplicity: bool | None = None
     refine_small: bool = True
+    mixed: bool = False
     steps: int | None = None
     cold_steps: int = 8
     hvp: Method = "auto"
@@ -94,6 +100,12 @@ class EstimatorConfig:
             )
         if self.ends not in ("both", "max"):
             raise ValueError(f"ends must be both or max, got {self.ends!r}")
+        if self.trace_method not in ("hutchinson", "hutch++"):
+            raise ValueError(
+                f"trace_method must be hutchinson or hutch++, got {self.trace_method!r}"
+            )
+        if self.mixed and (self.ends != "max" or self.top_k != 1):
+            raise ValueError('mixed products need ends="max" and top_k=1')
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.curvature not in ("hessian", "ggn", "preconditioned"):

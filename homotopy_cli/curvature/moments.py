@@ -8,11 +8,13 @@ from torch import Tensor
 
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.spectrum import Deadline
-from homotopy_cli.linalg.extreme import EigenPair, Progress
-from homotopy_cli.linalg.hutchinson import LowRank, mean_with_error, probe_samples
+from homotopy_cli.linalg.extreme import ExtremeResult, Progress
+from homotopy_cli.linalg.hutchinson import LowRank, mean_with_error, probe_samples, sketched
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.records import Moment
 
+_SKETCH = 32  # products of Hutch++'s sketch and its range together: our choice
+_MEMORY = 2**28  # bytes of Ritz vectors kept for the trace
 _FEWEST = 4  # probes before a standard error is believed
 
 
@@ -73,7 +75,7 @@ def sampled_moments(
     config: EstimatorConfig,
     *,
     generator: torch.Generator,
-    known: list[EigenPair],
+    known: ExtremeResult | None,
     deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Moments:
@@ -84,15 +86,21 @@ def sampled_moments(
         lengths: Sizes of the parameter tensors, in order.
         config: trace_rtol and max_probes.
         generator: Draws the signs; must not have drawn anything `known` depends on.
-        known: Eigenpairs found before; they lower the variance and cost nothing.
+        known: What Lanczos found before: all its Ritz pairs lower the variance and cost no
+            product. Hutch++ adds a sketch of the range to them.
         deadline: Ends the sampling early.
         progress: Called with (products done, most that may come).
     """
+    part = _low_rank(known)
+    if config.trace_method == "hutch++":
+        part = sketched(
+            operator,
+            generator=generator,
+            n_matvecs=min(_SKETCH, config.max_probes // 3),
+            known=part,
+        )
     samples = probe_samples(
-        operator,
-        generator=generator,
-        lengths=torch.tensor(lengths),
-        known=_low_rank(known),
+        operator, generator=generator, lengths=torch.tensor(lengths), known=part
     )
     traces: list[Tensor] = []
     norms: list[float] = []
@@ -122,10 +130,20 @@ def sampled_moments(
     )
 
 
-def _low_rank(pairs: list[EigenPair]) -> LowRank | None:
-    if not pairs:
+def _low_rank(found: ExtremeResult | None) -> LowRank | None:
+    """Ritz pairs by magnitude, as many as fit into _MEMORY.
+
+    Q'AQ is diagonal in them, converged or not, so that what is left is A off the Krylov space.
+    """
+    if not found:  # nothing known: None, or a caller's empty list
         return None
-    return LowRank(
-        values=torch.tensor([pair.value for pair in pairs], dtype=torch.float64),
-        vectors=torch.stack([pair.vector for pair in pairs]),
-    )
+    if found.tridiagonal is None:
+        values = torch.tensor([pair.value for pair in found.pairs], dtype=torch.float64)
+        return LowRank(values, torch.stack([pair.vector for pair in found.pairs]))
+    basis = found.tridiagonal.basis
+    values, _, rotation = found.tridiagonal.ritz()
+    bytes_each = basis.n * torch.finfo(basis.dtype).bits // 8
+    rank = min(len(values), max(1, _MEMORY // bytes_each))
+    index = values.abs().argsort(descending=True)[:rank]
+    vectors = torch.stack([basis.combine(rotation[:, i]) for i in index.tolist()])
+    return LowRank(values[index], vectors / vectors.norm(dim=1, keepdim=True))

@@ -13,6 +13,7 @@ from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.density import spectral_density
 from homotopy_cli.curvature.ggn import gradient_graph
 from homotopy_cli.curvature.kappa import kappa, noise_floor
+from homotopy_cli.curvature.mixed import top_vector
 from homotopy_cli.curvature.moments import Moments, exact_moments, sampled_moments
 from homotopy_cli.curvature.operators import (
     HessianOperator,
@@ -60,13 +61,14 @@ class Run:
         self.started = time.perf_counter()
         self.config, self.problem, self.seed = config, problem, seed
         self.warm, self.report = warm, report
+        self.notes: tuple[str, ...] = ()
         self.deadline = Deadline.after(self.config.max_seconds)
         self.graph = gradient_graph(
             problem,
             self.config.curvature,
             method=self.config.hvp,
             keep_graph=self.config.keep_graph,
-            inspect=self.config.checks,
+            inspect=self.config.checks or self.config.mixed,
         )
         self.hessian = HessianOperator(self.graph)
         self.lengths = [p.numel() for p in problem.params.values()]
@@ -143,9 +145,19 @@ class Run:
 
     def pairs(self, operator: LinearOperator, key: str, k: int) -> ExtremeResult:
         """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
+        start = None
+        if self.config.mixed and operator is self.hessian:
+            start, refusal = top_vector(
+                self.graph,
+                generator=seeded(self.seed + 7),
+                rtol=self.config.rtol,
+                max_matvecs=self.config.max_hvp,
+            )
+            self.notes += (refusal,) if refusal else ()
         return extremes(
             operator,
             self.config,
+            start=start,
             generator=seeded(self.seed),
             k=k,
             warm=self.warm,
@@ -183,7 +195,7 @@ class Run:
             self.lengths,
             self.config,
             generator=seeded(self.seed + 1),
-            known=[] if found is None else found.pairs,
+            known=found,
             deadline=self.deadline,
             progress=self.phase("trace"),
         )
@@ -192,7 +204,7 @@ class Run:
         """Block traces from a fixed number of random products."""
         config = replace(self.config, max_probes=max(2, n_probes), trace_rtol=0.0)
         return sampled_moments(
-            self.hessian, self.lengths, config, generator=seeded(self.seed + 1), known=[]
+            self.hessian, self.lengths, config, generator=seeded(self.seed + 1), known=None
         )
 
     def layers(
@@ -241,7 +253,7 @@ class Run:
 
     def warnings(self, blocks: tuple[BlockEstimate, ...]) -> tuple[str, ...]:
         """What a reader must know to trust the numbers."""
-        said = []
+        said = list(self.notes)
         if self.graph.fallback_reason:
             said.append(
                 "products are central differences of the gradient, because "

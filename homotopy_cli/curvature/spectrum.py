@@ -45,6 +45,7 @@ def extremes(
     k: int = 1,
     which: Which | None = None,
     end_floor: float | None = None,
+    start: Tensor | None = None,
     warm: WarmStarts | None = None,
     key: str = "",
     metric: Tensor | None = None,
@@ -60,14 +61,14 @@ def extremes(
         k: Pairs wanted.
         which: See `linalg.extreme`; as configured when None.
         end_floor: As configured when None.
-        warm: Where to find and keep start vectors under `key`; None starts at random.
+        start: First vector (n,); random when None.
+        warm: Where to find and keep start vectors under `key`; None keeps none.
         key: Name of the operator among the warm starts.
         metric: P^-1/2, shape (n,), when `operator` is preconditioned.
         deadline: Ends the iteration early.
         progress: Called with (products done, budget).
     """
     n = operator.n
-    start = None
     if warm is not None:
         sqrt = None if metric is None else torch.where(metric > 0, 1.0 / metric, 0.0)
         start = warm.start(key, n, generator=generator, sqrt=sqrt)

@@ -103,6 +103,43 @@ def probe_samples(
         yield ProbeSample(quadratic + known_traces, squared_norm)
 
 
+def sketched(
+    operator: LinearOperator,
+    *,
+    generator: torch.Generator,
+    n_matvecs: int,
+    known: LowRank | None = None,
+) -> LowRank:
+    """Return a low-rank part of A from a random sketch of its range: Hutch++'s first half.
+
+    An orthonormal basis Q of [known vectors, AG] by n_matvecs/2 products with a Gaussian G,
+    then the eigenpairs of Q'AQ by as many more. As a control variate for `probe_samples` any
+    M that does not depend on the later probes is right; this one takes out the large
+    eigenvalues. The signs must come after this in the same generator, or from another.
+
+    Args:
+        operator: A, shape (n, n), symmetric.
+        generator: Draws G.
+        n_matvecs: At least 2.
+        known: Eigenpairs that are left out of the sketch and kept in the result.
+    """
+    rank = max(1, min(n_matvecs // 2, operator.n - (0 if known is None else len(known.values))))
+    draw = {"generator": generator, "dtype": operator.dtype, "device": operator.device}
+    sketch = torch.stack([operator.matvec(gaussian(operator.n, **draw)) for _ in range(rank)])
+    if known is not None:
+        for _ in range(2):
+            sketch = sketch - (sketch @ known.vectors.T) @ known.vectors
+    q = torch.linalg.qr(sketch.T).Q.T.contiguous()  # (rank, n), orthonormal rows
+    products = torch.stack([operator.matvec(row) for row in q])
+    small = (products @ q.T).to(torch.float64)
+    values, rotation = torch.linalg.eigh(0.5 * (small + small.T))
+    vectors = rotation.T.to(operator.dtype) @ q
+    values = values.cpu()
+    if known is not None:
+        values, vectors = torch.cat([known.values, values]), torch.cat([known.vectors, vectors])
+    return LowRank(values, vectors)
+
+
 def trace(
     operator: LinearOperator,
     *,
