@@ -56,6 +56,9 @@ class EstimatorConfig:
         hvp: Kind of product; see hvp.GradientGraph.
         keep_graph: False trades time for memory; see hvp.GradientGraph.
         seed: Of every random vector.
+        max_memory: Bytes that the vectors of one Lanczos run may take; where they would take
+            more, it restarts from its best Ritz vectors. 8 GiB is our choice: 20 vectors of
+            10⁸ parameters.
         max_seconds: Ends early; what did not converge by then says so.
     """
 
@@ -87,6 +90,7 @@ class EstimatorConfig:
     hvp: Method = "auto"
     keep_graph: bool = True
     seed: int = 0
+    max_memory: int = 8 * 2**30
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:

@@ -52,7 +52,8 @@ def forecast(problem: Problem, partition: Partition | None, config: EstimatorCon
     size = torch.finfo(problem.dtype).bits // 8
     vectors = min(budget, 2 * typical + _PER_PAIR * pairs) + pairs + 6
     seconds = products * _HVP * _one_gradient(problem)
-    return Forecast(products, seconds, vectors * n * size)
+    kept = min(vectors * n * size, config.max_memory + (pairs + 6) * n * size)
+    return Forecast(products, seconds, kept)
 
 
 def _one_gradient(problem: Problem) -> float:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from homotopy_cli.linalg.extreme import (
     extreme_eigenvalues,
 )
 from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.linalg.thick_restart import restarted_eigenvalues
 from homotopy_cli.records import Eigenvalue
 
 FAR = 0.5  # a smallest Ritz value above -FAR·λ_max leaves no doubt which end is larger: our choice
@@ -78,20 +80,24 @@ def extremes(
         rtol = config.rtol
         budget = config.steps if start is not None else max(config.steps, config.cold_steps)
     explicit, copies = config.confirmation(n)
-    found = extreme_eigenvalues(
-        operator,
-        generator=generator,
-        k=k,
-        which=config.ends if which is None else which,
-        end_floor=config.end_floor if end_floor is None else end_floor,
-        rtol=rtol,
-        max_matvecs=budget,
-        start=start,
-        explicit_residual=explicit,
-        multiplicity=copies and k > 1,
-        expired=None if deadline is None else deadline.passed,
-        progress=progress,
-    )
+    which = config.ends if which is None else which
+    settings: dict[str, Any] = {
+        "generator": generator,
+        "k": k,
+        "which": which,
+        "end_floor": config.end_floor if end_floor is None else end_floor,
+        "rtol": rtol,
+        "max_matvecs": budget,
+        "start": start,
+        "explicit_residual": explicit,
+        "expired": None if deadline is None else deadline.passed,
+        "progress": progress,
+    }
+    room = config.max_memory // max(1, n * torch.finfo(operator.dtype).bits // 8)
+    if room >= min(budget, n):
+        found = extreme_eigenvalues(operator, multiplicity=copies and k > 1, **settings)
+    else:
+        found = restarted_eigenvalues(operator, max_basis=max(room, k + 4), **settings)
     if warm is not None:
         warm.keep(key, found, inv_sqrt=metric)
     return found

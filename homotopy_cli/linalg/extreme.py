@@ -103,7 +103,7 @@ def extreme_eigenvalues(
     Returns:
         Pairs by magnitude, largest first. Never raises for slow convergence.
     """
-    tolerance = _Tolerance(rtol, torch.finfo(operator.dtype).eps, end_floor)
+    tolerance = Tolerance(rtol, torch.finfo(operator.dtype).eps, end_floor)
     stop = _Stop(k, which, tolerance, min(max_matvecs, operator.n), expired, progress, scale)
     tri = lanczos(
         operator,
@@ -116,7 +116,7 @@ def extreme_eigenvalues(
     values, residuals, vectors = tri.ritz()
     scale = max(scale, values.abs().max().item())
     pairs, n_explicit, explicit = [], 0, explicit_residual
-    for index in sorted(_select(values, k, which), key=lambda i: -abs(values[i].item())):
+    for index in sorted(select(values, k, which), key=lambda i: -abs(values[i].item())):
         value, residual = values[index].item(), residuals[index].item()
         vector = tri.basis.combine(vectors[:, index])
         vector = vector / norm(vector)
@@ -154,7 +154,7 @@ def extreme_eigenvalues(
 
 
 @dataclass(frozen=True)
-class _Tolerance:
+class Tolerance:
     """When a residual is small enough."""
 
     rtol: float
@@ -177,7 +177,7 @@ class _Stop:
         self,
         k: int,
         which: Which,
-        tolerance: _Tolerance,
+        tolerance: Tolerance,
         limit: int,
         expired: Callable[[], bool] | None,
         progress: Progress | None,
@@ -198,7 +198,7 @@ class _Stop:
             return False
         self.next_check = m + 1 + m // 32  # T's eigenproblem costs m³: seldom when m is large
         values, residuals, _ = ritz_pairs(alphas, betas)
-        index = _select(values, self.k, self.which)
+        index = select(values, self.k, self.which)
         wanted, scale = values[index], max(self.scale, values.abs().max().item())
         last, self.last = self.last, wanted
         if m < self.k:
@@ -218,7 +218,7 @@ class _Stop:
         )
 
 
-def _select(values: Tensor, k: int, which: Which) -> list[int]:
+def select(values: Tensor, k: int, which: Which) -> list[int]:
     """Indices into ascending Ritz values of the pairs that are wanted."""
     m = len(values)
     if which == "max":

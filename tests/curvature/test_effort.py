@@ -124,3 +124,15 @@ def test_trace_stops_at_its_interval(problem, spectrum, method):
     assert 2 * found.trace.stderr <= 0.05 * abs(found.trace.value)
     assert abs(found.trace.value - total) < 4 * found.trace.stderr
     assert found.trace.n_probes < 600
+
+
+def test_bounded_memory_gives_the_same_eigenvalues(problem, spectrum):
+    """Room for eight vectors of 1,404 float64 numbers."""
+    found = probe(problem, NONE, top_k=1, max_memory=8 * 8 * problem.n_params, **OFF)
+    assert found.converged
+    assert abs(found.lambda_max.value - spectrum[-1].item()) <= found.lambda_max.residual
+    assert abs(found.lambda_min.value - spectrum[0].item()) <= found.lambda_min.residual
+    config = EstimatorConfig.thorough(max_memory=8 * 8 * problem.n_params)
+    from homotopy_cli.curvature.forecast import forecast
+
+    assert forecast(problem, None, config).memory_bytes < 25 * 8 * problem.n_params
