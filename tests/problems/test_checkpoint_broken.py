@@ -105,7 +105,7 @@ with tarfile.open(fileobj=TAR, mode="w", format=tarfile.USTAR_FORMAT) as archive
         (LFS, "is a git-lfs pointer, not the weights", "git lfs pull"),
         (b"<!DOCTYPE html><html><head>", "is an HTML page, not the weights", "copy or download"),
         (b"\n\n<html>404</html>", "is an HTML page, not the weights", "copy or download"),
-        (gzip.compress(b"x" * 99), "is gzip-compressed", "gunzip it first"),
+        (gzip.compress(b"x" * 99, mtime=0), "is gzip-compressed", "gunzip it first"),
         (b"BZh91AY", "is bzip2-compressed", "bunzip2"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 90, "is an HDF5 file, not a checkpoint", "report"),
         (b"\x93NUMPY\x01\0v\0", "is a NumPy array, not a checkpoint", "--batch"),
