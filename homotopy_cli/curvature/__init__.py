@@ -2,6 +2,11 @@
 
     hvp.py           the gradient with its graph, and products with the Hessian from it
     differences.py   products without a second derivative: differences of gradients
+    steps.py         how long a finite step may be: measured
+    ggn.py           the Gauss-Newton matrix by the same interface
+    nodes.py         what an autograd graph says of itself: kinks, custom functions
+    checks.py        are the products right? symmetry, a finite difference, kinks
+    mixed.py         cheap products find the vector that exact ones certify
     operators.py     those products as symmetric operators: whole, one block, preconditioned
     precondition.py  the diagonal metric P of an optimizer, live or saved
     config.py        how much effort: the presets `thorough` (probe) and `cheap` (training)
@@ -13,6 +18,8 @@
     moments.py       traces of all blocks and the Frobenius norm from the same few products
     blocks.py        the per-layer table
     warm.py          start vectors remembered between probes
+    noise.py         batch sharpness and the gradient noise scale
+    accuracy.py      accuracy against cost, as a table: python -m homotopy_cli.curvature.accuracy
     founding.py      the one-number interface, estimate(inputs, targets) -> kappa
     kappa.py         ‖H‖/‖g‖² and when it means nothing
     exact.py         the full Hessian of a small problem

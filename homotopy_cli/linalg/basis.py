@@ -56,6 +56,8 @@ class Basis:
     def orthogonalise(self, w: Tensor) -> tuple[Tensor, float]:
         """Return w minus its part in the span, and its norm; (w, 0.0) when nothing is left.
 
+        w is overwritten: for long vectors a new one costs more than the arithmetic.
+
         One pass suffices unless it takes away much of w: then the rounding of what was taken
         is large beside what remains, and a second pass is made ("twice is enough", Kahan and
         Parlett). A third large loss means that w lies in the span to rounding.
@@ -63,7 +65,7 @@ class Basis:
         before = norm(w)
         for _ in range(3):
             for rows in (*self._locked, *self._rows()):
-                w = torch.addmv(w, rows.T, rows @ w, alpha=-1.0)
+                w.addmv_(rows.T, rows @ w, alpha=-1.0)
             after = norm(w)
             if after > 0.7071 * before or after == 0.0 or after != after:
                 return w, after

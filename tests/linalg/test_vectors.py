@@ -1,5 +1,8 @@
 """Vectors: float64 accumulation, seeded draws."""
 
+import math
+
+import pytest
 import torch
 
 from homotopy_cli.linalg import vectors
@@ -27,3 +30,15 @@ def test_unit_refuses_zero_and_non_finite():
     assert vectors.unit(torch.tensor([1.0, float("nan")])) is None
     unit = vectors.unit(torch.tensor([3.0, 4.0]))
     torch.testing.assert_close(unit, torch.tensor([0.6, 0.8]))
+
+
+def test_long_vectors_are_summed_in_pieces_without_losing_digits():
+    a = vectors.gaussian(400_001, generator=vectors.generator(0), dtype=torch.float32)
+    b = vectors.gaussian(400_001, generator=vectors.generator(1), dtype=torch.float32)
+    exact = math.fsum((a.double() * b.double()).tolist())
+    assert vectors.dot(a, b) == pytest.approx(exact, abs=1e-9)
+    assert vectors.norm(a) == pytest.approx(
+        math.sqrt(math.fsum((a.double() ** 2).tolist())), rel=1e-13
+    )
+    assert vectors.norm(1e30 * a) == pytest.approx(1e30 * vectors.norm(a), rel=1e-6)
+    assert math.isnan(vectors.norm(a * float("nan")))
