@@ -1,6 +1,7 @@
 """From a Problem to a torch-free record: the single estimator that probe and train share.
 
     hvp.py           the gradient with its graph, and products with the Hessian from it
+    finite.py        refuses NaN and infinity by the parameter's name
     differences.py   products without a second derivative: differences of gradients
     steps.py         how long a finite step may be: measured
     ggn.py           the Gauss-Newton matrix by the same interface

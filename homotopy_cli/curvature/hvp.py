@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature import differences
+from homotopy_cli.curvature.finite import require_finite
 from homotopy_cli.curvature.nodes import has_dead_end, operations
 from homotopy_cli.curvature.steps import Steps, calibrate
-from homotopy_cli.errors import NonFiniteError, ProblemError
+from homotopy_cli.errors import ProblemError
 from homotopy_cli.linalg.vectors import norm
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockState
@@ -97,7 +98,7 @@ class GradientGraph:
             self._fall_back(ProblemError("an operation is marked @once_differentiable"))
         self.build_seconds = time.perf_counter() - started
         self.grad = self._flatten(self.names, self._grads).detach()
-        self._check_finite()
+        require_finite(self.loss, {n: self.grad[self._slices[n]] for n in self.names})
 
     def _open(self) -> None:
         """Take the gradient, with its graph where products will walk it."""
@@ -295,19 +296,3 @@ class GradientGraph:
             for name, grad in zip(self.names, grads, strict=True)
             if grad is None or not grad.requires_grad
         }
-
-    def _check_finite(self) -> None:
-        if not abs(self.loss) < float("inf"):
-            raise NonFiniteError(
-                f"the loss is {self.loss}", hint="check the weights and the batch for NaN and inf"
-            )
-        if bool(torch.isfinite(self.grad).all()):
-            return
-        for name in self.names:
-            part = self.grad[self.slice_of(name)]
-            bad = int((~torch.isfinite(part)).sum())
-            if bad:
-                raise NonFiniteError(
-                    f"the gradient of {name!r} holds {bad} non-finite values of {part.numel()}",
-                    hint="the loss is finite but its gradient overflows: try --dtype float64",
-                )
