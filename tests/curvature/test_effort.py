@@ -16,14 +16,6 @@ NONE = Partition(())
 
 
 @pytest.fixture(scope="module")
-def problem():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16, 48), nn.Tanh(), nn.Linear(48, 12)).double()
-    x = torch.randn(64, 16, dtype=torch.float64)
-    return Problem.from_module(net, "cross_entropy", [(x, torch.randint(12, (64,)))])
-
-
-@pytest.fixture(scope="module")
 def spectrum(problem):
     h = full_hessian(problem)
     return torch.linalg.eigvalsh(0.5 * (h + h.T))

@@ -21,14 +21,6 @@ N_PARAMS = 16 * 48 + 48 + 48 * 12 + 12
 
 
 @pytest.fixture(scope="module")
-def problem():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16, 48), nn.Tanh(), nn.Linear(48, 12)).double()
-    x = torch.randn(64, 16, dtype=torch.float64)
-    return Problem.from_module(net, "cross_entropy", [(x, torch.randint(12, (64,)))])
-
-
-@pytest.fixture(scope="module")
 def hessian(problem):
     h = full_hessian(problem)
     return 0.5 * (h + h.T)
