@@ -7,6 +7,7 @@ stable; new ones may appear in a minor version.
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,12 @@ def write_text(target: str, text: str) -> None:
             f"{target}: cannot be written: {error.strerror or error}",
             hint="give a path in a folder that exists and that you may write to",
         ) from error
+
+
+def refuse_missing_folders(files: Sequence[Path | None]) -> None:
+    """Say that an output's folder is missing before any work is done."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise HomotopyError(
+                f"{file}: its folder does not exist", hint=f"mkdir -p {file.parent}"
+            )

@@ -22,7 +22,7 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
     """The metric of the optimizer state in a checkpoint, or None and why in words."""
     import torch
 
-    from homotopy_cli.curvature.precondition import saved_preconditioner
+    from homotopy_cli.curvature.precondition import recognised_family, saved_preconditioner
     from homotopy_cli.schedulers.thresholds import FAMILIES, edge_law
 
     info, problem = loaded.optimizer_info, loaded.problem
@@ -38,7 +38,7 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
     except ProblemError as error:
         return None, error.message
     group = info.settings
-    family = _ROWS.get(info.family or "", info.family) or guess_family(group)
+    family = _ROWS.get(info.family or "", info.family) or recognised_family(group)
     if family not in FAMILIES:
         return None, f"optimizer {info.family!r} has no known edge of stability"
     if flat is not None:
@@ -48,16 +48,3 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
     lr = float(group.get("lr", 0.0))
     law = edge_law(family, group, (info.step or 0) + 1)
     return SavedMetric(info.family or family, flat, law.threshold(lr), lr), ""
-
-
-def guess_family(group: dict[str, Any]) -> str:
-    """The family by the settings that only it has."""
-    if "momentum_decay" in group:
-        return "nadam"
-    if "betas" in group:
-        return "adam"
-    if "alpha" in group and "centered" in group:
-        return "rmsprop"
-    if "lr_decay" in group:
-        return "adagrad"
-    return "sgd" if "dampening" in group else "unknown"

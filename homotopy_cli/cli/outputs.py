@@ -12,14 +12,12 @@ from homotopy_cli.errors import HomotopyError
 
 def check_targets(options: ProbeOptions) -> None:
     """Refuse outputs that cannot be written before any work is done."""
+    from homotopy_cli.cli.document import refuse_missing_folders
+
     files = [options.out, options.html]
     if options.json not in (None, "-"):
         files.append(Path(str(options.json)))
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise HomotopyError(
-                f"{file}: its folder does not exist", hint=f"mkdir -p {file.parent}"
-            )
+    refuse_missing_folders(files)
     if options.out is not None and options.out.exists():
         raise HomotopyError(
             f"--out {options.out}: a log is already there",
@@ -166,7 +164,7 @@ def write_log(path: Path, options: ProbeOptions, loaded: Any, estimate: Any) -> 
     import numpy as np
 
     from homotopy_cli._version import __version__
-    from homotopy_cli.records import ProbeRecord, RunInfo
+    from homotopy_cli.records import EventRecord, ProbeRecord, RunInfo
     from homotopy_cli.runlog.writer import RunWriter
 
     blocks = estimate.blocks
@@ -207,33 +205,23 @@ def write_log(path: Path, options: ProbeOptions, loaded: Any, estimate: Any) -> 
             ProbeRecord(step, probe_values(estimate), layers if blocks else {}, spectrum)
         )
         for warning in estimate.warnings:
-            from homotopy_cli.records import EventRecord
-
             writer.append_event(EventRecord(step, "warning", "PROBE", warning))
         writer.close("finished")
 
 
 def probe_values(estimate: Any) -> dict[str, float]:
-    """The estimate as per-probe columns of the log; what was not measured is left out."""
-    pairs = {
-        "kappa": estimate.kappa,
-        "lambda_max": estimate.lambda_max and estimate.lambda_max.value,
-        "lambda_min": estimate.lambda_min and estimate.lambda_min.value,
-        "hessian_norm": estimate.hessian_norm,
-        "preconditioned_sharpness": estimate.preconditioned_sharpness
-        and estimate.preconditioned_sharpness.value,
-        "directional_sharpness": estimate.directional_sharpness,
+    """The columns a training probe fills, and what only a thorough one measures."""
+    from homotopy_cli.schedulers.probing import columns
+
+    more = {
         "residual": estimate.lambda_max and estimate.lambda_max.residual,
-        "converged": float(estimate.converged),
-        "n_hvp": estimate.cost.n_hvp,
+        "converged": estimate.converged,
         "gradient_equivalents": estimate.cost.gradient_equivalents,
         "probe_seconds": estimate.cost.seconds,
-        "probe_loss": estimate.loss,
-        "probe_grad_norm": estimate.grad_norm,
         "trace": estimate.trace and estimate.trace.value,
         "trace_stderr": estimate.trace and estimate.trace.stderr,
     }
-    return {name: float(value) for name, value in pairs.items() if value is not None}
+    return columns(estimate) | {k: float(v) for k, v in more.items() if v is not None}
 
 
 def apply_gates(expressions: Sequence[str], document: dict[str, Any]) -> int:

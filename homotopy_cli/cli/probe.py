@@ -128,19 +128,8 @@ def probe(
     Our own checkpoints need no further option. Others need the model, the loss and a batch:
     homotopy probe ckpt.pt --model model.py:build --loss model.py:loss --batch batch.pt
     """
+    given = dict(locals())  # the options, before anything else has a name here
+    given |= {key: tuple(given[key] or ()) for key in ("model_arg", "batch", "fail_on")}
     from homotopy_cli.cli.probing import run_probe
 
-    options = ProbeOptions(
-        **{
-            **locals_without_import(locals()),
-            "model_arg": tuple(model_arg or ()),
-            "batch": tuple(batch or ()),
-            "fail_on": tuple(fail_on or ()),
-        }
-    )
-    return run_probe(options)
-
-
-def locals_without_import(names: dict[str, object]) -> dict[str, object]:
-    """The option values among a function's locals."""
-    return {key: value for key, value in names.items() if key in ProbeOptions.__annotations__}
+    return run_probe(ProbeOptions(**given))

@@ -21,7 +21,7 @@ def run_probe(options: ProbeOptions) -> int:
     loaded = load(options)
     problem = loaded.problem
     partition = make_partition(problem, options.layers)
-    config = make_config(options)
+    estimator = CurvatureEstimator(config=make_config(options))
     metric, why_not = saved_metric(loaded)
     preconditioner = None if metric is None else metric.diagonal
     if options.curvature == "preconditioned" and preconditioner is None:
@@ -32,14 +32,14 @@ def run_probe(options: ProbeOptions) -> int:
         )
     refuse_large_validation(options, problem)
     loaded = Measured(loaded, metric, (*loaded.notes, *([why_not] if why_not else [])))
-    forecast = CurvatureEstimator(config=config).forecast(problem, partition)
+    forecast = estimator.forecast(problem, partition)
     note = sys.stderr.write if not options.quiet else (lambda text: None)
     note(forecast_line(forecast))
     if options.dry_run:
         outputs.write_forecast(options, loaded, forecast)
         return 0
     with ProbeProgress(quiet=options.quiet) as progress:
-        estimate = CurvatureEstimator(config=config).estimate(
+        estimate = estimator.estimate(
             problem, partition, preconditioner=preconditioner, progress=progress
         )
         estimate = replace(estimate, components=measure_components(problem))

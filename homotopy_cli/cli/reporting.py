@@ -19,8 +19,8 @@ def run_report(
     title: str | None,
 ) -> int:
     """Read the logs, evaluate the gates, write every output; 1 when a gate fired."""
-    from homotopy_cli.cli.document import write_json, write_text
-    from homotopy_cli.report.gates import evaluate
+    from homotopy_cli.cli.document import refuse_missing_folders, write_json, write_text
+    from homotopy_cli.report.gates import evaluate_all
     from homotopy_cli.report.junit import junit_xml
     from homotopy_cli.report.markdown import markdown_summary
     from homotopy_cli.report.metrics import gate_names, metrics_document
@@ -28,13 +28,14 @@ def run_report(
     from homotopy_cli.runlog.reader import read_log
 
     target = out or logs[0].with_suffix(".html")
-    refuse_unwritable([target, markdown, junit, Path(json) if json not in (None, "-") else None])
+    refuse_missing_folders(
+        [target, markdown, junit, Path(json) if json not in (None, "-") else None]
+    )
     if target.resolve() in {path.resolve() for path in logs}:
         raise HomotopyError(f"--out {target}: is the log itself", hint="give another --out")
     runs = [read_log(path) for path in logs]
     base = read_log(baseline) if baseline is not None else None
-    names = gate_names(runs[0], base)
-    gates = tuple(evaluate(expression, names) for expression in fail_on)
+    gates = evaluate_all(fail_on, gate_names(runs[0], base))
 
     write_text(str(target), render(runs, title=title, baseline=base, gates=gates))
     if markdown is not None:
@@ -49,12 +50,3 @@ def run_report(
     for gate in fired:
         print(f"gate fired: {gate.message}", file=sys.stderr)
     return 1 if fired else 0
-
-
-def refuse_unwritable(files: Sequence[Path | None]) -> None:
-    """Say in one line that an output's folder is missing, before anything is read."""
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise HomotopyError(
-                f"{file}: its folder does not exist", hint=f"mkdir -p {file.parent}"
-            )

@@ -92,11 +92,9 @@ class GradientGraph:
             self._slices[name] = slice(start, start + param.numel())
         self._grads: list[Tensor | None]
         self._constant: set[str]
-        started = time.perf_counter()
         self._open()
         if self._dead_end:
             self._fall_back(ProblemError("an operation is marked @once_differentiable"))
-        self.build_seconds = time.perf_counter() - started
         self.grad = self._flatten(self.names, self._grads).detach()
         require_finite(self.loss, {n: self.grad[self._slices[n]] for n in self.names})
 

@@ -6,7 +6,7 @@ Stability of an adaptive optimizer is governed by λ_max(P⁻¹H), not by λ_max
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,7 +86,9 @@ def saved_preconditioner(
             f"the optimizer state covers {len(numbered)} parameters, the model has {len(params)}",
             hint="probe with the model the optimizer was built for, or --curvature hessian",
         )
-    known = _FAMILIES.get(family.lower()) if family is not None else _recognise(groups)
+    settings = {key for group in groups for key in group}
+    name = family.lower() if family is not None else recognised_family(settings)
+    known = _FAMILIES.get(name)
     if known is None:
         raise ProblemError(
             f"the optimizer state has no known diagonal metric ({family or _settings(groups)})",
@@ -114,16 +116,16 @@ def _family(kind: type) -> str:
     )
 
 
-def _recognise(groups: Sequence[Mapping[str, Any]]) -> str | None:
-    """The family whose settings a saved group has; files do not name the optimizer."""
-    keys = set().union(*(group.keys() for group in groups)) if groups else set()
+def recognised_family(settings: Collection[str]) -> str:
+    """The optimizer whose settings these are, "" for none known; files do not name it."""
+    keys = set(settings)
     if {"betas", "eps"} <= keys:
-        return "adam"
+        return "nadam" if "momentum_decay" in keys else "adam"
     if {"alpha", "centered", "eps"} <= keys:
         return "rmsprop"
     if {"lr_decay", "eps"} <= keys:
         return "adagrad"
-    return "sgd" if {"momentum", "dampening"} <= keys else None
+    return "sgd" if {"momentum", "dampening"} <= keys else ""
 
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from homotopy_cli.report import layers
 from homotopy_cli.report import spikes as spike_rule
-from homotopy_cli.report.series import column, first_finite, last_finite
+from homotopy_cli.report.series import column, last_finite
 from homotopy_cli.runlog.reader import RunLog
 
 # name -> (unit, meaning); the order is that of the cards and tables.
@@ -95,12 +95,6 @@ def warmup_steps(lr: np.ndarray) -> int | None:
     finite = np.where(np.isfinite(lr), lr, -np.inf)
     top = float(finite.max())
     return int(np.argmax(finite >= 0.95 * top)) if math.isfinite(top) and top > 0 else None
-
-
-def loss_change(log: RunLog) -> tuple[float | None, float | None]:
-    """First and last finite training loss."""
-    loss = column(log.steps, "loss")
-    return (None, None) if loss is None else (first_finite(loss), last_finite(loss))
 
 
 def metrics_document(

@@ -17,7 +17,7 @@ from homotopy_cli.report.series import absence, column, curve, probed, wants_log
 from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
-RED, HIGH, WATCH = 1.0, 0.7, 0.25
+RED = 1.0
 SIGNALS = {
     "preconditioned_sharpness": "λ_max(P⁻¹H)",
     "lambda_max": "λ_max(H)",
