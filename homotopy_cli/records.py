@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-BlockState = Literal["reached", "constant_gradient", "not_reached", "frozen"]
+BlockState = Literal["reached", "constant_gradient", "not_reached", "frozen", "not_measured"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class SpectralDensity:
     nodes: np.ndarray  # (k,) sorted Ritz values, loss/parameter²
     weights: np.ndarray  # (k,) non-negative, sum to 1
     sigma: float  # suggested Gaussian width for drawing, loss/parameter²
-    n_probes: int = 1
+    n_probes: int = 1  # start vectors; 0 when every eigenvalue is known
+    cdf_stderr: float | None = None  # largest standard error of the share below any λ; 0 = exact
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,11 @@ class CurvatureEstimate:
     def converged(self) -> bool:
         """Every eigenvalue that was asked for met its tolerance."""
         whole = [e for e in (self.lambda_max, self.lambda_min, *self.eigenvalues) if e is not None]
-        blocks = [b.converged for b in self.blocks if b.hessian_norm is not None]
+        blocks = [
+            b.converged
+            for b in self.blocks
+            if b.hessian_norm is not None or b.state == "not_measured"
+        ]
         return all(e.converged for e in whole) and all(blocks)
 
 

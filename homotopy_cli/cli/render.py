@@ -130,6 +130,8 @@ def state_words(block: Any) -> str:
         return "0: the gradient is constant here"
     if block.state == "frozen":
         return "frozen"
+    if block.state == "not_measured":
+        return "not measured: stopped early"
     return "0: piecewise linear in this layer" if block.hessian_norm == 0 else ""
 
 

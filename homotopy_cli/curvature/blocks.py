@@ -1,6 +1,6 @@
 """The per-layer table: each diagonal block H_bb on the one shared gradient graph."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ def block_estimates(
     warm: WarmStarts | None = None,
     deadline: Deadline | None = None,
     progress: Progress | None = None,
+    row: Callable[[BlockEstimate], None] | None = None,
 ) -> tuple[BlockEstimate, ...]:
     """Estimate λ_max, λ_min, ‖H_bb‖₂ and κ of every block.
 
@@ -50,6 +51,7 @@ def block_estimates(
         warm: Start vectors between probes.
         deadline: Blocks after it are listed without eigenvalues.
         progress: Called with (blocks done, blocks).
+        row: Called with each block's estimate as soon as it is there.
     """
     blocks = partition.blocks
     dead = _without_effect(graph, blocks, seed)
@@ -69,6 +71,8 @@ def block_estimates(
                 deadline=deadline,
             )
         )
+        if row is not None:
+            row(table[-1])
         if progress is not None:
             progress(i + 1, len(blocks))
     return tuple(table)
@@ -113,7 +117,8 @@ def _estimate_block(
     if state == "not_reached":
         return BlockEstimate(**common, kappa_reason="undefined: no gradient, not reached")
     if deadline is not None and deadline.passed():
-        return BlockEstimate(**common, kappa_reason="not measured: the time budget was spent")
+        common["state"] = "not_measured"
+        return BlockEstimate(**common, kappa_reason="not measured: stopped early")
     found = extremes(
         operator,
         config,

@@ -4,6 +4,7 @@ import torch
 
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.moments import Moments
+from homotopy_cli.curvature.spectrum import Deadline
 from homotopy_cli.linalg import slq
 from homotopy_cli.linalg.extreme import Progress
 from homotopy_cli.linalg.operator import LinearOperator
@@ -15,6 +16,7 @@ def spectral_density(
     config: EstimatorConfig,
     generator: torch.Generator,
     moments: Moments | None = None,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> SpectralDensity:
     """Return nodes and weights of the eigenvalue density.
@@ -24,6 +26,7 @@ def spectral_density(
         config: density_probes and density_steps.
         generator: Draws the quadrature's start vectors.
         moments: When these are exact, so is the density: every eigenvalue with weight 1/n.
+        deadline: Ends the quadrature early, with at least one start vector.
         progress: Called with (products done, most that may come).
     """
     if moments is not None and moments.eigenvalues is not None:
@@ -34,12 +37,14 @@ def spectral_density(
             weights=torch.full((n,), 1.0 / n, dtype=torch.float64).numpy(),
             sigma=slq.drawing_width(nodes),
             n_probes=0,
+            cdf_stderr=0.0,
         )
     quadrature = slq.spectral_density(
         operator,
         generator=generator,
         n_probes=config.density_probes,
         n_steps=config.density_steps,
+        expired=None if deadline is None else deadline.passed,
         progress=progress,
     )
     return SpectralDensity(
@@ -47,4 +52,5 @@ def spectral_density(
         weights=quadrature.weights.numpy(),
         sigma=quadrature.sigma,
         n_probes=quadrature.n_probes,
+        cdf_stderr=quadrature.cdf_stderr,
     )

@@ -52,6 +52,7 @@ class CurvatureEstimator:
         preconditioner: Tensor | None = None,
         whole: bool | None = None,
         progress: Progress | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Any:
         """Measure a Problem; or, called as estimate(inputs, targets), return κ as a float.
 
@@ -60,7 +61,9 @@ class CurvatureEstimator:
             partition: Blocks for the per-layer table, None for none (or the targets).
             preconditioner: Diagonal P > 0 of the optimizer, shape (n,), for λ_max(P⁻¹H).
             whole: False skips the pair of H itself this time; None as configured.
-            progress: Called with (phase, done, most that may come).
+            progress: Called with (phase, done, most that may come); its `layer(record)`, where
+                it has one, with each row of the per-layer table.
+            stop: Asked between products; True returns what is there, marked as such.
 
         Returns:
             CurvatureEstimate. Slow convergence is said in it, never raised.
@@ -76,7 +79,7 @@ class CurvatureEstimator:
             self.curvature_history.append(value)
             return value
         with problem.measuring():
-            run = self._run(problem, preconditioner, progress)
+            run = self._run(problem, preconditioner, progress, stop)
             return run.estimate(partition, self.config.whole if whole is None else whole)
 
     def estimate_layers(
@@ -117,7 +120,11 @@ class CurvatureEstimator:
         self._warm.load_state_dict(state["warm"])
 
     def _run(
-        self, problem: Problem, preconditioner: Tensor | None, progress: Progress | None
+        self,
+        problem: Problem,
+        preconditioner: Tensor | None,
+        progress: Progress | None,
+        stop: Callable[[], bool] | None = None,
     ) -> Run:
         self._n_estimates += 1
         return Run(
@@ -127,4 +134,5 @@ class CurvatureEstimator:
             seed=(self.config.seed * 1_000_003 + self._n_estimates * 10_007) % 2**62,
             warm=self._warm if self.config.steps is not None else None,
             report=progress,
+            stop=stop,
         )

@@ -45,7 +45,9 @@ class Run:
         preconditioner: Diagonal P > 0, shape (n,), or None.
         seed: Of this estimate's random vectors.
         warm: Start vectors between estimates, None for random starts.
-        report: Called with (phase, done, most that may come).
+        report: Called with (phase, done, most that may come); where it has a method
+            `layer(record)`, that is called with each row of the per-layer table as it is done.
+        stop: Asked between products; True ends the estimate with what is there.
     """
 
     def __init__(
@@ -57,12 +59,13 @@ class Run:
         seed: int,
         warm: WarmStarts | None,
         report: Progress | None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         self.started = time.perf_counter()
         self.config, self.problem, self.seed = config, problem, seed
         self.warm, self.report = warm, report
         self.notes: tuple[str, ...] = ()
-        self.deadline = Deadline.after(self.config.max_seconds)
+        self.deadline = Deadline.after(self.config.max_seconds, stop)
         self.graph = gradient_graph(
             problem,
             self.config.curvature,
@@ -107,15 +110,20 @@ class Run:
             sharpness = self.sharpness(found if swapped else None)
             directional = self.directional() if config.directional else None
         moments = None
-        if config.trace or config.frobenius:
+        if (config.trace or config.frobenius) and not self.late("trace"):
             moments = self.moments(operator, found)
         blocks: tuple[BlockEstimate, ...] = ()
         if partition is not None and config.blocks:
             blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None)
         density = None
-        if config.density:
+        if config.density and not self.late("density"):
             density = spectral_density(
-                operator, config, seeded(self.seed + 4), moments, self.phase("density")
+                operator,
+                config,
+                seeded(self.seed + 4),
+                moments,
+                self.deadline,
+                self.phase("density"),
             )
         by_value = sorted(pairs, key=lambda e: e.value)
         return CurvatureEstimate(
@@ -222,6 +230,7 @@ class Run:
             warm=self.warm,
             deadline=self.deadline,
             progress=self.phase("blocks"),
+            row=getattr(self.report, "layer", None),
         )
 
     def floor(self, size: float | None) -> float:
@@ -269,6 +278,13 @@ class Run:
                 f"not reached by this batch (gradient and Hessian rows zero): {', '.join(idle)}"
             )
         return tuple(said)
+
+    def late(self, what: str) -> bool:
+        """Whether the time is spent; then `what` stays unmeasured, and a note says so."""
+        if self.deadline.passed():
+            self.notes += (f"{what} not measured: stopped early",)
+            return True
+        return False
 
     def phase(self, name: str) -> Callable[[int, int], None] | None:
         """The caller's progress callback, bound to one phase."""

@@ -1,6 +1,7 @@
 """Extreme eigenvalues of an operator at the effort that the configuration allows."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +26,20 @@ FAR = 0.5  # a smallest Ritz value above -FAR·λ_max leaves no doubt which end 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment after which iterations stop and say what did not converge."""
+    """A moment, or a word from outside, after which iterations stop and say what is missing."""
 
     at: float | None  # time.monotonic(), None = never
+    stop: Callable[[], bool] | None = None  # asked between products: True = stop now
 
     @classmethod
-    def after(cls, seconds: float | None) -> "Deadline":
+    def after(cls, seconds: float | None, stop: Callable[[], bool] | None = None) -> "Deadline":
         """Return the deadline that lies `seconds` from now; None never comes."""
-        return cls(None if seconds is None else time.monotonic() + seconds)
+        return cls(None if seconds is None else time.monotonic() + seconds, stop)
 
     def passed(self) -> bool:
-        """Whether it is later than that."""
+        """Whether it is later than that, or `stop` says so."""
+        if self.stop is not None and self.stop():
+            return True
         return self.at is not None and time.monotonic() >= self.at
 
 

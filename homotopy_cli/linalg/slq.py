@@ -25,6 +25,7 @@ class Quadrature:
     sigma: float  # suggested Gaussian width for drawing, unit of A
     n_probes: int
     n_matvecs: int
+    cdf_stderr: float | None = None  # largest standard error of a share of eigenvalues below λ
 
 
 def spectral_density(
@@ -33,6 +34,7 @@ def spectral_density(
     generator: torch.Generator,
     n_probes: int = 4,
     n_steps: int = 40,
+    expired: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Quadrature:
     """Estimate the eigenvalue density of a symmetric operator.
@@ -42,6 +44,7 @@ def spectral_density(
         generator: Draws the random signs that start each Krylov space.
         n_probes: Start vectors; the error of a smooth functional falls as 1/√(n · n_probes).
         n_steps: Lanczos steps for each; fewer when the space is exhausted.
+        expired: Asked after each start vector; True ends with those done so far.
         progress: Called with (products done, most that may come).
 
     Returns:
@@ -57,19 +60,34 @@ def spectral_density(
         tri = lanczos(operator, generator=generator, max_steps=n_steps, start=start, restart=False)
         values, _, vectors = tri.ritz()
         nodes.append(values)
-        weights.append(vectors[0] ** 2 / n_probes)
+        weights.append(vectors[0] ** 2)
         done += len(values)
         if progress is not None:
             progress(done, n_probes * n_steps)
+        if expired is not None and expired():
+            break
     theta, order = torch.cat(nodes).sort()
     weight = torch.cat(weights)[order]
     return Quadrature(
         nodes=theta,
         weights=weight / weight.sum(),
         sigma=drawing_width(theta),
-        n_probes=n_probes,
+        n_probes=len(nodes),
         n_matvecs=done,
+        cdf_stderr=_cdf_stderr(nodes, weights, theta),
     )
+
+
+def _cdf_stderr(nodes: list[Tensor], weights: list[Tensor], at: Tensor) -> float | None:
+    """Return the largest standard error, over `at`, of the mean of the probes' step functions."""
+    if len(nodes) < 2:
+        return None
+    steps = []
+    for theta, weight in zip(nodes, weights, strict=True):
+        below = torch.cat([weight.new_zeros(1), weight.cumsum(0) / weight.sum()])
+        steps.append(below[torch.searchsorted(theta, at, right=True)])
+    spread = torch.stack(steps).std(dim=0)
+    return (spread.max() / len(nodes) ** 0.5).item()
 
 
 def drawing_width(nodes: Tensor) -> float:

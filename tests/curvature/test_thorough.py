@@ -76,7 +76,7 @@ def test_spent_time_is_said_not_hidden(problem):
     estimate = probe(problem, max_seconds=0.0)
     assert not estimate.lambda_max.converged
     assert {block.kappa_reason for block in estimate.blocks} == {
-        "not measured: the time budget was spent"
+        "not measured: stopped early"
     }
 
 

@@ -49,3 +49,26 @@ def test_drawing_width_is_positive_even_for_one_value():
     assert drawing_width(torch.tensor([0.0, 2.0])) == 0.02
     assert drawing_width(torch.tensor([3.0, 3.0])) == pytest.approx(0.03)
     assert drawing_width(torch.tensor([0.0])) > 0
+
+
+def test_the_error_of_a_share_is_that_of_its_probes():
+    eigenvalues = torch.linspace(0.0, 1.0, 200, dtype=torch.float64)
+    operator = DenseOperator(torch.diag(eigenvalues))
+    exact = torch.arange(1, 201, dtype=torch.float64) / 200
+    inside = 0
+    for seed in range(20):
+        found = spectral_density(operator, generator=generator(seed), n_probes=8, n_steps=30)
+        share = torch.stack([found.weights[found.nodes <= t].sum() for t in eigenvalues])
+        inside += bool((share - exact).abs().mean() <= 3.0 * found.cdf_stderr)
+    assert inside == 20
+    one = spectral_density(operator, generator=generator(0), n_probes=1, n_steps=10)
+    assert one.cdf_stderr is None
+
+
+def test_the_quadrature_ends_early_with_what_it_has():
+    operator = DenseOperator(torch.diag(torch.arange(1.0, 51.0, dtype=torch.float64)))
+    found = spectral_density(
+        operator, generator=generator(0), n_probes=4, n_steps=10, expired=lambda: True
+    )
+    assert found.n_probes == 1 and found.n_matvecs == 10
+    assert found.weights.sum().item() == pytest.approx(1.0)
