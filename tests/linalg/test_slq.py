@@ -53,14 +53,16 @@ def test_drawing_width_is_positive_even_for_one_value():
 
 def test_the_error_of_a_share_is_that_of_its_probes():
     eigenvalues = torch.linspace(0.0, 1.0, 200, dtype=torch.float64)
-    operator = DenseOperator(torch.diag(eigenvalues))
+    q = torch.linalg.qr(torch.randn(200, 200, dtype=torch.float64)).Q
+    operator = DenseOperator((q * eigenvalues) @ q.T)
     exact = torch.arange(1, 201, dtype=torch.float64) / 200
     inside = 0
     for seed in range(20):
         found = spectral_density(operator, generator=generator(seed), n_probes=8, n_steps=30)
         share = torch.stack([found.weights[found.nodes <= t].sum() for t in eigenvalues])
-        inside += bool((share - exact).abs().mean() <= 3.0 * found.cdf_stderr)
-    assert inside == 20
+        inside += bool((share - exact).abs().mean() <= 2.0 * found.cdf_stderr)
+        assert found.cdf_stderr < 0.05
+    assert inside >= 18
     one = spectral_density(operator, generator=generator(0), n_probes=1, n_steps=10)
     assert one.cdf_stderr is None
 
