@@ -76,6 +76,26 @@ def components(record: Any) -> dict[str, Any] | None:
     }
 
 
+def checks(record: Any) -> dict[str, Any] | None:
+    """Whether the products are those of a symmetric matrix that is the gradient's derivative."""
+    return None if record is None else strict(asdict(record))
+
+
+def noise(record: Any) -> dict[str, Any] | None:
+    """Gradient noise scale and batch sharpness, each with its standard error."""
+    if record is None:
+        return None
+    return {
+        "n_batches": record.n_batches,
+        "batch_size": number(record.batch_size),
+        "grad_norm_squared": moment(record.grad_norm_squared),
+        "trace_sigma": moment(record.trace_sigma),
+        "noise_scale": moment(record.noise_scale),
+        "noise_scale_reason": record.noise_scale_reason or None,
+        "batch_sharpness": moment(record.batch_sharpness),
+    }
+
+
 def strict(value: Any) -> Any:
     """A nest of plain values without a number that JSON cannot hold."""
     if isinstance(value, dict):
@@ -134,10 +154,12 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
             "weights": [number(x) for x in density.weights],
             "sigma": number(density.sigma),
             "n_probes": density.n_probes,
+            "cdf_stderr": number(density.cdf_stderr),
         },
         "preconditioned_sharpness": eigenvalue(estimate.preconditioned_sharpness),
         "directional_sharpness": number(estimate.directional_sharpness),
         "converged": estimate.converged,
+        "checks": checks(estimate.checks),
         "components": components(estimate.components),
         "layers": [layer(block) for block in estimate.blocks],
         "warnings": list(estimate.warnings),

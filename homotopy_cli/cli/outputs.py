@@ -84,7 +84,9 @@ def edges(estimate: Any, loaded: Any) -> dict[str, Any]:
     return found
 
 
-def probe_document(loaded: Any, estimate: Any, records: Sequence[Any]) -> dict[str, Any]:
+def probe_document(
+    loaded: Any, estimate: Any, noise: Any, records: Sequence[Any]
+) -> dict[str, Any]:
     """The whole JSON document of one probe."""
     from homotopy_cli.cli import document
 
@@ -100,6 +102,7 @@ def probe_document(loaded: Any, estimate: Any, records: Sequence[Any]) -> dict[s
             "threshold": loaded.metric.threshold,
         },
         "edges": edges(estimate, loaded),
+        "noise": document.noise(noise),
         "frozen": list(loaded.problem.frozen),
         "not_reached": [b.name for b in estimate.blocks if b.state == "not_reached"],
     }
@@ -108,21 +111,25 @@ def probe_document(loaded: Any, estimate: Any, records: Sequence[Any]) -> dict[s
     return made
 
 
-def deliver(options: ProbeOptions, loaded: Any, estimate: Any, records: Sequence[Any]) -> int:
+def deliver(
+    options: ProbeOptions, loaded: Any, estimate: Any, noise: Any, records: Sequence[Any]
+) -> int:
     """Write every output that was asked for, then let the gates decide the exit code."""
     from homotopy_cli.cli.document import write_json
 
-    made = probe_document(loaded, estimate, records)
+    made = probe_document(loaded, estimate, noise, records)
     if options.json is not None:
         write_json(made, options.json)
     if options.json != "-":
-        show(loaded, estimate, records, made["edges"])
+        show(loaded, estimate, noise, records, made["edges"])
     if options.out is not None or options.html is not None:
         write_log_and_page(options, loaded, estimate)
     return apply_gates(options.fail_on, made)
 
 
-def show(loaded: Any, estimate: Any, records: Sequence[Any], edge: dict[str, Any]) -> None:
+def show(
+    loaded: Any, estimate: Any, noise: Any, records: Sequence[Any], edge: dict[str, Any]
+) -> None:
     """Sentences and tables on stdout."""
     from homotopy_cli.cli import render, sentences
 
@@ -133,12 +140,14 @@ def show(loaded: Any, estimate: Any, records: Sequence[Any], edge: dict[str, Any
     if estimate.blocks:
         console.print(render.layer_table(estimate.blocks, width=console.width))
     if estimate.density is not None:
-        console.print("Spectral density (share of eigenvalues, log scale)", style="bold")
+        error = estimate.density.cdf_stderr
+        spread = f"; s.e. of a share at most {error:.1e}" if error else ""
+        console.print(f"Spectral density (share of eigenvalues, log scale{spread})", style="bold")
         for line in render.density_lines(estimate.density):
             console.print("  " + line, markup=False)
     if records:
         console.print(render.validation_table(records))
-    for line in sentences.closing(estimate):
+    for line in (*sentences.closing(estimate), *sentences.noise_sentences(noise)):
         console.print(line, markup=False)
 
 

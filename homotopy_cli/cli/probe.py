@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 Curvature = Literal["hessian", "ggn", "preconditioned"]
-Engine = Literal["auto", "double_backward", "forward_over_reverse", "central_difference"]
+Engine = Literal[
+    "auto", "double_backward", "forward_over_reverse", "central_difference", "forward_difference"
+]
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,14 @@ class ProbeOptions:
     layers: str
     curvature: str
     hvp: str
+    quick: bool
     top_k: int
+    ends: str
     density: bool
     trace: bool
+    trace_method: str
+    checks: bool
+    noise: bool
     mode: str
     rtol: float | None
     max_hvp: int | None
@@ -41,6 +48,7 @@ class ProbeOptions:
     trust_code: bool
     dry_run: bool
     budget: str | None
+    max_memory: str | None
     json: str | None
     out: Path | None
     html: Path | None
@@ -84,9 +92,24 @@ def probe(
     hvp: Annotated[Engine, typer.Option(help="How products are made; auto says what it took.")] = (
         "auto"
     ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="λ_max, ‖H‖ and κ only: about 25 gradients.")
+    ] = False,
     top_k: Annotated[int, typer.Option(min=1, help="How many eigenvalues, by magnitude.")] = 5,
+    ends: Annotated[
+        Literal["both", "max"], typer.Option(help="max: leave out λ_min, which costs most.")
+    ] = "both",
     density: Annotated[bool, typer.Option(help="The spectral density.")] = True,
     trace: Annotated[bool, typer.Option(help="Trace and Frobenius norm.")] = True,
+    trace_method: Annotated[
+        Literal["hutchinson", "hutch++"], typer.Option(help="Estimator of the trace.")
+    ] = "hutchinson",
+    checks: Annotated[
+        bool, typer.Option(help="Test the products: symmetry, finite difference, kinks.")
+    ] = True,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Gradient noise scale and batch sharpness; 3+ batches.")
+    ] = False,
     mode: Annotated[Literal["eval", "train"], typer.Option(help="Module mode.")] = "eval",
     rtol: Annotated[float | None, typer.Option(help="Residual tolerance, relative.")] = None,
     max_hvp: Annotated[int | None, typer.Option(min=1, help="Products per eigenproblem.")] = None,
@@ -109,6 +132,9 @@ def probe(
     ] = False,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="60s, 5m: return what is there by then.")
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="2GiB, 500MB: of Lanczos vectors; restarts.")
     ] = None,
     json: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Strict JSON; - is stdout, nothing else.")

@@ -45,6 +45,18 @@ class ProbeProgress:
             self._tasks[phase] = self._bar.add_task(phase, total=total)
         self._bar.update(self._tasks[phase], completed=done, total=max(total, done))
 
+    def layer(self, block: Any) -> None:
+        """One row of the per-layer table, above the bars, while the others are measured."""
+        if self._bar is None:
+            return
+        from homotopy_cli.cli.render import above, block_error, short
+
+        self._bar.console.print(
+            f"  {block.name}: λ_max {above(block.lambda_max, block.residual)} "
+            f"{block_error(block)} κ {short(block.kappa)}",
+            markup=False,
+        )
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -1,5 +1,6 @@
 """`homotopy probe`, from options to outputs: load, predict the cost, measure, say, write, gate."""
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,13 +9,26 @@ from homotopy_cli.cli.metric import SavedMetric, saved_metric
 from homotopy_cli.cli.probe import ProbeOptions
 from homotopy_cli.errors import HomotopyError
 
+INTERRUPTED = 130  # the shell's code for SIGINT
+QUICK = {
+    "top_k": 1,
+    "ends": "max",
+    "mixed": True,
+    "blocks": False,
+    "trace": False,
+    "frobenius": False,
+    "density": False,
+}
+
 
 def run_probe(options: ProbeOptions) -> int:
     """Do what `homotopy probe` was asked; returns the exit code."""
     from homotopy_cli.cli import outputs
+    from homotopy_cli.cli.interrupt import Interrupt
     from homotopy_cli.cli.probe_progress import ProbeProgress
     from homotopy_cli.curvature.components import measure_components
     from homotopy_cli.curvature.estimator import CurvatureEstimator
+    from homotopy_cli.curvature.noise import gradient_noise
     from homotopy_cli.curvature.validate import validate as against_full_hessian
 
     outputs.check_targets(options)
@@ -38,13 +52,20 @@ def run_probe(options: ProbeOptions) -> int:
     if options.dry_run:
         outputs.write_forecast(options, loaded, forecast)
         return 0
-    with ProbeProgress(quiet=options.quiet) as progress:
+    noise = None
+    with Interrupt() as interrupt, ProbeProgress(quiet=options.quiet) as progress:
         estimate = estimator.estimate(
-            problem, partition, preconditioner=preconditioner, progress=progress
+            problem,
+            partition,
+            preconditioner=preconditioner,
+            progress=progress,
+            stop=interrupt.asked,
         )
         estimate = replace(estimate, components=measure_components(problem))
+        if options.noise and not interrupt.asked():
+            noise = gradient_noise(problem, method=options.hvp)
         records = ()
-        if options.validate:
+        if options.validate and not interrupt.asked():
             records = against_full_hessian(
                 problem,
                 estimate,
@@ -52,7 +73,8 @@ def run_probe(options: ProbeOptions) -> int:
                 preconditioner=preconditioner,
                 limit=options.validate_limit,
             )
-    return outputs.deliver(options, loaded, estimate, records)
+    code = outputs.deliver(options, loaded, estimate, noise, records)
+    return INTERRUPTED if interrupt.asked() else code
 
 
 @dataclass(frozen=True)
@@ -120,13 +142,20 @@ def make_config(options: ProbeOptions) -> Any:
         "hvp": options.hvp,
         "curvature": options.curvature,
         "seed": options.seed,
+        "ends": options.ends,
+        "trace_method": options.trace_method,
+        "checks": options.checks,
     }
+    if options.quick:
+        changes |= QUICK
     if options.rtol is not None:
         changes["rtol"] = options.rtol
     if options.max_hvp is not None:
         changes["max_hvp"] = options.max_hvp
     if options.budget is not None:
         changes["max_seconds"] = seconds(options.budget)
+    if options.max_memory is not None:
+        changes["max_memory"] = size(options.max_memory)
     return replace(EstimatorConfig.thorough(), **changes)
 
 
@@ -141,6 +170,19 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise HomotopyError(f"--budget {text}: not a time", hint="write --budget 60s or 5m")
     return value
+
+
+def size(text: str) -> int:
+    """`2GiB`, `500MB` or plain bytes."""
+    found = re.fullmatch(r"([0-9.]+)\s*([kmg]i?b?|b?)", text.strip().lower())
+    try:
+        value = float(found[1]) if found else 0.0
+    except ValueError:
+        value = 0.0
+    if not found or not value > 0.0:
+        raise HomotopyError(f"--max-memory {text}: not a size", hint="write --max-memory 2GiB")
+    power = " kmg".index(found[2][:1] if found[2] not in ("", "b") else " ")
+    return int(value * (1024 if "i" in found[2] else 1000) ** power)
 
 
 def refuse_large_validation(options: ProbeOptions, problem: Any) -> None:

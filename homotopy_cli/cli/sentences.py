@@ -79,6 +79,7 @@ def closing(estimate: Any) -> list[str]:
     ]
     if cost.fallback_reason:
         lines.append(f"Fell back to {method}: {cost.fallback_reason}.")
+    lines += check_sentences(estimate.checks)
     if not estimate.converged:
         lines.append(
             "Not everything converged: those values say so and their ± is honest; "
@@ -89,6 +90,40 @@ def closing(estimate: Any) -> list[str]:
     unreached = [b.name for b in estimate.blocks if b.state == "not_reached"]
     if unreached:
         lines.append(f"Not reached by this batch, κ undefined there: {listed(unreached)}.")
+    return lines
+
+
+def check_sentences(checks: Any) -> list[str]:
+    """That the products were tested, and how well they did; faults are among the warnings."""
+    if checks is None:
+        return []
+    text = f"Products tested: asymmetry {checks.symmetry_error:.0e}"
+    if checks.difference_error is not None:
+        text += f", distance to a difference of gradients {checks.difference_error:.0e}"
+        text += f" (bound {checks.difference_bound:.0e})"
+    return [text + "."]
+
+
+def noise_sentences(noise: Any) -> list[str]:
+    """The batch size at which the gradient's noise equals its signal."""
+    if noise is None:
+        return []
+    lines = []
+    if noise.noise_scale is None:
+        lines.append(f"Gradient noise scale {noise.noise_scale_reason}.")
+    else:
+        scale = noise.noise_scale
+        lines.append(
+            f"Gradient noise scale tr Σ/‖G‖² = {short(scale.value)} ± {scale.stderr:.1e} (s.e.) "
+            f"terms, from {noise.n_batches} batches of {short(noise.batch_size)}: below that "
+            "batch size noise dominates a gradient, above it larger batches gain little."
+        )
+    if noise.batch_sharpness is not None:
+        sharp = noise.batch_sharpness
+        lines.append(
+            f"Batch sharpness g'Hg/‖g‖², mean over batches: {short(sharp.value)} ± "
+            f"{sharp.stderr:.1e} (s.e.); small-batch SGD holds this one at 2/lr."
+        )
     return lines
 
 

@@ -38,7 +38,7 @@ def kappa(
         noise_floor: Gradients at or below this are rounding; see `noise_floor`.
     """
     if hessian_norm is None:
-        return None, "not measured: the Hessian norm was not asked for"
+        return None, "not measured: the Hessian norm needs both ends of the spectrum"
     if grad_norm == 0.0:
         return None, ZERO_GRADIENT
     if grad_norm <= noise_floor:

@@ -17,6 +17,8 @@ Progress = Callable[[int, int], None]  # products done, most that may come
 
 END_FLOOR = 0.1  # an end much smaller than ‖A‖ is resolved to rtol · END_FLOOR · ‖A‖, not less
 SAFETY = 1.25  # the recurrence's residual and an explicit one differ a little
+BLURRED = 10.0  # a residual above BLURRED·rtol·|θ| was accepted thanks to the floor alone
+PATIENCE = 4  # further steps through which a blurred pair must stand still: our choice
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def extreme_eigenvalues(
     Stops when every wanted Ritz pair has residual <= rtol · max(|θ|, end_floor·‖A‖) and did not
     move by more than that in the last step. The residual bounds the distance to *some*
     eigenvalue; that it is the extreme one rests on the random start (certain for exact
-    arithmetic when the space is exhausted).
+    arithmetic when the space is exhausted). A pair of values much smaller than ‖A‖ must stand
+    still for PATIENCE steps: once -21137 is found, any random vector has residual 0.1 there,
+    and +78 still hides.
 
     Args:
         operator: A, shape (n, n), symmetric.
@@ -167,7 +171,35 @@ class Tolerance:
         return max(wanted, 2.0 * ROUNDING * self.eps * scale)
 
     def met(self, value: float, residual: float, scale: float) -> bool:
+        """Whether `residual` is small enough."""
         return residual <= self.at(value, scale)
+
+    def all_met(self, values: Tensor, residuals: Tensor, scale: float) -> bool:
+        """Whether each of `residuals`, shape (m,), is small enough for its value."""
+        pairs = zip(values.tolist(), residuals.tolist(), strict=True)
+        return all(self.met(value, residual, scale) for value, residual in pairs)
+
+
+class Patience:
+    """Whether Ritz values may be believed: converged, at rest, and for long enough if small."""
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        self.tolerance = tolerance
+        self._since: int | None = None
+
+    def over(
+        self, step: int, values: Tensor, residuals: Tensor, scale: float, last: Tensor | None
+    ) -> bool:
+        """Return True when the wanted values, shape (m,), can be believed at this step."""
+        rests = last is not None and len(last) == len(values)
+        rests = rests and self.tolerance.all_met(values, (values - last).abs(), scale)
+        if not rests or not self.tolerance.all_met(values, residuals, scale):
+            self._since = None
+            return False
+        if bool((residuals <= BLURRED * self.tolerance.rtol * values.abs()).all()):
+            return True
+        self._since = step if self._since is None else self._since
+        return step - self._since >= PATIENCE
 
 
 class _Stop:
@@ -187,6 +219,7 @@ class _Stop:
         self.expired, self.progress, self.scale = expired, progress, scale
         self.next_check = 1
         self.last: Tensor | None = None
+        self.patience = Patience(tolerance)
 
     def __call__(self, alphas: list[float], betas: list[float]) -> bool:
         m = len(alphas)
@@ -203,19 +236,10 @@ class _Stop:
         last, self.last = self.last, wanted
         if m < self.k:
             return False
-        if any(
-            not self.tolerance.met(v, SAFETY * r + ROUNDING * self.tolerance.eps * scale, scale)
-            for v, r in zip(wanted.tolist(), residuals[index].tolist(), strict=True)
-        ):
-            return False
+        errors = SAFETY * residuals[index] + ROUNDING * self.tolerance.eps * scale
         if betas[-1] == 0.0:  # an invariant subspace: nothing can move any more
-            return True
-        if last is None or len(last) != len(wanted):
-            return False
-        moved = (wanted - last).abs().tolist()
-        return all(
-            self.tolerance.met(v, d, scale) for v, d in zip(wanted.tolist(), moved, strict=True)
-        )
+            return self.tolerance.all_met(wanted, errors, scale)
+        return self.patience.over(m, wanted, errors, scale, last)
 
 
 def select(values: Tensor, k: int, which: Which) -> list[int]:

@@ -18,6 +18,7 @@ from homotopy_cli.linalg.extreme import (
     EigenPair,
     Explicit,
     ExtremeResult,
+    Patience,
     Progress,
     Tolerance,
     Which,
@@ -68,6 +69,7 @@ def restarted_eigenvalues(
     if q is None:
         q = _fresh(basis[:0], generator)
     m, done, scale, beta = 0, 0, 0.0, 0.0
+    patience, last = Patience(tolerance), None
     while True:
         basis[m] = q
         w = operator.matvec(q)
@@ -89,13 +91,10 @@ def restarted_eigenvalues(
             beta = 0.0
         residuals = (beta * rotation[-1]).abs()
         chosen = select(values, k, which)
-        met = len(chosen) >= min(wanted, n) and all(
-            tolerance.met(
-                values[i].item(), SAFETY * residuals[i].item() + ROUNDING * eps * scale, scale
-            )
-            for i in chosen
-        )
-        if met or done >= max_matvecs or m == n:
+        errors = SAFETY * residuals[chosen] + ROUNDING * eps * scale
+        met = patience.over(done, values[chosen], errors, scale, last)
+        last = values[chosen]
+        if (met and len(chosen) >= min(wanted, n)) or done >= max_matvecs or m == n:
             break
         if expired is not None and expired():
             break

@@ -75,9 +75,7 @@ def test_preconditioned_without_optimizer_is_refused(problem):
 def test_spent_time_is_said_not_hidden(problem):
     estimate = probe(problem, max_seconds=0.0)
     assert not estimate.lambda_max.converged
-    assert {block.kappa_reason for block in estimate.blocks} == {
-        "not measured: stopped early"
-    }
+    assert {block.kappa_reason for block in estimate.blocks} == {"not measured: stopped early"}
 
 
 def test_max_hvp_is_kept_and_not_converged(problem):

@@ -8,6 +8,7 @@ from scipy.sparse.linalg import eigsh
 
 from homotopy_cli.linalg.extreme import extreme_eigenvalues
 from homotopy_cli.linalg.operator import DenseOperator
+from homotopy_cli.linalg.thick_restart import restarted_eigenvalues
 from homotopy_cli.linalg.vectors import generator
 
 
@@ -131,3 +132,31 @@ def test_float32_meets_1e_4():
     assert found.largest.value == pytest.approx(150.0, rel=1e-5)
     assert found.smallest.value == pytest.approx(-4.0, rel=1e-4)
     assert all(pair.converged for pair in found.pairs)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("which", ["both", "max"])
+def test_an_end_far_below_the_other_is_not_mistaken_for_the_bulk(which, restarted):
+    n = 50_000
+    diagonal = torch.zeros(n, dtype=torch.float64)
+    diagonal[:4] = torch.tensor([-21137.0, 78.0, 9.6, -4.3])
+
+    class Diagonal:
+        dtype, device = torch.float64, torch.device("cpu")
+
+        def __init__(self):
+            self.n = n
+
+        def matvec(self, v):
+            return diagonal * v
+
+    settings = {"which": which, "rtol": 1e-3, "max_matvecs": 60}
+    for seed in range(5):
+        random = generator(seed)
+        if restarted:
+            found = restarted_eigenvalues(Diagonal(), max_basis=9, generator=random, **settings)
+        else:
+            found = extreme_eigenvalues(Diagonal(), generator=random, **settings)
+        assert found.largest.converged
+        assert abs(found.largest.value - 78.0) <= found.largest.residual + 1e-9
+        assert found.n_matvecs <= 20
