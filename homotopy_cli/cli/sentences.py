@@ -98,9 +98,11 @@ def check_sentences(checks: Any) -> list[str]:
     if checks is None:
         return []
     text = f"Products tested: asymmetry {checks.symmetry_error:.0e}"
-    if checks.difference_error is not None:
+    if checks.difference_error is not None and checks.difference_bound < 1.0:
         text += f", distance to a difference of gradients {checks.difference_error:.0e}"
         text += f" (bound {checks.difference_bound:.0e})"
+    elif checks.difference_error is not None:
+        text += "; no finite step is fine enough here to test them against (try --dtype float64)"
     return [text + "."]
 
 

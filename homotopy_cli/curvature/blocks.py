@@ -131,7 +131,7 @@ def _estimate_block(
     )
     largest, smallest = found.largest, found.smallest
     both = config.ends == "both"
-    size = size_of(found, config.ends)
+    size = size_of(found, config.ends, config.rtol)
     floor = noise_floor(
         eps=torch.finfo(graph.dtype).eps,
         loss=graph.loss,

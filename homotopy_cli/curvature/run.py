@@ -103,7 +103,7 @@ class Run:
             checks = check_kinks(graph, checks, found.pairs[0])
         pairs = [] if found is None else [as_record(pair) for pair in found.pairs]
         both = config.ends == "both"
-        size = None if found is None else size_of(found, config.ends)
+        size = None if found is None else size_of(found, config.ends, config.rtol)
         value, reason = kappa(size, norm(grad), self.floor(size))
         sharpness = directional = None
         if self.inv_sqrt is not None:

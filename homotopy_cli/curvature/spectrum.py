@@ -107,12 +107,21 @@ def extremes(
     return found
 
 
-def size_of(found: ExtremeResult, ends: str) -> float | None:
-    """Return ‖A‖₂, or None where only λ_max was asked for and |λ_min| may be larger."""
+def size_of(found: ExtremeResult, ends: str, rtol: float) -> float | None:
+    """Return ‖A‖₂, or None where only λ_max was asked for and |λ_min| may be larger.
+
+    With `ends` "max" the Krylov space still shows the other end: far from -λ_max, or larger and
+    converged by itself, which its residual tells.
+    """
     if ends == "both":
         return max(abs(found.largest.value), abs(found.smallest.value))
     low, high = found.span
-    return high if high > 0.0 and abs(low) < FAR * high else None
+    if high > 0.0 and abs(low) < FAR * high:
+        return high
+    if found.tridiagonal is not None and low < 0.0 and abs(low) > high:
+        residual = found.tridiagonal.ritz()[1][0].item()
+        return abs(low) if residual <= rtol * abs(low) else None
+    return None
 
 
 def as_record(pair: EigenPair) -> Eigenvalue:
