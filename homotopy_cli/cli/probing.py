@@ -28,7 +28,7 @@ def run_probe(options: ProbeOptions) -> int:
     from homotopy_cli.cli.probe_progress import ProbeProgress
     from homotopy_cli.curvature.components import measure_components
     from homotopy_cli.curvature.estimator import CurvatureEstimator
-    from homotopy_cli.curvature.noise import gradient_noise
+    from homotopy_cli.curvature.noise import gradient_noise, require_batches
     from homotopy_cli.curvature.validate import validate as against_full_hessian
 
     outputs.check_targets(options)
@@ -45,6 +45,8 @@ def run_probe(options: ProbeOptions) -> int:
             hint="probe a checkpoint that holds its optimizer, or use --curvature hessian",
         )
     refuse_large_validation(options, problem)
+    if options.noise:
+        require_batches(problem)
     loaded = Measured(loaded, metric, (*loaded.notes, *([why_not] if why_not else [])))
     forecast = estimator.forecast(problem, partition)
     note = sys.stderr.write if not options.quiet else (lambda text: None)

@@ -59,12 +59,8 @@ def gradient_noise(
     Raises:
         ProblemError: Fewer than 3 batches.
     """
+    require_batches(problem)
     k = len(problem.batches)
-    if k < 3:
-        raise ProblemError(
-            f"gradient noise needs at least 3 batches, got {k}",
-            hint="give --batch three times or more, or split one with --microbatch",
-        )
     terms = torch.tensor([w * problem.n_terms for w in problem.weights], dtype=torch.float64)
     grads, quotients = [], []
     for i in range(k):
@@ -99,6 +95,15 @@ def gradient_noise(
         noise_scale_reason=reason,
         batch_sharpness=None if mean is None else Moment(mean.value, mean.stderr, mean.n_probes),
     )
+
+
+def require_batches(problem: Problem) -> None:
+    """Refuse a problem whose gradient noise cannot be told: fewer than 3 batches."""
+    if len(problem.batches) < 3:
+        raise ProblemError(
+            f"gradient noise needs at least 3 batches, got {len(problem.batches)}",
+            hint="give --batch three times or more, or split one with --microbatch",
+        )
 
 
 def _jackknife(values: list[float]) -> float:
