@@ -199,6 +199,18 @@ class NoiseEstimate:
 
 
 @dataclass(frozen=True)
+class LrRange:
+    """The critical learning rate of one batch, by forward passes along a step direction."""
+
+    along: str  # gradient | preconditioned_gradient
+    critical: float | None  # where the loss is first seen to rise; middle of the bracket
+    low: float | None  # largest rate below it that did not raise the loss
+    high: float | None  # smallest that did
+    curve: tuple[tuple[float, float], ...]  # (rate, loss) of every pass, ascending
+    n_forwards: int
+
+
+@dataclass(frozen=True)
 class Validation:
     """One estimated quantity beside its exact value from the full Hessian."""
 

@@ -4,6 +4,7 @@ Both evaluate the gradient at parameters other than the model's own. Tensors are
 the time of one evaluation, so the weights themselves are never written to.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,18 @@ def gradients_along(
         with _exchanged(problem, moved):
             found.append(gradient(tuple(names)))
     return found
+
+
+def loss_along(problem: Problem, v: Tensor, step: float) -> float:
+    """Return L(θ + step·v), for v of shape (n,): one forward pass; inf where it is not finite."""
+    parts = v.split([p.numel() for p in problem.params.values()])
+    moved = {
+        name: torch.add(param.detach(), part.view(param.shape), alpha=step)
+        for (name, param), part in zip(problem.params.items(), parts, strict=True)
+    }
+    with _exchanged(problem, moved), torch.no_grad():
+        value = sum(w * float(problem.batch_loss(i)) for i, w in enumerate(problem.weights))
+    return value if math.isfinite(value) else math.inf
 
 
 def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> Tensor:
