@@ -35,6 +35,9 @@ class ProbeOptions:
     trace_method: str
     checks: bool
     noise: bool
+    lr: float | None
+    lr_range: bool
+    compare: Path | None
     mode: str
     rtol: float | None
     max_hvp: int | None
@@ -110,6 +113,16 @@ def probe(
     noise: Annotated[
         bool, typer.Option("--noise", help="Gradient noise scale and batch sharpness; 3+ batches.")
     ] = False,
+    lr: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Rate to hold against the edges; default the checkpoint's."),
+    ] = None,
+    lr_range: Annotated[
+        bool, typer.Option("--lr-range", help="Critical learning rate, by forward passes.")
+    ] = False,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="A second checkpoint, side by side.")
+    ] = None,
     mode: Annotated[Literal["eval", "train"], typer.Option(help="Module mode.")] = "eval",
     rtol: Annotated[float | None, typer.Option(help="Residual tolerance, relative.")] = None,
     max_hvp: Annotated[int | None, typer.Option(min=1, help="Products per eigenproblem.")] = None,

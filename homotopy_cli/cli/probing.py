@@ -2,9 +2,11 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from homotopy_cli.cli.interrupt import Interrupt
 from homotopy_cli.cli.metric import SavedMetric, saved_metric
 from homotopy_cli.cli.probe import ProbeOptions
 from homotopy_cli.errors import HomotopyError
@@ -24,67 +26,35 @@ QUICK = {
 def run_probe(options: ProbeOptions) -> int:
     """Do what `homotopy probe` was asked; returns the exit code."""
     from homotopy_cli.cli import outputs
-    from homotopy_cli.cli.interrupt import Interrupt
-    from homotopy_cli.cli.probe_progress import ProbeProgress
-    from homotopy_cli.curvature.components import measure_components
-    from homotopy_cli.curvature.estimator import CurvatureEstimator
-    from homotopy_cli.curvature.noise import gradient_noise, require_batches
-    from homotopy_cli.curvature.validate import validate as against_full_hessian
 
     outputs.check_targets(options)
-    loaded = load(options)
-    problem = loaded.problem
-    partition = make_partition(problem, options.layers)
-    estimator = CurvatureEstimator(config=make_config(options))
-    metric, why_not = saved_metric(loaded)
-    preconditioner = None if metric is None else metric.diagonal
-    if options.curvature == "preconditioned" and preconditioner is None:
-        raise HomotopyError(
-            f"{options.checkpoint}: no preconditioner P: "
-            + (why_not or "it holds no state of an adaptive optimizer"),
-            hint="probe a checkpoint that holds its optimizer, or use --curvature hessian",
-        )
-    refuse_large_validation(options, problem)
-    if options.noise:
-        require_batches(problem)
-    loaded = Measured(loaded, metric, (*loaded.notes, *([why_not] if why_not else [])))
-    forecast = estimator.forecast(problem, partition)
-    note = sys.stderr.write if not options.quiet else (lambda text: None)
-    note(forecast_line(forecast))
+    subject = prepare(options)
+    other = None
+    if options.compare is not None:
+        other = prepare(replace(options, checkpoint=options.compare, validate=False))
+    if not options.quiet:
+        sys.stderr.write(forecast_line([p.forecast for p in (subject, other) if p is not None]))
     if options.dry_run:
-        outputs.write_forecast(options, loaded, forecast)
+        outputs.write_forecast(options, subject, subject.forecast)
         return 0
-    noise = None
-    with Interrupt() as interrupt, ProbeProgress(quiet=options.quiet) as progress:
-        estimate = estimator.estimate(
-            problem,
-            partition,
-            preconditioner=preconditioner,
-            progress=progress,
-            stop=interrupt.asked,
-        )
-        estimate = replace(estimate, components=measure_components(problem))
-        if options.noise and not interrupt.asked():
-            noise = gradient_noise(problem, method=options.hvp)
-        records = ()
-        if options.validate and not interrupt.asked():
-            records = against_full_hessian(
-                problem,
-                estimate,
-                partition,
-                preconditioner=preconditioner,
-                limit=options.validate_limit,
-            )
-    code = outputs.deliver(options, loaded, estimate, noise, records)
+    with Interrupt() as interrupt:
+        found = measure(subject, options, interrupt)
+        against = None
+        if other is not None:
+            against = measure(other, replace(options, validate=False), interrupt)
+    code = outputs.deliver(options, found, against)
     return INTERRUPTED if interrupt.asked() else code
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A loaded problem with its optimizer's metric: what the outputs are written from."""
+class Subject:
+    """A loaded checkpoint with all that is decided before anything is measured."""
 
-    loaded: Any
+    loaded: Any  # LoadedProblem
     metric: SavedMetric | None
+    partition: Any | None
+    config: Any  # EstimatorConfig
+    forecast: Any
     notes: tuple[str, ...]
 
     @property
@@ -94,6 +64,85 @@ class Measured:
     @property
     def checkpoint(self) -> Any:
         return self.loaded.checkpoint
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A subject with its measurements: what the outputs are written from."""
+
+    subject: Subject
+    estimate: Any
+    noise: Any | None = None
+    lr_ranges: tuple[Any, ...] = ()
+    validation: tuple[Any, ...] = ()
+
+
+def prepare(options: ProbeOptions) -> Subject:
+    """Load a checkpoint, refuse what cannot be measured, predict the cost."""
+    from homotopy_cli.curvature.forecast import forecast
+    from homotopy_cli.curvature.noise import require_batches
+
+    loaded = load(options)
+    problem = loaded.problem
+    partition = make_partition(problem, options.layers)
+    config = make_config(options)
+    metric, why_not = saved_metric(loaded)
+    if options.curvature == "preconditioned" and (metric is None or metric.diagonal is None):
+        raise HomotopyError(
+            f"{options.checkpoint}: no preconditioner P: "
+            + (why_not or "it holds no state of an adaptive optimizer"),
+            hint="probe a checkpoint that holds its optimizer, or use --curvature hessian",
+        )
+    refuse_large_validation(options, problem)
+    if options.noise:
+        require_batches(problem)
+    notes = (*loaded.notes, *([why_not] if why_not else []))
+    return Subject(loaded, metric, partition, config, forecast(problem, partition, config), notes)
+
+
+def measure(subject: Subject, options: ProbeOptions, interrupt: Interrupt) -> Findings:
+    """Measure all that the options ask for; after Ctrl-C, what is there by then."""
+    from homotopy_cli.cli.probe_progress import ProbeProgress
+    from homotopy_cli.curvature.components import measure_components
+    from homotopy_cli.curvature.estimator import CurvatureEstimator
+    from homotopy_cli.curvature.noise import gradient_noise
+    from homotopy_cli.curvature.validate import validate as against_full_hessian
+
+    problem, metric = subject.problem, subject.metric
+    preconditioner = None if metric is None else metric.diagonal
+    with ProbeProgress(quiet=options.quiet) as progress:
+        estimate = CurvatureEstimator(config=subject.config).estimate(
+            problem,
+            subject.partition,
+            preconditioner=preconditioner,
+            progress=progress,
+            stop=interrupt.asked,
+        )
+        found = Findings(subject, replace(estimate, components=measure_components(problem)))
+        if options.noise and not interrupt.asked():
+            found = replace(found, noise=gradient_noise(problem, method=options.hvp))
+        if options.lr_range and not interrupt.asked():
+            found = replace(found, lr_ranges=lr_ranges(problem, preconditioner))
+        if options.validate and not interrupt.asked():
+            records = against_full_hessian(
+                problem,
+                found.estimate,
+                subject.partition,
+                preconditioner=preconditioner,
+                limit=options.validate_limit,
+            )
+            found = replace(found, validation=tuple(records))
+    return found
+
+
+def lr_ranges(problem: Any, preconditioner: Any | None) -> tuple[Any, ...]:
+    """Critical rates of a step along g, and along P⁻¹g where an optimizer gives a P."""
+    from homotopy_cli.curvature.critical import critical_lr
+    from homotopy_cli.curvature.hvp import GradientGraph
+
+    here = GradientGraph(problem, method="central_difference")  # one gradient, no graph kept
+    metrics = [None] if preconditioner is None else [None, preconditioner]
+    return tuple(critical_lr(problem, here.grad, here.loss, diagonal=p) for p in metrics)
 
 
 def load(options: ProbeOptions) -> Any:
@@ -196,9 +245,11 @@ def refuse_large_validation(options: ProbeOptions, problem: Any) -> None:
         )
 
 
-def forecast_line(forecast: Any) -> str:
+def forecast_line(forecasts: Sequence[Any]) -> str:
     """What is about to be spent, in one line."""
+    products, seconds = sum(f.n_hvp for f in forecasts), sum(f.seconds for f in forecasts)
+    memory = max(f.memory_bytes for f in forecasts)
     return (
-        f"about {forecast.n_hvp:.0f} Hessian-vector products, "
-        f"{forecast.seconds:.0f} s, {forecast.memory_bytes / 2**20:.0f} MiB of vectors\n"
+        f"about {products:.0f} Hessian-vector products, "
+        f"{seconds:.0f} s, {memory / 2**20:.0f} MiB of vectors\n"
     )

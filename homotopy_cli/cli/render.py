@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 BAR = 16  # characters of the longest bar
-MOMENTUM = 0.9  # the momentum that the momentum edge is quoted for
 
 
 def console(*, stderr: bool = False) -> Console:

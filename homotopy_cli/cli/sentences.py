@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from homotopy_cli.cli.render import MOMENTUM, short
+from homotopy_cli.cli.edges import MOMENTUM
+from homotopy_cli.cli.render import short
 
 
-def headline(loaded: Any, estimate: Any, edge: dict[str, Any]) -> list[str]:
+def headline(loaded: Any, estimate: Any, made: dict[str, Any]) -> list[str]:
     """What was probed, then the two or three things a reader must know first."""
     checkpoint, problem = loaded.checkpoint, loaded.problem
     where = [f"{checkpoint.path} ({checkpoint.kind}"]
@@ -25,7 +26,8 @@ def headline(loaded: Any, estimate: Any, edge: dict[str, Any]) -> list[str]:
         lines.append(f"frozen, not differentiated: {listed(problem.frozen)}")
     lines.append("")
     lines.append(f"Loss {short(estimate.loss, 5)}, gradient norm {short(estimate.grad_norm)}.")
-    lines += sharpness_sentences(estimate, edge)
+    lines += sharpness_sentences(estimate, made["edges"])
+    lines += rate_sentences(made)
     lines += kappa_sentences(estimate)
     return lines
 
@@ -41,7 +43,8 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
                 f"{short(edge['momentum'], 3)}"
             )
             if edge["adam"] is not None:
-                text += f", this checkpoint's optimizer above {short(edge['adam'], 3)}"
+                text += ", this checkpoint's optimizer, in its own metric, above "
+                text += short(edge["adam"], 3)
             lines.append(text + ".")
         else:
             lines.append(f"λ_max = {short(top.value, 5)}: no direction curves upwards.")
@@ -54,6 +57,43 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
     if len(ranked) > 1:
         ranked.sort(key=lambda b: -b.hessian_norm)
         lines.append("Sharpest layers: " + listed([b.name for b in ranked[:3]]) + ".")
+    return lines
+
+
+def rate_sentences(made: dict[str, Any]) -> list[str]:
+    """How far the learning rate in use is from the edges."""
+    lr, ratios = made["lr"], made["edge_ratios"]
+    named = {"own": "this checkpoint's optimizer", "sgd": "plain SGD", "momentum": "momentum 0.9"}
+    if ratios["own"] is None:
+        named.pop("own")
+    parts = [f"{short(ratios[k], 3)} of {v}'s" for k, v in named.items() if ratios[k] is not None]
+    if lr["value"] is None or not parts:
+        return []
+    worst = ratios["own"] if ratios["own"] is not None else ratios["sgd"]
+    verdict = "beyond the edge" if worst > 1 else "near the edge" if worst > 0.7 else "below it"
+    return [
+        f"Learning rate {short(lr['value'], 3)} ({lr['source']}) is at {', '.join(parts)} edge: "
+        f"{verdict}. Small batches destabilise earlier than these full-batch edges say."
+    ]
+
+
+def range_sentences(ranges: Any, edge: dict[str, Any]) -> list[str]:
+    """What the forward passes found, beside the edges of the quadratic."""
+    lines = []
+    for found in ranges:
+        scaled = found.along == "preconditioned_gradient"
+        step = "P⁻¹g (the optimizer's own step)" if scaled else "the gradient"
+        at = edge["adam"] if scaled else edge["sgd"]
+        if found.critical is None:
+            why = "no tried rate raised the loss" if found.high is None else "g is zero or rounding"
+            lines.append(f"Critical learning rate along {step}: none ({why}).")
+            continue
+        beside = "" if at is None else f"; its edge from the spectrum is {short(at, 3)}"
+        lines.append(
+            f"Critical learning rate along {step}: {short(found.critical, 3)} "
+            f"(between {short(found.low, 3)} and {short(found.high, 3)}, "
+            f"{found.n_forwards} forward passes): a longer step raises this batch's loss{beside}."
+        )
     return lines
 
 

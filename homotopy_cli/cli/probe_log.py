@@ -1,0 +1,89 @@
+"""A probe as a log with one row, and the page made from it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.cli.probe import ProbeOptions
+
+
+def write_log_and_page(options: ProbeOptions, found: Any) -> None:
+    """A log with one row, and the page made from it, so that `report` has one input format."""
+    import tempfile
+
+    from homotopy_cli.report.page import render
+    from homotopy_cli.runlog.reader import read_log
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.out or Path(folder) / "probe.h5"
+        write_log(path, options, found)
+        if options.html is not None:
+            from homotopy_cli.cli.document import write_text
+
+            write_text(str(options.html), render([read_log(path)]))
+
+
+def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
+    import platform
+
+    import numpy as np
+
+    from homotopy_cli._version import __version__
+    from homotopy_cli.records import EventRecord, ProbeRecord, RunInfo
+    from homotopy_cli.runlog.writer import RunWriter
+
+    estimate, checkpoint = found.estimate, found.subject.checkpoint
+    blocks = estimate.blocks
+    info = RunInfo(
+        run_id=f"probe of {Path(checkpoint.path).name}",
+        layers=tuple(b.name for b in blocks),
+        layer_numel=tuple(b.n_params for b in blocks),
+        layer_kind=tuple(b.kind for b in blocks),
+        recipe_source=checkpoint.recipe_source or "",
+        recipe_resolved=checkpoint.recipe or {},
+        environment={"homotopy": __version__, "python": platform.python_version()},
+        argv=("homotopy", "probe", Path(checkpoint.path).name),
+        seed=options.seed,
+        n_params=estimate.n_params,
+        created_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    step = int(checkpoint.extra.get("step") or 0)
+
+    def column(pick: Any) -> np.ndarray:
+        picked = [pick(b) for b in blocks]
+        return np.array([np.nan if v is None else v for v in picked], dtype=np.float32)
+
+    layers = {
+        "layer_kappa": column(lambda b: b.kappa),
+        "layer_lambda_max": column(lambda b: b.lambda_max),
+        "layer_trace": column(lambda b: None if b.trace is None else b.trace.value),
+        "layer_grad_norm": column(lambda b: b.grad_norm),
+    }
+    density = estimate.density
+    if density is not None:
+        spectrum = (density.nodes, density.weights)
+    else:
+        values = np.array([e.value for e in estimate.eigenvalues])
+        spectrum = (values, np.full(len(values), 1.0 / max(1, len(values))))
+    with RunWriter.create(path, info) as writer:
+        writer.append_probe(
+            ProbeRecord(step, probe_values(estimate), layers if blocks else {}, spectrum)
+        )
+        for warning in estimate.warnings:
+            writer.append_event(EventRecord(step, "warning", "PROBE", warning))
+        writer.close("finished")
+
+
+def probe_values(estimate: Any) -> dict[str, float]:
+    """The columns a training probe fills, and what only a thorough one measures."""
+    from homotopy_cli.schedulers.probing import columns
+
+    more = {
+        "residual": estimate.lambda_max and estimate.lambda_max.residual,
+        "converged": estimate.converged,
+        "gradient_equivalents": estimate.cost.gradient_equivalents,
+        "probe_seconds": estimate.cost.seconds,
+        "trace": estimate.trace and estimate.trace.value,
+        "trace_stderr": estimate.trace and estimate.trace.stderr,
+    }
+    return columns(estimate) | {k: float(v) for k, v in more.items() if v is not None}

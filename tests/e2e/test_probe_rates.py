@@ -1,0 +1,117 @@
+"""What a probe says of learning rates, and of a second checkpoint, by the real command."""
+
+import json
+
+import pytest
+import torch
+from e2e.commands import homotopy, is_two_lines
+
+MODEL = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+"""
+FOREIGN = ("--model", "model.py:build", "--loss", "cross_entropy", "--batch", "batch.pt")
+
+
+def trained(steps, folder, name):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    x, y = torch.load(folder / "batch.pt")
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, folder / name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rates")
+    (folder / "model.py").write_text(MODEL)
+    torch.manual_seed(1)
+    torch.save((torch.randn(48, 6), torch.randint(0, 3, (48,))), folder / "batch.pt")
+    trained(30, folder, "late.pt")
+    trained(3, folder, "early.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    done = homotopy(
+        *("probe", "late.pt", *FOREIGN, "--compare", "early.pt", "--lr-range"),
+        *("--json", "found.json"),
+        *("--fail-on", "lambda_max < 0", "--fail-on", "loss < baseline.loss"),
+        cwd=folder,
+    )
+    return json.loads((folder / "found.json").read_text()), done
+
+
+def test_the_saved_rate_is_held_against_every_edge(found):
+    document, done = found
+    assert document["lr"] == {"value": 0.02, "source": "the checkpoint's adam"}
+    for name, edge in document["edges"].items():
+        assert document["edge_ratios"][name] == pytest.approx(0.02 / edge)
+    assert document["edges"]["sgd"] == pytest.approx(2.0 / document["lambda_max"]["value"])
+    assert document["edges"]["adam"] == document["edges"]["own"]
+    assert "Learning rate 0.0200 (the checkpoint's adam) is at" in done.out
+
+
+def test_the_critical_rates_bracket_a_real_rise_of_the_loss(found, folder):
+    document, done = found
+    plain, scaled = document["lr_range"]
+    assert plain["along"] == "gradient" and scaled["along"] == "preconditioned_gradient"
+    model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3))
+    model.load_state_dict(torch.load(folder / "late.pt")["model"])
+    x, y = torch.load(folder / "batch.pt")
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+
+    def stepped(rate):
+        with torch.no_grad():
+            for p, g in zip(model.parameters(), grads, strict=True):
+                p -= rate * g
+            value = torch.nn.functional.cross_entropy(model(x), y).item()
+            for p, g in zip(model.parameters(), grads, strict=True):
+                p += rate * g
+        return value
+
+    assert stepped(0.97 * plain["low"]) < loss.item() < stepped(1.03 * plain["high"])
+    assert "Critical learning rate along the gradient" in done.out
+
+
+def test_two_checkpoints_stand_side_by_side(found, folder):
+    document, done = found
+    rows = {row["quantity"]: row for row in document["comparison"]}
+    alone = homotopy("probe", "early.pt", *FOREIGN, "--json", "-", cwd=folder)
+    early = json.loads(alone.out)
+    assert document["baseline"]["lambda_max"]["value"] == early["lambda_max"]["value"]
+    assert rows["loss"]["ratio"] == pytest.approx(document["loss"] / early["loss"])
+    assert rows["layers.0.lambda_max"]["other"] == early["layers"][0]["lambda_max"]
+    assert rows["lambda_max"]["distinct"] is True
+    assert "Beside early.pt" in done.out and "this/other" in done.out
+
+
+def test_gates_may_speak_of_the_other_checkpoint(found):
+    _, done = found
+    assert done.code == 1
+    assert "loss < baseline.loss" in done.err and "lambda_max < 0" not in done.err
+
+
+def test_a_rate_given_is_the_rate_judged(folder):
+    argv = (*FOREIGN, "--quick", "--json", "-", "--lr", "0.5")
+    document = json.loads(homotopy("probe", "late.pt", *argv, cwd=folder).out)
+    assert document["lr"] == {"value": 0.5, "source": "--lr"}
+    assert document["edge_ratios"]["sgd"] == pytest.approx(0.5 / document["edges"]["sgd"])
+
+
+def test_a_second_checkpoint_that_is_not_there_costs_no_measurement(folder):
+    done = homotopy("probe", "late.pt", *FOREIGN, "--compare", "nowhere.pt", cwd=folder)
+    assert is_two_lines(done) and "nowhere.pt" in done.err
+    assert "Hessian-vector products" not in done.err
