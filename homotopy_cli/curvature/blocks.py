@@ -54,6 +54,8 @@ def block_estimates(
         row: Called with each block's estimate as soon as it is there.
     """
     blocks = partition.blocks
+    if config.steps is None:
+        config = config.for_blocks(graph.n)
     dead = _without_effect(graph, blocks, seed)
     table = []
     for i, block in enumerate(blocks):
@@ -123,7 +125,6 @@ def _estimate_block(
         operator,
         config,
         generator=generator,
-        end_floor=config.block_end_floor if config.steps is None else None,
         warm=warm,
         key=f"block:{block.name}",
         metric=metric,

@@ -6,9 +6,11 @@ from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.moments import Moments
 from homotopy_cli.curvature.spectrum import Deadline
 from homotopy_cli.linalg import slq
-from homotopy_cli.linalg.extreme import Progress
+from homotopy_cli.linalg.extreme import ExtremeResult, Progress
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.records import SpectralDensity
+
+SHARP = 0.01  # residual over |λ| below which a pair counts as one known eigenvalue: our choice
 
 
 def spectral_density(
@@ -16,6 +18,7 @@ def spectral_density(
     config: EstimatorConfig,
     generator: torch.Generator,
     moments: Moments | None = None,
+    known: ExtremeResult | None = None,
     deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> SpectralDensity:
@@ -26,6 +29,7 @@ def spectral_density(
         config: density_probes and density_steps.
         generator: Draws the quadrature's start vectors.
         moments: When these are exact, so is the density: every eigenvalue with weight 1/n.
+        known: Pairs found before; those that stand out by their residuals are counted exactly.
         deadline: Ends the quadrature early, with at least one start vector.
         progress: Called with (products done, most that may come).
     """
@@ -44,6 +48,9 @@ def spectral_density(
         generator=generator,
         n_probes=config.density_probes,
         n_steps=config.density_steps,
+        known=[]
+        if known is None
+        else [p for p in known.pairs if p.residual <= SHARP * abs(p.value)],
         expired=None if deadline is None else deadline.passed,
         progress=progress,
     )

@@ -122,6 +122,7 @@ class Run:
                 config,
                 seeded(self.seed + 4),
                 moments,
+                found,
                 self.deadline,
                 self.phase("density"),
             )

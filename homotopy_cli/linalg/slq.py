@@ -5,12 +5,13 @@ the Gauss quadrature of q's spectral measure: it integrates polynomials up to de
 exactly. Averaging over random q gives the eigenvalue density of A.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from homotopy_cli.linalg.extreme import EigenPair
 from homotopy_cli.linalg.lanczos import lanczos
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import rademacher
@@ -34,6 +35,7 @@ def spectral_density(
     generator: torch.Generator,
     n_probes: int = 4,
     n_steps: int = 40,
+    known: Sequence[EigenPair] = (),
     expired: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Quadrature:
@@ -44,6 +46,8 @@ def spectral_density(
         generator: Draws the random signs that start each Krylov space.
         n_probes: Start vectors; the error of a smooth functional falls as 1/√(n · n_probes).
         n_steps: Lanczos steps for each; fewer when the space is exhausted.
+        known: Orthogonal eigenpairs found before: each counts as one eigenvalue of weight 1/n,
+            and the quadrature is left to the rest of the spectrum, whose details outliers hide.
         expired: Asked after each start vector; True ends with those done so far.
         progress: Called with (products done, most that may come).
 
@@ -52,12 +56,19 @@ def spectral_density(
 
     Source: Golub & Welsch (1969); Ubaru, Chen & Saad (2017); Ghorbani et al. (2019).
     """
+    n, known = operator.n, list(known)[: operator.n - 1]
+    locked = torch.stack([pair.vector for pair in known]) if known else None
     nodes, weights, done = [], [], 0
     for _ in range(n_probes):
-        start = rademacher(
-            operator.n, generator=generator, dtype=operator.dtype, device=operator.device
+        start = rademacher(n, generator=generator, dtype=operator.dtype, device=operator.device)
+        tri = lanczos(
+            operator,
+            generator=generator,
+            max_steps=n_steps,
+            start=start,
+            restart=False,
+            locked=locked,
         )
-        tri = lanczos(operator, generator=generator, max_steps=n_steps, start=start, restart=False)
         values, _, vectors = tri.ritz()
         nodes.append(values)
         weights.append(vectors[0] ** 2)
@@ -66,15 +77,18 @@ def spectral_density(
             progress(done, n_probes * n_steps)
         if expired is not None and expired():
             break
-    theta, order = torch.cat(nodes).sort()
-    weight = torch.cat(weights)[order]
+    outliers = torch.tensor([pair.value for pair in known], dtype=torch.float64)
+    rest = (n - len(known)) / n
+    theta, order = torch.cat([*nodes, outliers]).sort()
+    weight = torch.cat([rest / len(nodes) * torch.cat(weights), torch.full_like(outliers, 1.0 / n)])
+    weight = weight[order]
     return Quadrature(
         nodes=theta,
         weights=weight / weight.sum(),
         sigma=drawing_width(theta),
         n_probes=len(nodes),
         n_matvecs=done,
-        cdf_stderr=_cdf_stderr(nodes, weights, theta),
+        cdf_stderr=_cdf_stderr(nodes, [rest * w for w in weights], theta),
     )
 
 
@@ -84,7 +98,7 @@ def _cdf_stderr(nodes: list[Tensor], weights: list[Tensor], at: Tensor) -> float
         return None
     steps = []
     for theta, weight in zip(nodes, weights, strict=True):
-        below = torch.cat([weight.new_zeros(1), weight.cumsum(0) / weight.sum()])
+        below = torch.cat([weight.new_zeros(1), weight.cumsum(0)])
         steps.append(below[torch.searchsorted(theta, at, right=True)])
     spread = torch.stack(steps).std(dim=0)
     return (spread.max() / len(nodes) ** 0.5).item()

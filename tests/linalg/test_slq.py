@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from homotopy_cli.linalg.extreme import EigenPair
 from homotopy_cli.linalg.operator import DenseOperator
 from homotopy_cli.linalg.slq import drawing_width, spectral_density
 from homotopy_cli.linalg.vectors import generator
@@ -74,3 +75,25 @@ def test_the_quadrature_ends_early_with_what_it_has():
     )
     assert found.n_probes == 1 and found.n_matvecs == 10
     assert found.weights.sum().item() == pytest.approx(1.0)
+
+
+def test_known_outliers_are_counted_once_and_the_rest_is_seen_better():
+    bulk = torch.linspace(-1.0, 1.0, 297, dtype=torch.float64) ** 3
+    eigenvalues = torch.cat([bulk, torch.tensor([40.0, 90.0, -70.0], dtype=torch.float64)])
+    q = torch.linalg.qr(torch.randn(300, 300, dtype=torch.float64)).Q
+    operator = DenseOperator((q * eigenvalues) @ q.T)
+    known = [EigenPair(eigenvalues[i].item(), q[:, i], 0.0, True) for i in (297, 298, 299)]
+    at = torch.linspace(-1.0, 1.0, 101, dtype=torch.float64)
+    exact = torch.stack([(eigenvalues <= t).double().mean() for t in at])
+
+    def distance(seed, **more):
+        found = spectral_density(operator, generator=generator(seed), n_probes=4, n_steps=6, **more)
+        assert found.weights.sum().item() == pytest.approx(1.0, abs=1e-12)
+        share = torch.stack([found.weights[found.nodes <= t].sum() for t in at])
+        return (share - exact).abs().mean().item(), found
+
+    blind = sum(distance(seed)[0] for seed in range(5))
+    seeing = sum(distance(seed, known=known)[0] for seed in range(5))
+    assert seeing < blind
+    _, found = distance(0, known=known)
+    assert (found.weights[found.nodes == 90.0] * 300).tolist() == pytest.approx([1.0])
