@@ -46,25 +46,25 @@ def central_difference(
 
 
 def forward_difference(
-    problem: Problem,
-    names: Sequence[str],
     v: Tensor,
-    gradient: Callable[[tuple[str, ...]], Tensor],
+    beside: Callable[[Tensor, Sequence[float]], list[Tensor]],
     *,
     step: float,
     here: Tensor,
 ) -> Tensor:
-    """Return (g(θ + hv) - g(θ)) / h restricted to `names`: one gradient, first order in h.
+    """Return (g(θ + hv) - g(θ)) / h: H_bb v to first order in h, for one gradient.
 
     Args:
-        problem, names, v, gradient, step: As in `central_difference`.
-        here: g(θ) restricted to `names`, shape (n_b,).
+        v: Shape (n_b,).
+        beside: (v, steps) -> ∇L restricted to the block at θ + s·v for each s.
+        step: ‖hv‖, see steps.py.
+        here: g(θ) restricted to the block, shape (n_b,).
     """
     length = norm(v)
     if length == 0.0:
         return torch.zeros_like(v)
     h = step / length
-    (above,) = gradients_along(problem, names, v, (h,), gradient)
+    (above,) = beside(v, (h,))
     return (above - here) / h
 
 
@@ -108,8 +108,11 @@ def loss_along(problem: Problem, v: Tensor, step: float) -> float:
         for (name, param), part in zip(problem.params.items(), parts, strict=True)
     }
     with _exchanged(problem, moved), torch.no_grad():
-        value = sum(w * float(problem.batch_loss(i)) for i, w in enumerate(problem.weights))
-    return value if math.isfinite(value) else math.inf
+        parts = problem.reducer.together(
+            lambda: sum(w * float(problem.batch_loss(i)) for i, w in enumerate(problem.weights))
+        )
+    value = math.fsum(parts) if all(map(math.isfinite, parts)) else math.inf
+    return value
 
 
 def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ criterion, and equals H where the model is linear in θ or fits perfectly. It ne
 loss = criterion(outputs); a user's loss(model, batch) has none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ class GGNGraph(GradientGraph):
     """
 
     matrix = "ggn"
+    _guarded = ("double_backward", "forward_over_reverse")
 
     def _open(self) -> None:
         self._seams: dict[int, _Seam] = {}
@@ -109,7 +110,7 @@ class GGNGraph(GradientGraph):
         total = torch.zeros_like(v)
         for i in self._batches:
             seam = self._seam(i)
-            tangent = self._guarded(lambda s=seam, i=i: self._tangent(i, s, names, v))
+            tangent = self._tangent(i, seam, names, v)
             bent = None if tangent is None else seam.bend(tangent)
             if bent is None:
                 continue
@@ -122,16 +123,6 @@ class GGNGraph(GradientGraph):
                 ]
             )
         return total
-
-    def _guarded(self, product: Callable[[], Tensor | None]) -> Tensor | None:
-        """The product, by differences from the first operation on that refuses."""
-        if self.method.endswith("_difference"):
-            return product()
-        try:
-            return product()
-        except RuntimeError as error:
-            self._refused(error)
-        return product()
 
     def _tangent(self, index: int, seam: _Seam, names: tuple[str, ...], v: Tensor) -> Tensor | None:
         """Jv restricted to `names`, in the shape of the outputs."""

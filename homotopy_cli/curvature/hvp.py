@@ -1,6 +1,6 @@
 """The gradient of a Problem with its graph kept, and Hessian products from that graph.
 
-The only file that differentiates twice. H v is the derivative of gᵀv: one backward pass
+H v is the derivative of gᵀv: one backward pass
 through the graph of g, about two gradients' cost; building the graph costs about one. The
 graph is built once, never per product. `autograd.grad` only: `backward(create_graph=True)`
 would tie parameters and gradients into a reference cycle that leaks.
@@ -9,12 +9,15 @@ would tie parameters and gradients into a reference cycle that leaks.
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from homotopy_cli.curvature import differences
+from homotopy_cli.curvature.backward import along, flat
+from homotopy_cli.curvature.facts import Facts, merged
 from homotopy_cli.curvature.finite import require_finite
 from homotopy_cli.curvature.nodes import has_dead_end, operations
 from homotopy_cli.curvature.steps import Steps, calibrate
@@ -37,6 +40,10 @@ class GradientGraph:
     a parameter the loss never reaches, one whose gradient is constant (a zero block of H), and
     one that is reached; none of them may crash a product.
 
+    Over several ranks (see `problems.reducer`) graphs are local and vectors are sums: one
+    all-reduce for the gradient and one for each product. Whether to fall back, and every other
+    decision, rests on what all ranks know, so that all of them take it alike.
+
     Args:
         problem: Fixed batches, weights and parameters.
         method: "auto" differentiates twice and falls back to central differences of the
@@ -57,6 +64,7 @@ class GradientGraph:
     """
 
     matrix = "hessian"
+    _guarded: tuple[str, ...] = ("double_backward",)  # methods that an operation may refuse
 
     def __init__(
         self,
@@ -77,7 +85,6 @@ class GradientGraph:
         self.method = "double_backward" if method == "auto" else method
         self.fallback_reason = ""
         self.n_hvp = 0.0
-        self.n = sum(p.numel() for p in problem.params.values())
         self.dtype, self.device = problem.dtype, problem.device
         self._batches = range(len(problem.batches))
         self._may_fall_back = method == "auto"
@@ -86,17 +93,36 @@ class GradientGraph:
         self.kinked: tuple[str, ...] = ()
         self.custom: tuple[str, ...] = ()
         self._index = {name: i for i, name in enumerate(self.names)}
-        self._slices: dict[str, slice] = {}
-        for name, param in problem.params.items():
-            start = self._slices[self.names[len(self._slices) - 1]].stop if self._slices else 0
-            self._slices[name] = slice(start, start + param.numel())
+        sizes = [param.numel() for param in problem.params.values()]
+        ends = zip(self.names, sizes, accumulate(sizes), strict=True)
+        self._slices = {name: slice(end - size, end) for name, size, end in ends}
+        self.n = sum(sizes)
         self._grads: list[Tensor | None]
-        self._constant: set[str]
-        self._open()
-        if self._dead_end:
+        self._constant: set[str] | frozenset[str]
+        self.reducer = problem.reducer
+        facts = merged(self.reducer.together(self._opened))
+        self.loss, self.kinked, self.custom = facts.loss, facts.kinked, facts.custom
+        self._reached, self._constant = facts.reached, facts.constant
+        if facts.dead_end:
             self._fall_back(ProblemError("an operation is marked @once_differentiable"))
-        self.grad = self._flatten(self.names, self._grads).detach()
+        like = problem.params[self.names[0]].detach().new_empty(()).expand(self.n)
+        self.grad = self.reducer.sum(lambda: self._flatten(self.names, self._grads).detach(), like)
         require_finite(self.loss, {n: self.grad[self._slices[n]] for n in self.names})
+
+    def _opened(self) -> Facts:
+        """Take this rank's gradient, and tell what it shows."""
+        self._open()
+        if self.reducer.size > 1:
+            require_finite(self.loss, {})  # here it can still be said on which rank
+        found = {n for n, g in zip(self.names, self._grads, strict=True) if g is not None}
+        return Facts(
+            self.loss,
+            frozenset(found),
+            frozenset(self._constant),
+            self._dead_end,
+            self.kinked,
+            self.custom,
+        )
 
     def _open(self) -> None:
         """Take the gradient, with its graph where products will walk it."""
@@ -110,7 +136,7 @@ class GradientGraph:
 
     def state_of(self, name: str) -> BlockState:
         """Return how the loss depends on one parameter."""
-        if self._grads[self._index[name]] is None:
+        if name not in self._reached:
             return "not_reached"
         return "constant_gradient" if name in self._constant else "reached"
 
@@ -125,7 +151,7 @@ class GradientGraph:
     def hvp(self, v: Tensor) -> Tensor:
         """Return Hv, shape (n,), for v of shape (n,)."""
         self.n_hvp += 1.0
-        return self._product(self.names, v)
+        return self._summed(self.names, v)
 
     def block_hvp(self, names: Sequence[str], v: Tensor) -> Tensor:
         """Return H_bb v, shape (n_b,), walking only the block's own part of the graph.
@@ -135,19 +161,17 @@ class GradientGraph:
             v: Shape (n_b,).
         """
         self.n_hvp += v.numel() / self.n
-        return self._product(tuple(names), v)
+        return self._summed(tuple(names), v)
 
     def gradients_beside(self, v: Tensor, steps: Sequence[float]) -> list[Tensor]:
         """Return g(θ + s·v), shape (n,), for each s of `steps`; one gradient each."""
-        return differences.gradients_along(self.problem, self.names, v, steps, self._gradient_here)
+        return self._beside(self.names, v, steps)
 
     def difference(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         """Return H_bb v as a forward difference on the gradient held here: one gradient."""
         return differences.forward_difference(
-            self.problem,
-            names,
             v,
-            self._gradient_here,
+            lambda direction, steps: self._beside(names, direction, steps),
             step=self.steps.forward,
             here=self.grad if names == self.names else self.gather(names, self.grad),
         )
@@ -165,22 +189,44 @@ class GradientGraph:
         self._gradient_by_batch(create_graph=False)
         return time.perf_counter() - started
 
+    def _summed(self, names: tuple[str, ...], v: Tensor) -> Tensor:
+        """The product over all ranks; where one has to fall back, all do."""
+        if self.method == "forward_difference":
+            return self.difference(names, v)
+        if self.method == "central_difference":
+            self.steps  # noqa: B018  measured by all ranks together, so before each works alone
+        try:
+            return self.reducer.sum(lambda: self._product(names, v), v)
+        except RuntimeError as error:
+            if self.method not in self._guarded:
+                raise
+            self._refused(error)
+        return self._summed(names, v)
+
+    def _beside(self, names: tuple[str, ...], v: Tensor, steps: Sequence[float]) -> list[Tensor]:
+        """∇L over all ranks, restricted to `names`, at θ + s·v for each s of `steps`."""
+
+        def at(step: float) -> Tensor:
+            here = self._gradient_here
+            return differences.gradients_along(self.problem, names, v, (step,), here)[0]
+
+        return [self.reducer.sum(lambda s=step: at(s), v) for step in steps]
+
     def _product(self, names: tuple[str, ...], v: Tensor) -> Tensor:
+        """This rank's share of the product, without a word to the others."""
         if self.method == "central_difference":
             return differences.central_difference(
                 self.problem, names, v, self._gradient_here, step=self.steps.central
             )
-        if self.method == "forward_difference":
-            return self.difference(names, v)
         if self.method == "forward_over_reverse":
             return differences.forward_over_reverse(self.problem, names, v)
-        try:
-            if self.keep_graph:
-                return self._from_graph(self._grads, names, v)
-            return self._rebuilding(names, v)
-        except RuntimeError as error:
-            self._refused(error)
-        return self._product(names, v)
+        if self.keep_graph:
+            return self._walk(self._grads, names, v)
+        return self._rebuilding(names, v)
+
+    def _walk(self, grads: Sequence[Tensor | None], names: tuple[str, ...], v: Tensor) -> Tensor:
+        params = [self.problem.params[name] for name in names]
+        return along([grads[self._index[name]] for name in names], params, v)
 
     def _refused(self, error: RuntimeError) -> None:
         """Fall back where an operation has no second derivative; explain all else."""
@@ -205,38 +251,13 @@ class GradientGraph:
         self.method, self.fallback_reason = "central_difference", reason
         self._grads = [None if g is None else g.detach() for g in self._grads]
 
-    def _from_graph(
-        self, grads: Sequence[Tensor | None], names: tuple[str, ...], v: Tensor
-    ) -> Tensor:
-        """One backward pass through the gradient's graph, restricted to `names`."""
-        indices = [self._index[name] for name in names]
-        params = [self.problem.params[name] for name in names]
-        parts = v.split([p.numel() for p in params])
-        outputs, directions = [], []
-        for i, param, part in zip(indices, params, parts, strict=True):
-            grad = grads[i]
-            if grad is not None and grad.requires_grad:
-                outputs.append(grad)
-                directions.append(part.view(param.shape))
-        if not outputs:
-            return torch.zeros_like(v)
-        rows = torch.autograd.grad(
-            outputs, params, grad_outputs=directions, retain_graph=True, allow_unused=True
-        )
-        return torch.cat(
-            [
-                torch.zeros_like(part) if row is None else row.detach().reshape(-1)
-                for row, part in zip(rows, parts, strict=True)
-            ]
-        )
-
     def _rebuilding(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         """The same product with one batch's graph in memory at a time."""
         total = torch.zeros_like(v)
         for i in self._batches:
             with self.problem.measuring():
                 _, grads = self._differentiate([i], create_graph=True)
-            total += self._from_graph(grads, names, v)
+            total += self._walk(grads, names, v)
         return total
 
     def _differentiate(
@@ -280,12 +301,8 @@ class GradientGraph:
 
     def _flatten(self, names: Sequence[str], grads: Sequence[Tensor | None]) -> Tensor:
         """Concatenate the gradients of `names`, zeros where there is none."""
-        parts = []
-        for name in names:
-            grad = grads[self._index[name]]
-            empty = torch.zeros_like(self.problem.params[name], requires_grad=False)
-            parts.append((empty if grad is None else grad).reshape(-1))
-        return torch.cat(parts)
+        params = [self.problem.params[name] for name in names]
+        return flat([grads[self._index[name]] for name in names], params)
 
     def _without_graph(self, grads: Sequence[Tensor | None]) -> set[str]:
         """Names whose gradient does not depend on the parameters."""

@@ -13,6 +13,9 @@ from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.evaluation import evaluate, prefix, scalar
 from homotopy_cli.problems.nest import Batch, split_rows
 from homotopy_cli.problems.parameters import Parameters, collect, from_tensors
+from homotopy_cli.problems.reducer import LOCAL, Reducer
+from homotopy_cli.problems.sharded import gathered, originals
+from homotopy_cli.problems.spread import no_terms, over_ranks
 from homotopy_cli.problems.wrappers import (
     MODES,
     Borrowed,
@@ -35,9 +38,10 @@ class Problem:
             tied tensors once, under their first name. The leaves share storage with the
             model's parameters, except copies that another dtype or device made necessary.
         model_params: The same names -> the model's own parameters, for optimizer state.
-        batches: Fixed; floats in `dtype`, integers untouched.
-        weights: n_terms of each batch over their sum; they add to 1.
-        n_params, n_terms: Differentiated numbers; loss terms averaged over.
+        batches: Fixed; floats in `dtype`, integers untouched. Of this rank.
+        weights: Terms of each batch over `n_terms`; they add to 1 over all ranks.
+        n_params, n_terms: Differentiated numbers; loss terms averaged over, on all ranks.
+        reducer: Adds what the ranks compute on their batches; one rank as a rule.
         numels: Name -> count.
         mode: "eval", "train", or "keep" (flags left as they are).
         frozen: Names of parameters that do not require grad.
@@ -72,8 +76,8 @@ class Problem:
         self.numels = {name: leaf.numel() for name, leaf in self.params.items()}
         self.n_params = sum(self.numels.values())
         self.batches = tuple(batches)
-        self.n_terms = sum(counts)
-        self.weights = tuple(count / self.n_terms for count in counts)
+        self.counts = tuple(counts)
+        self.share(LOCAL, sum(counts))
         self.mode, self.seed = mode, seed
         self.criterion_name, self.criterion_reason = loss.name, loss.reason
         self.loss = loss
@@ -82,6 +86,11 @@ class Problem:
         self._again = again
         self._swaps = parameters.swaps
         self._borrowed: Borrowed | None = None
+
+    def share(self, reducer: Reducer, n_terms: int) -> None:
+        """Let each batch weigh its terms over `n_terms`, those of all the reducer's ranks."""
+        self.reducer, self.n_terms = reducer, n_terms
+        self.weights = tuple(count / n_terms for count in self.counts)
 
     @classmethod
     def from_module(
@@ -96,13 +105,15 @@ class Problem:
         seed: int = 0,
         microbatch: int | None = None,
         sources: Sequence[str] | None = None,
+        reducer: Reducer = LOCAL,
     ) -> "Problem":
         """A Problem of a module's trainable parameters.
 
         Args:
-            model: DistributedDataParallel and torch.compile are unwrapped.
+            model: DistributedDataParallel and torch.compile are unwrapped; of a model under
+                FSDP2's fully_shard a copy with whole parameters is made, on every rank.
             loss: See `criteria.resolve_loss`; a callable is loss(model, batch) -> scalar mean.
-            batches: A sequence of batches, each a nest of tensors.
+            batches: A sequence of batches, each a nest of tensors; this rank's own.
             dtype: Of parameters, floating buffers and batches. None: the parameters' own,
                 or float32 where they are half precision or mixed.
             device: None: the parameters' own.
@@ -111,69 +122,75 @@ class Problem:
             microbatch: Rows per chunk; exact for losses that are means over rows, and
                 refused where the chunks do not add up to the whole.
             sources: The batches' file names, for errors.
+            reducer: ProcessGroupReducer() measures the mean over the batches of all ranks,
+                each of which must make the same calls; a rank may be without any loss term.
 
         Raises:
-            ProblemError: No trainable parameter, no batch, every target ignored, or a loss
-                that chunks change.
+            ProblemError: No trainable parameter, no batch, every target ignored, a loss that
+                chunks change, or ranks whose parameters differ.
         """
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}, not one of {', '.join(MODES)}")
         if isinstance(batches, Tensor | Mapping):
             raise TypeError("batches is a sequence of batches; write [batch] for one")
-        model = unwrap(model)
-        parameters = collect(model, dtype, device)
-        given = [cast_floats(batch, parameters.dtype, parameters.device) for batch in batches]
-        names = list(sources or [""] * len(given))
-        if not given:
-            raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
-        resolved = resolve_loss(loss, model=model, batch=given[0])
+        live = unwrap(model)
+        model = gathered(live)
 
-        def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
-            counts = [int(resolved.count(chunk)) for chunk in chunks]
-            kept = [i for i, count in enumerate(counts) if count > 0]
-            if not kept:
-                raise ProblemError(
-                    f"{prefix(labels)}no loss term: the batch is empty or every target is ignored",
-                    hint="give a batch with at least one target that counts",
+        def assemble() -> "Problem":
+            parameters = collect(model, dtype, device)
+            if model is not live:
+                parameters.originals = originals(live, parameters.originals)
+            given = [cast_floats(batch, parameters.dtype, parameters.device) for batch in batches]
+            labels = list(sources or [""] * len(given))
+            if not given and reducer.size == 1:
+                raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
+            resolved = resolve_loss(loss, model=model, batch=given[0] if given else None)
+
+            def again(others: Sequence[Batch]) -> "Problem":
+                return cls.from_module(
+                    live,
+                    resolved,
+                    others,
+                    dtype=dtype,
+                    device=device,
+                    mode=mode,
+                    seed=seed,
+                    microbatch=microbatch,
+                    reducer=reducer,
                 )
-            chunks = [chunks[i] for i in kept]
-            return cls(
-                parameters=parameters,
-                function=lambda i: evaluate(resolved, model, chunks[i], labels[kept[i]]),
-                counts=[counts[i] for i in kept],
-                batches=chunks,
-                mode=mode,
-                seed=seed,
-                loss=resolved,
-                model=model,
-                again=again,
-            )
 
-        def again(others: Sequence[Batch]) -> "Problem":
-            return cls.from_module(
-                model,
-                resolved,
-                others,
-                dtype=dtype,
-                device=device,
-                mode=mode,
-                seed=seed,
-                microbatch=microbatch,
-            )
+            def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
+                counts = [int(resolved.count(chunk)) for chunk in chunks]
+                kept = [i for i, count in enumerate(counts) if count > 0]
+                if not kept and reducer.size == 1:
+                    raise no_terms(prefix(labels))
+                return cls(
+                    parameters=parameters,
+                    function=lambda i: evaluate(resolved, model, chunks[kept[i]], labels[kept[i]]),
+                    counts=[counts[i] for i in kept],
+                    batches=[chunks[i] for i in kept],
+                    mode=mode,
+                    seed=seed,
+                    loss=resolved,
+                    model=model,
+                    again=again,
+                )
 
-        whole = build(given, names)
-        if microbatch is None:
-            return whole
-        pairs = [
-            (chunk, label)
-            for batch, label in zip(given, names, strict=True)
-            for chunk in split_rows(batch, max(1, microbatch))
-        ]
-        if len(pairs) == len(given):
-            return whole
-        chunked = build([chunk for chunk, _ in pairs], [label for _, label in pairs])
-        _check_chunks(whole, chunked, microbatch)
-        return chunked
+            whole = build(given, labels)
+            if microbatch is None:
+                return whole
+            pairs = [
+                (chunk, label)
+                for batch, label in zip(given, labels, strict=True)
+                for chunk in split_rows(batch, max(1, microbatch))
+            ]
+            if len(pairs) == len(given):
+                return whole
+            chunked = build([chunk for chunk, _ in pairs], [label for _, label in pairs])
+            _check_chunks(whole, chunked, microbatch)
+            return chunked
+
+        return over_ranks(assemble, reducer)
 
     @classmethod
     def from_closure(

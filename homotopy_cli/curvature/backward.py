@@ -1,0 +1,38 @@
+"""One backward pass through the graph of a gradient; vectors from gradients by parameter."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def along(grads: Sequence[Tensor | None], params: Sequence[Tensor], v: Tensor) -> Tensor:
+    """Return the derivative of gᵀv, shape (n_b,): zeros where g has no graph.
+
+    Args:
+        grads: g by parameter, with its graph; None where there is no gradient.
+        params: The parameters of one block.
+        v: Shape (n_b,), in their order.
+    """
+    parts = v.split([p.numel() for p in params])
+    outputs, directions = [], []
+    for grad, param, part in zip(grads, params, parts, strict=True):
+        if grad is not None and grad.requires_grad:
+            outputs.append(grad)
+            directions.append(part.view(param.shape))
+    if not outputs:
+        return torch.zeros_like(v)
+    rows = torch.autograd.grad(
+        outputs, params, grad_outputs=directions, retain_graph=True, allow_unused=True
+    )
+    return flat([None if row is None else row.detach() for row in rows], params)
+
+
+def flat(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> Tensor:
+    """Return one vector (n_b,) of gradients by parameter, zeros where there is none."""
+    return torch.cat(
+        [
+            (torch.zeros_like(param, requires_grad=False) if grad is None else grad).reshape(-1)
+            for grad, param in zip(grads, params, strict=True)
+        ]
+    )
