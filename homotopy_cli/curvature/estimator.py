@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from homotopy_cli.curvature import founding
+from homotopy_cli.curvature.agreement import blocks_asked
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.forecast import Forecast, forecast
 from homotopy_cli.curvature.run import Progress, Run
@@ -79,8 +80,10 @@ class CurvatureEstimator:
             self.curvature_history.append(value)
             return value
         with problem.measuring():
-            run = self._run(problem, preconditioner, progress, stop)
-            return run.estimate(partition, self.config.whole if whole is None else whole)
+            whole = self.config.whole if whole is None else whole
+            asked = {"blocks": blocks_asked(partition), "quantities": whole}
+            run = self._run(problem, preconditioner, progress, stop, asked)
+            return run.estimate(partition, whole)
 
     def estimate_layers(
         self,
@@ -102,7 +105,8 @@ class CurvatureEstimator:
             progress: Called with (phase, done, most that may come).
         """
         with problem.measuring():
-            run = self._run(problem, preconditioner, progress)
+            asked = {"blocks": blocks_asked(partition), "quantities": n_trace_probes}
+            run = self._run(problem, preconditioner, progress, asked=asked)
             moments = run.sample_traces(n_trace_probes) if n_trace_probes else None
             return run.layers(partition, moments, run.inv_sqrt)
 
@@ -125,6 +129,7 @@ class CurvatureEstimator:
         preconditioner: Tensor | None,
         progress: Progress | None,
         stop: Callable[[], bool] | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> Run:
         self._n_estimates += 1
         return Run(
@@ -135,4 +140,5 @@ class CurvatureEstimator:
             warm=self._warm if self.config.steps is not None else None,
             report=progress,
             stop=stop,
+            asked=asked,
         )

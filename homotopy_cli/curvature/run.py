@@ -1,15 +1,18 @@
 """One estimate in the making: the gradient's graph, and everything measured on it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from homotopy_cli.curvature.agreement import agree
 from homotopy_cli.curvature.blocks import block_estimates
 from homotopy_cli.curvature.checks import check_kinks, check_products, sentences
 from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.cost import cost_of
 from homotopy_cli.curvature.density import spectral_density
 from homotopy_cli.curvature.ggn import gradient_graph
 from homotopy_cli.curvature.kappa import kappa, noise_floor
@@ -29,11 +32,10 @@ from homotopy_cli.linalg.vectors import dot, norm
 from homotopy_cli.linalg.vectors import generator as seeded
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
-from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, HvpCost
+from homotopy_cli.problems.reducer import LOCAL
+from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue
 
 Progress = Callable[[str, int, int], None]  # phase, done, most that may come
-
-GRAPH_COST, HVP_COST = 1.0, 2.0  # in gradients: FLOPs 3.00 up to the first product, then 2.00
 
 
 class Run:
@@ -48,6 +50,7 @@ class Run:
         report: Called with (phase, done, most that may come); where it has a method
             `layer(record)`, that is called with each row of the per-layer table as it is done.
         stop: Asked between products; True ends the estimate with what is there.
+        asked: What must be the same on all ranks, by name.
     """
 
     def __init__(
@@ -60,12 +63,22 @@ class Run:
         warm: WarmStarts | None,
         report: Progress | None,
         stop: Callable[[], bool] | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
         self.started = time.perf_counter()
         self.config, self.problem, self.seed = config, problem, seed
         self.warm, self.report = warm, report
         self.notes: tuple[str, ...] = ()
-        self.deadline = Deadline.after(self.config.max_seconds, stop)
+        watched = agree(
+            problem.reducer,
+            config=config,
+            seed=seed,
+            warm=warm,
+            asked={"preconditioner": preconditioner is not None} | dict(asked or {}),
+            watched=config.max_seconds is not None or stop is not None,
+        )
+        together = problem.reducer if watched else LOCAL
+        self.deadline = Deadline.after(config.max_seconds, stop, together)
         self.graph = gradient_graph(
             problem,
             self.config.curvature,
@@ -78,7 +91,8 @@ class Run:
         self.param_norm = norm(problem.flat_params())
         self.inv_sqrt = None
         if preconditioner is not None:
-            self.inv_sqrt = inverse_square_root(preconditioner.reshape(-1)).to(self.graph.grad)
+            metric = problem.reducer.first(preconditioner.reshape(-1))
+            self.inv_sqrt = inverse_square_root(metric).to(self.graph.grad)
         if self.config.curvature == "preconditioned" and self.inv_sqrt is None:
             raise ProblemError(
                 "preconditioned curvature needs an optimizer's state, and none was given",
@@ -138,7 +152,7 @@ class Run:
             hessian_norm=size,
             kappa=value,
             kappa_reason=reason,
-            cost=self.cost(),
+            cost=cost_of(graph, config, self.started),
             frobenius_norm=moments.frobenius_norm if moments and config.frobenius else None,
             trace=moments.trace if moments and config.trace else None,
             density=density,
@@ -244,21 +258,6 @@ class Run:
             hessian_norm=size,
             param_norm=self.param_norm,
             n_params=self.graph.n,
-        )
-
-    def cost(self) -> HvpCost:
-        """What it took: counted while training, timed against one gradient otherwise."""
-        graph, seconds = self.graph, time.perf_counter() - self.started
-        if self.config.steps is not None:
-            equivalents = GRAPH_COST + HVP_COST * graph.n_hvp
-        else:
-            equivalents = seconds / max(graph.time_gradient(), 1e-9)
-        return HvpCost(
-            method=graph.method,
-            fallback_reason=graph.fallback_reason,
-            n_hvp=graph.n_hvp,
-            gradient_equivalents=equivalents,
-            seconds=seconds,
         )
 
     def warnings(self, blocks: tuple[BlockEstimate, ...]) -> tuple[str, ...]:

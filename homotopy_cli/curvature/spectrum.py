@@ -19,6 +19,7 @@ from homotopy_cli.linalg.extreme import (
 )
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.thick_restart import restarted_eigenvalues
+from homotopy_cli.problems.reducer import LOCAL, Reducer
 from homotopy_cli.records import Eigenvalue
 
 FAR = 0.5  # a smallest Ritz value above -FAR·λ_max leaves no doubt which end is larger: our choice
@@ -30,17 +31,22 @@ class Deadline:
 
     at: float | None  # time.monotonic(), None = never
     stop: Callable[[], bool] | None = None  # asked between products: True = stop now
+    reducer: Reducer = LOCAL  # ranks that must stop together
 
     @classmethod
-    def after(cls, seconds: float | None, stop: Callable[[], bool] | None = None) -> "Deadline":
+    def after(
+        cls,
+        seconds: float | None,
+        stop: Callable[[], bool] | None = None,
+        reducer: Reducer = LOCAL,
+    ) -> "Deadline":
         """Return the deadline that lies `seconds` from now; None never comes."""
-        return cls(None if seconds is None else time.monotonic() + seconds, stop)
+        return cls(None if seconds is None else time.monotonic() + seconds, stop, reducer)
 
     def passed(self) -> bool:
-        """Whether it is later than that, or `stop` says so."""
-        if self.stop is not None and self.stop():
-            return True
-        return self.at is not None and time.monotonic() >= self.at
+        """Whether it is later than that, or `stop` says so, on any rank."""
+        over = self.at is not None and time.monotonic() >= self.at
+        return self.reducer.any(over or (self.stop is not None and self.stop()))
 
 
 def extremes(

@@ -64,6 +64,10 @@ class WarmStarts:
         if 0.0 < norm(vector) < float("inf"):
             self._vectors[key] = vector / norm(vector)
 
+    def sums(self) -> dict[str, float]:
+        """Return the sum of each vector: what ranks compare."""
+        return {f"{key} ({v.numel()})": v.double().sum().item() for key, v in self._vectors.items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the vectors; plain tensors, loadable with weights_only=True."""
         return dict(self._vectors)
