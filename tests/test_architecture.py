@@ -15,11 +15,12 @@ LAYERS = {
     "problems": {"errors", "recipe", "zoo"},
     "curvature": {"linalg", "problems", "records", "errors"},
     "schedulers": {"curvature", "problems", "records", "errors"},
+    "integrations": {"schedulers", "problems", "errors"},
     "runlog": {"records", "errors"},
     "report": {"runlog", "records", "errors"},
 }
 ALL = {*LAYERS, "training", "_version"}
-LAYERS["training"] = ALL - {"training", "report"}
+LAYERS["training"] = ALL - {"training", "report", "integrations"}
 LAYERS["cli"] = ALL
 THIRD_PARTY = {
     "errors": set(),
@@ -30,6 +31,7 @@ THIRD_PARTY = {
     "problems": {"torch", "numpy", "safetensors"},
     "curvature": {"torch", "numpy"},
     "schedulers": {"torch", "numpy", "plotly"},
+    "integrations": {"torch", "transformers", "pytorch_lightning"},
     "runlog": {"h5py", "numpy"},
     "training": {"torch", "numpy"},
     "report": {"plotly", "numpy"},

@@ -1,0 +1,117 @@
+"""HomotopyCallback for a Lightning Trainer.
+
+    trainer = Trainer(callbacks=[HomotopyCallback()])
+
+The loss is the module's own `training_step`, run again on a slice of the batch with its logging
+silenced. The module's LR scheduler stays; the ceiling lowers its rate where curvature says so.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+
+from homotopy_cli.errors import ProblemError
+from homotopy_cli.integrations.ceiling import BorrowedCeiling
+from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.nest import n_rows
+
+_LOGGED = ("kappa", "lambda_max", "preconditioned_sharpness", "edge_ratio", "ceiling")
+
+
+class HomotopyCallback(Callback):
+    """A curvature ceiling on the learning rate of a LightningModule with one optimizer.
+
+    Under automatic optimization and a precision without a GradScaler. Its state travels in
+    Lightning's checkpoints.
+
+    Args:
+        settings: Keywords of GuardSettings: target, signal, budget, estimation_freq, ...
+
+    Attributes:
+        ceiling: The BorrowedCeiling while training, with `last`, `history` and `factor`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.ceiling: BorrowedCeiling | None = None
+        self._batch: Any = None
+        self._index = 0
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find the optimizer and stand ready."""
+        if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
+            raise ProblemError(
+                f"HomotopyCallback needs automatic optimization of one optimizer, "
+                f"got {len(trainer.optimizers)}",
+                hint="call HomotopyLR's update_curvature in a manual loop instead",
+            )
+        steps = trainer.estimated_stepping_batches
+        known = isinstance(steps, int) and steps > 0
+        settings = ({"total_steps": steps} if known else {}) | self.settings
+        loss = Loss("training_step", self._loss, n_rows)
+        self.ceiling = BorrowedCeiling(trainer.optimizers[0], pl_module, loss, **settings)
+        if self._restored is not None:
+            self.ceiling.load_state_dict(self._restored)
+            self._restored = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
+        """Remember the batch."""
+        self._batch, self._index = batch, index
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Probe if due and lower the rates of the step that follows."""
+        if self.ceiling is None:
+            return
+        self.ceiling.before_step(self._batch)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Log the newest probe as homotopy/NAME."""
+        if self.ceiling is None:
+            return
+        for name in _LOGGED:
+            if name in self.ceiling.last:
+                pl_module.log(f"homotopy/{name}", float(self.ceiling.last[name]))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the hook off; `ceiling` keeps its history."""
+        if self.ceiling is not None:
+            self.ceiling.close()
+        self._batch = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning saves this with every checkpoint."""
+        return {} if self.ceiling is None else self.ceiling.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Taken up when training starts."""
+        self._restored = state_dict or None
+
+    def _loss(self, model: Any, batch: Any) -> torch.Tensor:
+        with _silent(model):
+            result = model.training_step(batch, self._index)
+        loss = result.get("loss") if isinstance(result, Mapping) else result
+        if not isinstance(loss, torch.Tensor):
+            raise ProblemError(
+                f"training_step returned {type(result).__name__}, not a loss",
+                hint='return the loss tensor, or a dict with "loss"',
+            )
+        return loss
+
+
+@contextmanager
+def _silent(model: Any) -> Iterator[None]:
+    """Let `self.log` in training_step do nothing: a probe is no training step."""
+    names = ("log", "log_dict")
+    for name in names:
+        model.__dict__[name] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for name in names:
+            del model.__dict__[name]

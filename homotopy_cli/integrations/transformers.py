@@ -1,0 +1,121 @@
+"""HomotopyCallback for transformers.Trainer.
+
+    trainer = Trainer(model, args, train_dataset=data, callbacks=[HomotopyCallback()])
+
+The Trainer gives callbacks no batch, so a forward hook remembers the last one of the model in
+training. The Trainer's own schedule stays; the ceiling lowers its rate where curvature says so.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from homotopy_cli.errors import ProblemError
+from homotopy_cli.integrations.ceiling import BorrowedCeiling
+from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.nest import n_rows
+from homotopy_cli.problems.wrappers import unwrap
+
+STATE_FILE = "homotopy.pt"  # beside each checkpoint's trainer_state.json
+
+
+class HomotopyCallback(TrainerCallback):
+    """A curvature ceiling on the Trainer's learning rate.
+
+    The model must return its loss, as transformers' models do where labels are given. Probes
+    run on a slice of the last microbatch. State is saved with every checkpoint and restored
+    with `resume_from_checkpoint`.
+
+    Args:
+        settings: Keywords of GuardSettings: target, signal, budget, estimation_freq, ...
+
+    Attributes:
+        ceiling: The BorrowedCeiling while training, with `last`, `history` and `factor`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.ceiling: BorrowedCeiling | None = None
+        self._batch: dict[str, Any] | None = None
+        self._paused = False
+        self._hook: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Hook the model; continue the state of a checkpoint that is resumed."""
+        self._release()
+        optimizer = given["optimizer"]
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+        model = unwrap(given["model"])
+        self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+        settings = {"total_steps": state.max_steps} | self.settings
+        loss = Loss("the model's own", self._loss, n_rows)
+        self.ceiling = BorrowedCeiling(optimizer, model, loss, **settings)
+        saved = _folder(args, state) / STATE_FILE
+        if state.global_step and saved.is_file():
+            self.ceiling.load_state_dict(torch.load(saved, weights_only=True))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Probe if due and lower the rates of the step that follows."""
+        if self.ceiling is None:
+            return
+        if self._batch is None:
+            raise ProblemError(
+                "HomotopyCallback saw no forward pass of the model with keyword arguments",
+                hint="let the Trainer call model(**inputs), or subclass and set the batch",
+            )
+        self.ceiling.before_step(self._batch)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+        """Add the last probe to what the Trainer logs, as homotopy/NAME."""
+        if logs is None or self.ceiling is None or "loss" not in logs:
+            return
+        for name in ("kappa", "lambda_max", "preconditioned_sharpness", "edge_ratio", "ceiling"):
+            if name in self.ceiling.last:
+                logs[f"homotopy/{name}"] = self.ceiling.last[name]
+        logs["homotopy/factor"] = self.ceiling.factor
+        if state.log_history and state.log_history[-1].get("step") == state.global_step:
+            state.log_history[-1].update(
+                {key: value for key, value in logs.items() if key.startswith("homotopy/")}
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Put the state into the checkpoint's folder."""
+        folder = _folder(args, state)
+        if self.ceiling is not None and state.is_world_process_zero and folder.is_dir():
+            torch.save(self.ceiling.state_dict(), folder / STATE_FILE)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Take the hooks off; `ceiling` keeps its history."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        if self.ceiling is not None:
+            self.ceiling.close()
+        self._hook, self._batch = None, None
+
+    def _remember(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if module.training and not self._paused and kwargs:
+            self._batch = kwargs
+
+    def _loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        self._paused = True
+        try:
+            result = model(**batch)
+        finally:
+            self._paused = False
+        loss = result.get("loss") if hasattr(result, "get") else getattr(result, "loss", None)
+        if not isinstance(loss, torch.Tensor):
+            raise ProblemError(
+                f"{type(model).__name__} returned no loss, so there is no curvature to measure",
+                hint="give labels in the batch, so that the model computes its own loss",
+            )
+        return loss
+
+
+def _folder(args: Any, state: Any) -> Path:
+    """Where the Trainer keeps the checkpoint of the present step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

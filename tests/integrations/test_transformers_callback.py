@@ -1,0 +1,117 @@
+"""HomotopyCallback inside a real transformers.Trainer."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from homotopy_cli.errors import ProblemError
+from homotopy_cli.integrations.transformers import STATE_FILE, HomotopyCallback
+
+STEPS = 8
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, labels=True):
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(0, 50, (64, 12), generator=generator)
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        row = {"input_ids": self.tokens[index]}
+        return row | ({"labels": self.tokens[index]} if self.labels else {})
+
+
+def train(folder, *callbacks, lr=0.5, resume=None, **more):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.1
+    )
+    model = GPT2LMHeadModel(config)
+    args = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=STEPS,
+        learning_rate=lr,
+        lr_scheduler_type="linear",
+        per_device_train_batch_size=8,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+        seed=1,
+        **({"save_strategy": "no"} | more),
+    )
+    trainer = Trainer(model=model, args=args, train_dataset=Rows(), callbacks=list(callbacks))
+    used = []  # the rate of every optimizer step, read when it is taken
+    trainer.create_optimizer().register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, used
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("plain"))
+
+
+def test_each_step_uses_the_smaller_of_schedule_and_ceiling(tmp_path, plain):
+    callback = HomotopyCallback(estimation_freq=1, budget=float("inf"), burst=STEPS)
+    _, used = train(tmp_path, callback)
+    rows = callback.ceiling.history.steps
+    schedule = [0.5 * (1 - t / STEPS) for t in range(STEPS)]
+    assert rows.column("schedule_lr") == pytest.approx(schedule)
+    assert used == pytest.approx(rows.column("lr"))
+    assert used[0] < 0.1 * schedule[0]  # 0.5 is far beyond the edge of a fresh GPT
+    assert all(u <= s * (1 + 1e-12) for u, s in zip(used, schedule, strict=True))
+    assert plain[1] == pytest.approx(schedule)
+
+
+def test_the_trainers_log_shows_the_probes(tmp_path):
+    callback = HomotopyCallback(estimation_freq=1, budget=float("inf"), burst=STEPS)
+    trainer, _ = train(tmp_path, callback)
+    logged = [row for row in trainer.state.log_history if "homotopy/edge_ratio" in row]
+    assert len(logged) >= STEPS - 1
+    assert all(0 < row["homotopy/factor"] <= 1 for row in logged)
+
+
+def test_measuring_without_acting_is_bitwise_the_plain_trainer(tmp_path, plain):
+    trainer, used = train(tmp_path, HomotopyCallback(alpha=0.0, estimation_freq=2))
+    assert used == plain[1]
+    before = plain[0].model.state_dict()
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_a_resumed_run_goes_on_with_the_same_ceiling(tmp_path):
+    settings = {"estimation_freq": 2, "budget": float("inf")}
+    whole, used = train(
+        tmp_path / "whole", HomotopyCallback(**settings), save_strategy="steps", save_steps=4
+    )
+    saved = tmp_path / "whole" / "checkpoint-4"
+    assert torch.load(saved / STATE_FILE, weights_only=True)["guard"]["n_steps"] == 4
+    again, rest = train(
+        tmp_path / "whole", HomotopyCallback(**settings), resume=str(saved), save_strategy="no"
+    )
+    assert rest == pytest.approx(used[4:], rel=1e-12)
+    want = whole.model.state_dict()
+    assert all(torch.equal(v, want[k]) for k, v in again.model.state_dict().items())
+
+
+def test_no_hook_stays_behind(tmp_path):
+    callback = HomotopyCallback()
+    trainer, _ = train(tmp_path, callback)
+    assert not trainer.model._forward_pre_hooks
+    assert callback.ceiling.last["preconditioned_sharpness"] > 0
+    assert not callback.ceiling.optimizer._optimizer_step_post_hooks.keys() & {
+        callback.ceiling._hook.id
+    }
+
+
+def test_a_model_without_labels_is_told_what_is_missing(tmp_path):
+    callback = HomotopyCallback()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(ProblemError, match="returned no loss") as caught:
+        callback._loss(model, {"input_ids": torch.zeros(1, 4, dtype=torch.long)})
+    assert "labels" in caught.value.hint
