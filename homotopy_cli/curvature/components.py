@@ -21,7 +21,7 @@ import math
 
 import torch
 
-from homotopy_cli.curvature.components_watch import Watch
+from homotopy_cli.curvature.components_watch import Seen, Watch
 from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import Components
@@ -42,7 +42,8 @@ def measure_components(problem: Problem, *, heads: bool = True) -> Components:
 
     A call site is named by the module that makes the call; "#2" is the second such call within
     one run of that module, "(root)" the model itself, "(loss)" code outside every module. A
-    module that runs several times (shared layers, several batches) is one site, its rows pooled.
+    module that runs several times (shared layers, several batches) is one site, its rows pooled;
+    so are the rows of all ranks, where the problem's batches are spread over several.
     Rows that see no key, and rows that hold NaN while the loss is finite, are left out.
 
     Args:
@@ -58,6 +59,18 @@ def measure_components(problem: Problem, *, heads: bool = True) -> Components:
         ProblemError: The batch does not fit the model.
     """
     watch = Watch(problem.model)
+    seen = problem.reducer.together(lambda: _run(watch, problem))
+    if len(seen) > 1:
+        watch.pool(seen)
+    return Components(
+        attention=tuple(s.record(n, heads=heads) for n, s in watch.named("attention") if s.n_rows),
+        norm=tuple(site.record(name) for name, site in watch.named("norm") if site.sigma.count),
+        cross_entropy=watch.output.record(),
+    )
+
+
+def _run(watch: Watch, problem: Problem) -> Seen:
+    """One forward pass over this rank's batches."""
     with torch.no_grad(), problem.measuring(), watch.watching():
         for index in range(len(problem.batches)):
             watch.restart()
@@ -69,8 +82,4 @@ def measure_components(problem: Problem, *, heads: bool = True) -> Components:
                     + (f", and {first} holds the first NaN or infinity" if first else ""),
                     hint="look at the weights and inputs of that module",
                 )
-    return Components(
-        attention=tuple(s.record(n, heads=heads) for n, s in watch.named("attention") if s.n_rows),
-        norm=tuple(site.record(name) for name, site in watch.named("norm") if site.sigma.count),
-        cross_entropy=watch.output.record(),
-    )
+    return watch.seen()

@@ -68,6 +68,14 @@ class AttentionSite:
         self._normalised_rows += int(chooses.sum())
         return bool((valid | (top == -math.inf)).all())
 
+    def absorb(self, other: "AttentionSite") -> None:
+        """Pool the rows of another rank."""
+        self._largest = torch.maximum(self._largest, other._largest)
+        self._entropy += other._entropy
+        self._rows += other._rows
+        self._normalised += other._normalised
+        self._normalised_rows += other._normalised_rows
+
     def record(self, name: str, *, heads: bool) -> AttentionComponent:
         """The site as plain numbers; per head only when `heads`."""
         largest = self._largest.max().item()

@@ -31,6 +31,12 @@ class NormSite:
             self.sigma.add(values.clamp(min=0).sqrt())
         return bool(finite.all())
 
+    def absorb(self, other: "NormSite") -> None:
+        """Pool the rows of another rank."""
+        self.sigma.absorb(other.sigma)
+        self._var_min = min(self._var_min, other._var_min)
+        self._eps_over_var = max(self._eps_over_var, other._eps_over_var)
+
     def record(self, name: str) -> NormComponent:
         """The site as plain numbers; eps_over_var is inf where a variance is 0 and eps is not."""
         overflows = self._var_min < 1e-308

@@ -59,6 +59,12 @@ class OutputSite:
         self._p.add(chosen[valid].double().exp())
         return bool(valid.all())
 
+    def absorb(self, other: "OutputSite") -> None:
+        """Pool the rows of another rank."""
+        self._p.absorb(other._p)
+        self._log_z += other._log_z
+        self._max_logit = max(self._max_logit, other._max_logit)
+
     def record(self) -> CrossEntropyComponent | None:
         """The output as plain numbers; None if no row counted."""
         if not self._p.count:

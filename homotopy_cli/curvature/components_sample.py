@@ -37,9 +37,32 @@ class Sample:
         old = self._keys
         if old is None:
             old = self._generator.random(values.size - n_new)
-        keys = np.concatenate([old, self._generator.random(n_new)])
+        self._trim(values, np.concatenate([old, self._generator.random(n_new)]))
+
+    def _trim(self, values: np.ndarray, keys: np.ndarray) -> None:
+        if keys.size <= self.capacity:
+            self._values, self._keys = [values], keys
+            return
         kept = np.argpartition(keys, keys.size - self.capacity)[-self.capacity :]
         self._values, self._keys = [values[kept]], keys[kept]
+
+    def absorb(self, other: "Sample") -> None:
+        """Take what another sample of the same capacity has seen, as if it had come here."""
+        if not other.count:
+            return
+        keyed = self.count + other.count > self.capacity
+        values, keys = [], []
+        for sample in (self, other):
+            own = np.concatenate([np.empty(0), *sample._values])
+            values.append(own)
+            if keyed:
+                drawn = sample._keys
+                keys.append(sample._generator.random(own.size) if drawn is None else drawn)
+        self.count += other.count
+        self.smallest = min(self.smallest, other.smallest)
+        self._values = values
+        if keyed:
+            self._trim(np.concatenate(values), np.concatenate(keys))
 
     def quantile(self, q: float) -> float:
         """The q-quantile, linear between order statistics."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -40,6 +40,10 @@ class Frame:
     calls: Counter[str] = field(default_factory=Counter)
 
 
+Key = tuple[str, str, int, str]  # module, kind, number of the call, variant
+Seen = tuple[dict[Key, AttentionSite | NormSite], OutputSite]
+
+
 class Watch(TorchFunctionMode):
     """Collects sites while `watching()`; the calls themselves run as they would without it.
 
@@ -51,7 +55,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.output = OutputSite()
         self.first_non_finite = ""
-        self._sites: dict[tuple[str, str, int, str], AttentionSite | NormSite] = {}
+        self._sites: dict[Key, AttentionSite | NormSite] = {}
         self._names: dict[int, tuple[nn.Module, str]] = {}  # the module kept, so that id is its own
         if model is not None:
             self._learn(model, "")
@@ -83,6 +87,21 @@ class Watch(TorchFunctionMode):
         """Another batch begins: the same sites are met again, in the same order."""
         self._frames = [Frame(None, "(loss)")]
         self._origins.clear()
+
+    def seen(self) -> Seen:
+        """What was collected, without the model: to be pooled with other ranks'."""
+        return self._sites, self.output
+
+    def pool(self, others: Sequence[Seen]) -> None:
+        """Put the rows that each rank has seen in place of this rank's own."""
+        self._sites, self.output = {}, OutputSite()
+        for sites, output in others:
+            self.output.absorb(output)
+            for key, site in sites.items():
+                if key in self._sites:
+                    self._sites[key].absorb(site)
+                else:
+                    self._sites[key] = site
 
     def named(self, kind: str) -> list[tuple[str, Any]]:
         """(name, site) of a kind, in the order of first use; names do not repeat."""

@@ -16,6 +16,7 @@ from homotopy_cli.errors import ProblemError
 from homotopy_cli.linalg.hutchinson import mean_with_error
 from homotopy_cli.linalg.vectors import dot, norm
 from homotopy_cli.problems.problem import Problem
+from homotopy_cli.problems.reducer import LOCAL
 from homotopy_cli.records import Moment, NoiseEstimate
 
 
@@ -53,6 +54,7 @@ def gradient_noise(
 
     Args:
         problem: At least 3 batches, each drawn independently; their terms are exchangeable.
+            Those of all ranks count.
         sharpness: One Hessian product for each batch.
         method: Kind of product.
 
@@ -60,18 +62,14 @@ def gradient_noise(
         ProblemError: Fewer than 3 batches.
     """
     require_batches(problem)
-    k = len(problem.batches)
-    terms = torch.tensor([w * problem.n_terms for w in problem.weights], dtype=torch.float64)
-    grads, quotients = [], []
-    for i in range(k):
-        graph = GradientGraph(_Single(problem, i), method=method, keep_graph=sharpness)
-        with problem.measuring():
-            length = norm(graph.grad)
-            if sharpness and length > 0.0:
-                direction = graph.grad / length
-                quotients.append(dot(direction, graph.hvp(direction)))
-        grads.append(graph.grad)
-    grams = torch.tensor([[dot(a, b) for b in grads] for a in grads], dtype=torch.float64)
+    own = len(problem.batches)
+    grads: list[Tensor] = []
+    found = problem.reducer.together(
+        lambda: [_one(problem, i, grads, sharpness, method) for i in range(own)]
+    )
+    quotients = [q for of_rank in found for _, q in of_rank if q is not None]
+    terms = torch.tensor([n for of_rank in found for n, _ in of_rank], dtype=torch.float64)
+    grams, k = _grams(problem, grads, [len(of_rank) for of_rank in found]), len(terms)
     sums = _Sums(terms, grams)
     signal, scatter = sums.without()
     leave_one = [sums.without(i) for i in range(k)]
@@ -97,11 +95,45 @@ def gradient_noise(
     )
 
 
+def _one(
+    problem: Problem, index: int, grads: list[Tensor], sharpness: bool, method: Method
+) -> tuple[float, float | None]:
+    """(terms, g'Hg/‖g‖²) of one batch of this rank; its gradient goes into `grads`."""
+    graph = GradientGraph(_Single(problem, index), method=method, keep_graph=sharpness)
+    grads.append(graph.grad)
+    quotient = None
+    with problem.measuring():
+        length = norm(graph.grad)
+        if sharpness and length > 0.0:
+            direction = graph.grad / length
+            quotient = dot(direction, graph.hvp(direction))
+    return float(problem.counts[index]), quotient
+
+
+def _grams(problem: Problem, grads: list[Tensor], counts: list[int]) -> Tensor:
+    """g_i'g_j between all batches of all ranks, (k, k); one all-reduce for each foreign batch."""
+    reducer, columns = problem.reducer, []
+    like = problem.flat_params()
+    for rank, count in enumerate(counts):
+        for i in range(count):
+            mine = rank == reducer.rank
+            g = reducer.sum(
+                lambda i=i, mine=mine: grads[i].clone() if mine else torch.zeros_like(like), like
+            )
+            columns.append([dot(g, h) for h in grads])
+    rows = reducer.together(lambda: columns)
+    return torch.tensor(
+        [[x for of_rank in rows for x in of_rank[j]] for j in range(sum(counts))],
+        dtype=torch.float64,
+    )
+
+
 def require_batches(problem: Problem) -> None:
-    """Refuse a problem whose gradient noise cannot be told: fewer than 3 batches."""
-    if len(problem.batches) < 3:
+    """Refuse a problem whose gradient noise cannot be told: fewer than 3 batches on all ranks."""
+    n_batches = sum(problem.reducer.together(lambda: len(problem.batches)))
+    if n_batches < 3:
         raise ProblemError(
-            f"gradient noise needs at least 3 batches, got {len(problem.batches)}",
+            f"gradient noise needs at least 3 batches, got {n_batches}",
             hint="give --batch three times or more, or split one with --microbatch",
         )
 
@@ -119,6 +151,7 @@ class _Single:
     def __init__(self, whole: Problem, index: int) -> None:
         self._whole, self._index = whole, index
         self.batches, self.weights = (whole.batches[index],), (1.0,)
+        self.reducer = LOCAL
 
     def batch_loss(self, index: int) -> Tensor:
         return self._whole.batch_loss(self._index)
