@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from homotopy_cli.errors import ProblemError
+from homotopy_cli.problems.sharded import full
 
 _FAMILIES = {
     "adam": "adam",
@@ -55,7 +56,8 @@ def preconditioner(
     for param, grad in zip(params, grads, strict=True):
         group = groups.get(id(param))
         state = optimizer.state.get(param, {}) if group is not None else {}
-        parts.append(_diagonal(family, group, state, param, grad if include_gradient else None))
+        counted = grad if include_gradient else None
+        parts.append(_diagonal(family, group, *_whole(state, param, counted)))
     return _joined(parts, params, type(optimizer).__name__)
 
 
@@ -104,6 +106,14 @@ def saved_preconditioner(
         for (index, group), param, grad in zip(numbered, params, grads, strict=True)
     ]
     return _joined(parts, params, family or known)
+
+
+def _whole(
+    state: Mapping[str, Any], param: Tensor, grad: Tensor | None
+) -> tuple[Mapping[str, Any], Tensor, Tensor | None]:
+    """State, parameter and gradient with the shards of all ranks put together (FSDP2)."""
+    entries = {k: full(v) if isinstance(v, Tensor) else v for k, v in state.items()}
+    return entries, full(param.detach()), None if grad is None else full(grad)
 
 
 def _family(kind: type) -> str:
@@ -201,7 +211,9 @@ def _joined(parts: list[Tensor | None], params: Sequence[Tensor], name: str) -> 
         )
     return torch.cat(
         [
-            torch.full_like(param.detach(), math.inf).reshape(-1) if part is None else part
+            torch.full((param.numel(),), math.inf, dtype=param.dtype, device=param.device)
+            if part is None
+            else part
             for part, param in zip(parts, params, strict=True)
         ]
     )

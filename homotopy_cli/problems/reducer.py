@@ -151,6 +151,13 @@ class ProcessGroupReducer:
         return [result for result, _ in reports]
 
 
+def each(reducer: Reducer, compute: Callable[[], T]) -> T:
+    """Return what `compute` returns here, of any kind; where it fails on one rank, all raise."""
+    kept: list[T] = []
+    reducer.together(lambda: kept.append(compute()))
+    return kept[0]
+
+
 _Told = tuple[str, str, str]  # class name, message, hint
 
 

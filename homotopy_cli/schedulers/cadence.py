@@ -65,13 +65,18 @@ class Cadence:
         """Last step of the start: small slices, more Lanczos steps, no averaging."""
         return max(self.burst - 1, *GUARANTEED)
 
+    def wants(self, step: int) -> bool:
+        """Whether the plan has a probe at this step, if it can be afforded."""
+        planned = self.in_burst(step) or step - self.last_probe >= self.period
+        return step > self.last_probe and planned
+
     def due(self, step: int, cost: float) -> bool:
         """Whether to probe at optimizer step `step` for a predicted `cost` in G."""
         if step <= self.last_probe:
             return False
         if step in GUARANTEED:
             return True
-        wanted = self.in_burst(step) or step - self.last_probe >= self.period
+        wanted = self.wants(step)
         if wanted and self.spent + cost > self.allowance(step):
             self.n_denied += 1
             return False

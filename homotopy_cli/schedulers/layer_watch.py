@@ -6,6 +6,7 @@ from typing import Any
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.schedulers.cadence import Cadence, probe_cost
 from homotopy_cli.schedulers.probing import CurvatureProbe, Effort, LayerMeasurement, slice_size
+from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings
 
 FIRST_COST = 3.0  # G that the first per-layer probe may cost whatever the budget
@@ -39,7 +40,7 @@ class LayerWatch:
     ) -> bool:
         """Whether the account, or a grant in G, has room for so many products on such a slice."""
         rows = max(1, n_rows(batch))
-        cost = probe_cost(slice_size(rows, fraction) / rows, n_products)
+        (cost,) = mean_over_ranks([probe_cost(slice_size(rows, fraction) / rows, n_products)])
         return cost <= max(grant, self.cadence.allowance(step) - self.cadence.spent)
 
     def measure(

@@ -40,16 +40,16 @@ def group_metric(
     held = {id(q): rate for group, rate in _pairs(optimizer, rates) for q in group["params"]}
     if not differ(rates) and all(id(q) in held for q in params):
         if p is None and always:
-            return torch.cat([torch.ones_like(q.detach()).reshape(-1) for q in params])
+            return torch.cat([_filled(q, 1.0) for q in params])
         return p
     top = max(rates)
-    weights = torch.cat(
-        [
-            torch.full_like(q.detach(), _weight(top, held.get(id(q), 0.0))).reshape(-1)
-            for q in params
-        ]
-    )
+    weights = torch.cat([_filled(q, _weight(top, held.get(id(q), 0.0))) for q in params])
     return weights if p is None else p * weights
+
+
+def _filled(parameter: Tensor, value: float) -> Tensor:
+    """One number for every entry of a parameter; of a sharded one, for all of its entries."""
+    return torch.full((parameter.numel(),), value, dtype=parameter.dtype, device=parameter.device)
 
 
 def _pairs(optimizer: Optimizer, rates: Sequence[float]) -> list[tuple[dict, float]]:

@@ -19,9 +19,11 @@ from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, map_tensors, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
+from homotopy_cli.problems.reducer import each
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.cadence import probe_cost
+from homotopy_cli.schedulers.ranks import all_ranks
 
 LossLike = Loss | Callable[..., Tensor] | str | None
 Metric = Callable[[list[Tensor]], Tensor | None]  # live parameters -> diagonal P, or None for I
@@ -112,7 +114,8 @@ class CurvatureProbe:
         """
         started = time.perf_counter()
         problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
-        diagonal = metric(list(problem.model_params.values()))
+        live = list(problem.model_params.values())
+        diagonal = each(problem.reducer, lambda: metric(live))
         self.estimator.config = replace(
             self.estimator.config, steps=effort.steps, cold_steps=effort.steps
         )
@@ -137,7 +140,10 @@ class CurvatureProbe:
         partition = self._partition(problem)
         estimator = self.layer_estimator if metric is None else self.scaled_layer_estimator
         estimator.config = replace(estimator.config, steps=effort.steps, cold_steps=effort.steps)
-        diagonal = None if metric is None else metric(list(problem.model_params.values()))
+        live = list(problem.model_params.values())
+        diagonal = None
+        if metric is not None:
+            diagonal = each(problem.reducer, lambda: metric(live))
         blocks = estimator.estimate_layers(problem, partition, preconditioner=diagonal)
         found = {
             "layer_kappa": _array(b.kappa for b in blocks),
@@ -192,11 +198,21 @@ class CurvatureProbe:
     def _problem(
         self, batch: Batch, fraction: float, *, paired: bool, step: int
     ) -> tuple[Problem, float]:
-        part, share = take_rows(batch, fraction)
-        loss = self._loss(part, paired=paired)
-        seed = self.seed + step
-        problem = Problem.from_module(self.model, loss, [part], mode="keep", seed=seed)
+        """The mean loss over a slice of every rank's batch, and the slices' share of all rows."""
+        reducer = all_ranks()
+        part, loss = each(reducer, lambda: self._part(batch, fraction, paired=paired))
+        problem = Problem.from_module(
+            self.model, loss, [part], mode="keep", seed=self.seed + step, reducer=reducer
+        )
+        taken = reducer.together(lambda: (n_rows(part), n_rows(batch)))
+        share = sum(some for some, _ in taken) / sum(rows for _, rows in taken)
         return problem, share
+
+    def _part(
+        self, batch: Batch, fraction: float, *, paired: bool
+    ) -> tuple[Batch, Loss | Callable[[nn.Module, Batch], Tensor]]:
+        part = take_rows(batch, fraction)[0]
+        return part, self._loss(part, paired=paired)
 
     def _loss(self, batch: Batch, *, paired: bool) -> Loss | Callable[[nn.Module, Batch], Tensor]:
         if self.loss_fn is None or isinstance(self.loss_fn, str):

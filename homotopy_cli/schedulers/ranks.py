@@ -1,14 +1,21 @@
-"""One learning rate on all ranks: what each measured on its own batch is averaged."""
+"""One learning rate on all ranks: a probe measures the mean loss over all ranks' batches."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 
+from homotopy_cli.problems.reducer import LOCAL, ProcessGroupReducer, Reducer
+
 
 def world_size() -> int:
     """Ranks of the default process group; 1 where there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_ranks() -> Reducer:
+    """The default process group's ranks, or this one where there is none."""
+    return ProcessGroupReducer() if world_size() > 1 else LOCAL
 
 
 def mean_over_ranks(values: Sequence[float]) -> list[float]:
