@@ -117,7 +117,9 @@ class Ceiling(Spec):
     """What every curvature-driven scheduler may be told."""
 
     inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
-    target: Positive | None = _own("edge ratio lr·λ/threshold to stay under; default 0.9")
+    target: Positive | None = _own(
+        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1.5"
+    )
     alpha: NonNegative | None = _own(
         "strength; 1 is an exact ceiling, 0 only measures; default 1.0"
     )
@@ -149,6 +151,13 @@ class Homotopy(Ceiling):
     """lr = schedule / (1 + alpha·max(0, ratio/target − 1)), ratio = schedule·λ/threshold."""
 
     name: Literal["homotopy"] = "homotopy"
+    mode: Literal["guard", "auto"] | None = _own(
+        "guard limits the schedule; auto measures rate, warmup and peak, and needs no "
+        "learning rate; default guard"
+    )
+    warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.1")
+    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.6")
+    final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 
 
 class AdaptiveHomotopy(Ceiling):
@@ -183,8 +192,9 @@ class CurvatureAdaptive(Ceiling):
     """Like homotopy, with settings ready made: keep the schedule's warmup, or replace it."""
 
     name: Literal["curvature_adaptive"] = "curvature_adaptive"
-    mode: Literal["guard", "auto-warmup"] | None = _own(
-        "guard: directional signal, target 1; auto-warmup: target 0.25; default neither"
+    mode: Literal["guard", "auto-warmup", "auto"] | None = _own(
+        "guard: directional signal, target 1; auto-warmup: target 0.25; auto: as homotopy's; "
+        "default none of them"
     )
     adaptation_rate: Share | None = _own("1 − smoothing; default 0.1")
 

@@ -5,6 +5,7 @@
     baselines    constant, cosine, linear, step, wsd, to compose with and to compare against
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
+    ramp         rates that are measured: the schedule of mode auto (no torch)
     probing      one probe: a slice of the batch -> Problem -> estimate -> plain numbers
     layer_watch  per-layer probes on an account of their own
     guard        probe + cadence + limits + events: the engine that every class below drives

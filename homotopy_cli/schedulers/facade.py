@@ -15,6 +15,7 @@ from homotopy_cli.schedulers.homotopy import HomotopyLR
 MODES: dict[str, dict[str, Any]] = {
     "guard": {"signal": "directional", "target": 1.0},
     "auto-warmup": {"signal": "auto", "target": 0.25},
+    "auto": {"mode": "auto"},
 }
 _CAPTURED = {"args", "kwargs", "targets"}
 
@@ -41,8 +42,8 @@ class CurvatureAdaptiveLR(HomotopyLR):
             A problems.criteria.Loss, or its name, with update_curvature(batch=...).
         adaptation_rate: How fast the average follows, per step: 1 - smoothing.
         mode: "guard" leaves warmup to the inner schedule and reacts to real crossings only
-            (directional signal, target 1); "auto-warmup" replaces it (target 0.25). None keeps
-            HomotopyLR's defaults. Keywords given win.
+            (directional signal, target 1); "auto-warmup" replaces it (target 0.25); "auto" is
+            HomotopyLR's: no learning rate needed. None keeps its defaults. Keywords given win.
         settings: Keywords of HomotopyLR.
     """
 

@@ -1,6 +1,7 @@
 """HomotopyLR: a schedule under a curvature ceiling."""
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -9,7 +10,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.probing import LossLike
+from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
+
+TARGETS = {"guard": 0.9, "auto": 1.5}  # under auto the ramp itself holds at 0.9
 
 
 class HomotopyLR(CurvatureScheduler):
@@ -28,9 +32,18 @@ class HomotopyLR(CurvatureScheduler):
     A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
     by at most `release` per step. A failed probe keeps the last ceiling.
 
+    With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
+    share of the measured edge, rises in proportion to the step through the first `warmup` of the
+    run while the edge ratio stays low, and then decays by half a cosine (see ramp.py). The
+    groups' rates then only say how the groups relate to each other.
+
     Args:
         optimizer, model, loss_fn, base_lr, inner, enabled, estimator, last_epoch: See
-            CurvatureScheduler.
+            CurvatureScheduler. Mode auto has neither base_lr nor inner.
+        mode: "guard" limits the schedule that is given; "auto" makes its own.
+        warmup: Share of total_steps at which mode auto stops raising the rate.
+        start_ratio: Edge ratio at which mode auto starts.
+        final: Last rate of mode auto over its peak.
         curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
             "kappa" and nothing is given.
         alpha: Strength of the founding formula; 0 measures without acting.
@@ -41,9 +54,10 @@ class HomotopyLR(CurvatureScheduler):
         signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
             and sharpness for the rest, and says so in an event. "directional" is u'Hu/u'Pu along
             u = P⁻¹g: the least cautious, it reacts to a real crossing only.
-        target: Edge ratio to stay under. On a 4-layer character GPT (500 steps, 3 seeds, cosine
-            with 40 steps of warmup inside) the mean validation loss at peak rates 3e-3 / 3e-2
-            was 1.93 / 1.83 at target 0.7, 1.90 / 1.76 at 1.0, 1.87 / 1.90 at 1.5, and
+        target: Edge ratio to stay under; None takes 0.9, or 1.5 in mode auto. On a 4-layer
+            character GPT (500 steps, 3 seeds, cosine with 40 steps of warmup inside) the mean
+            validation loss at peak rates 3e-3 / 3e-2 was 1.93 / 1.83 at target 0.7,
+            1.90 / 1.76 at 1.0, 1.87 / 1.90 at 1.5, and
             1.86 / 1.99 without a ceiling; single seeds differ by 0.1. At 1 a quadratic no
             longer converges, hence 0.9.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
@@ -81,7 +95,11 @@ class HomotopyLR(CurvatureScheduler):
         estimation_freq: int = 10,
         smoothing: float = 0.9,
         signal: Signal = "auto",
-        target: float = 0.9,
+        target: float | None = None,
+        mode: Literal["guard", "auto"] = "guard",
+        warmup: float = 0.1,
+        start_ratio: float = 0.6,
+        final: float = 0.1,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,
         total_steps: int = 0,
@@ -99,9 +117,20 @@ class HomotopyLR(CurvatureScheduler):
         estimator: CurvatureEstimator | None = None,
         last_epoch: int = -1,
     ) -> None:
+        if mode not in TARGETS:
+            raise ValueError(f"mode is {mode!r}: one of {', '.join(TARGETS)}")
+        self.ramp = None
+        if mode == "auto":
+            if base_lr is not None or inner is not None or not enabled:
+                raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
+            if type(self)._after_probe is not HomotopyLR._after_probe:
+                raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
+            self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final=final)
+            base_lr = 1.0
+            burst = START + 1 if burst is None else burst
         settings = GuardSettings(
             signal=signal,
-            target=target,
+            target=TARGETS[mode] if target is None else target,
             curvature_target=curvature_target,
             alpha=alpha,
             smoothing=smoothing,
@@ -130,3 +159,35 @@ class HomotopyLR(CurvatureScheduler):
             estimator=estimator,
             last_epoch=last_epoch,
         )
+
+    def _has_warmup(self) -> bool:
+        return self.ramp is not None or super()._has_warmup()
+
+    def _scheduled(self, step: int) -> list[float]:
+        """Under auto the groups' rates relative to the largest, times the measured one."""
+        plan = super()._scheduled(step)
+        if self.ramp is None:
+            return plan
+        rate = self.ramp(self._guard.n_steps if hasattr(self, "_guard") else 0)
+        return [share * rate for share in plan]
+
+    def _after_probe(self, batch: Any, *, paired: bool) -> None:
+        if self.ramp is None:
+            return
+        guard, starting = self._guard, self.ramp.slope is None
+        self.ramp.take(guard.last_step, guard.sharpness, guard.ceiling.threshold(guard.last_step))
+        if starting and self.ramp.slope is not None:
+            peak = self.ramp.slope * (self.ramp.ramp_steps + 1)
+            text = f"rate {self.ramp.rate:.3g} rises towards {peak:.3g} at step "
+            guard.events.add(guard.last_step, "info", "RAMP", f"{text}{self.ramp.ramp_steps}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """CurvatureScheduler's, and the ramp."""
+        state = super().state_dict()
+        return state if self.ramp is None else state | {"ramp": self.ramp.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue bitwise."""
+        if self.ramp is not None:
+            self.ramp.load_state_dict(state_dict["ramp"])
+        super().load_state_dict(state_dict)

@@ -1,0 +1,202 @@
+"""Mode auto: rates that are measured, on quadratics whose edge is known and on a small net."""
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from homotopy_cli.schedulers.adaptive import AdaptiveHomotopyLR
+from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.ramp import START, UNMEASURED, MeasuredRamp
+
+
+def follow(ramp, curvature, steps, every=5, threshold=2.0):
+    """Rates of a run in which λ(t, rate) is measured in the start and then every few steps."""
+    rates = []
+    for t in range(steps):
+        if t <= START or t % every == 0:
+            ramp.take(t, curvature(t, ramp(t)), threshold)
+        rates.append(ramp(t))
+    return rates
+
+
+def test_it_starts_at_its_share_of_the_edge():
+    ramp = MeasuredRamp(1000, share=0.6)
+    assert ramp(0) == UNMEASURED and not ramp.measured
+    ramp.take(0, 50.0, 2.0)
+    assert ramp(0) == pytest.approx(0.6 * 2.0 / 50.0)
+
+
+def test_a_constant_edge_stops_the_rise_near_it_and_the_decay_ends_at_its_share():
+    rates = follow(MeasuredRamp(1000, share=0.3), lambda t, rate: 50.0, 1000)
+    assert max(rates) == pytest.approx(0.9 * 0.04)  # the edge is at 2/50
+    assert rates[-1] == pytest.approx(0.1 * rates[100], rel=1e-6)
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(rates[100:]))
+
+
+def test_where_the_edge_gives_way_the_rise_is_a_straight_line():
+    """λ ~ 1/rate, as in a network that adapts to the rate in use."""
+    ramp = MeasuredRamp(2000, warmup=0.25)
+    rates = follow(ramp, lambda t, rate: 0.5 * 2.0 / max(rate, 1e-3 * (t + 1)), 500)
+    slopes = [rates[t] / (t + 1) for t in range(START + 1, 500)]
+    assert max(slopes) == pytest.approx(min(slopes), rel=1e-9)
+
+
+def test_a_ratio_that_stays_above_the_cut_lowers_the_rate_and_a_single_one_does_not():
+    calm = MeasuredRamp(2000, warmup=0.5)
+    follow(calm, lambda t, rate: 1.0 / (t + 1), 300)
+    before = calm(300)
+    calm.take(300, 0.5 * 2.0 / before, 2.0)
+    single = calm(300)
+    assert single == before
+    for t in range(301, 311):
+        calm.take(t, 3.0 * 2.0 / calm(t), 2.0)
+    assert calm(311) < 0.7 * before
+
+
+def test_early_rates_cannot_jump_by_more_than_eight():
+    rates = follow(MeasuredRamp(1000), lambda t, rate: 1e9 if t == 0 else 1.0, 5)
+    assert all(b / a <= 8.0 + 1e-9 for a, b in pairwise(rates))
+
+
+def test_negative_curvature_gives_a_finite_rate():
+    rates = follow(MeasuredRamp(100), lambda t, rate: -5.0 if t < 3 else 5.0, 40)
+    assert all(math.isfinite(rate) and rate > 0.0 for rate in rates)
+
+
+def test_an_unknown_length_ramps_and_then_stays():
+    ramp = MeasuredRamp(0, fallback_ramp=50)
+    rates = follow(ramp, lambda t, rate: 0.1 / (t + 1), 200)
+    assert rates[60] == rates[199] == max(rates)
+
+
+def test_the_state_is_plain_and_continues_bitwise():
+    def curvature(t, rate):
+        return 3.0 + math.sin(t)
+
+    whole = follow(MeasuredRamp(300), curvature, 120)
+    half = MeasuredRamp(300)
+    follow(half, curvature, 60)
+    state = half.state_dict()
+    assert all(v is None or isinstance(v, int | float | list) for v in state.values())
+    rest = MeasuredRamp(300)
+    rest.load_state_dict(state)
+    for t in range(60, 120):
+        if t % 5 == 0:
+            rest.take(t, curvature(t, rest(t)), 2.0)
+        assert rest(t) == whole[t]
+
+
+def quadratic(eigenvalues, optimizer=torch.optim.SGD, **settings):
+    a = torch.tensor(eigenvalues)
+    model = nn.Linear(len(eigenvalues), 1, bias=False)
+    model.weight.data.fill_(1.0)
+    made = optimizer(model.parameters(), lr=123.0, **settings)
+
+    def loss(m, batch):
+        return 0.5 * (a * m.weight[0] ** 2).sum()
+
+    return model, made, loss
+
+
+def run(model, optimizer, loss, steps, **settings):
+    scheduler = HomotopyLR(
+        optimizer, model, loss, mode="auto", total_steps=steps, budget=math.inf, **settings
+    )
+    batch, rates = torch.zeros(8, 1), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss(model, batch)
+        value.backward()
+        scheduler.update_curvature(batch=batch)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return scheduler, rates, float(loss(model, batch).detach())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.AdamW, {"weight_decay": 0.0}),
+    ],
+)
+def test_it_solves_a_quadratic_without_a_learning_rate(optimizer, settings):
+    model, made, loss = quadratic([100.0, 30.0, 10.0, 3.0, 1.0], optimizer, **settings)
+    start = float(loss(model, None).detach())
+    _, rates, end = run(model, made, loss, 300)
+    assert end < 1e-4 * start
+    if optimizer is torch.optim.SGD:
+        edge = 2.0 * (1.0 + settings.get("momentum", 0.0)) / 100.0
+        assert max(rates) <= 0.91 * edge
+
+
+def test_group_rates_only_tell_how_groups_relate():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    groups = [
+        {"params": model[0].parameters(), "lr": 7.0},
+        {"params": model[2].parameters(), "lr": 0.7},
+    ]
+    optimizer = torch.optim.SGD(groups)
+    x, y = torch.randn(16, 4), torch.randn(16, 1)
+
+    def loss(m, batch):
+        return ((m(batch[0]) - batch[1]) ** 2).mean()
+
+    scheduler = HomotopyLR(optimizer, model, loss, mode="auto", total_steps=30)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss(model, (x, y)).backward()
+        scheduler.update_curvature(batch=(x, y))
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first == pytest.approx(10.0 * second)
+        optimizer.step()
+        scheduler.step()
+    assert any(event.code == "RAMP" for event in scheduler._guard.events.drain())
+
+
+def test_resume_is_bitwise():
+    def build():
+        return quadratic([40.0, 7.0, 1.0], torch.optim.AdamW)
+
+    model, optimizer, loss = build()
+    settings = {"mode": "auto", "total_steps": 60, "budget": math.inf}
+    scheduler = HomotopyLR(optimizer, model, loss, **settings)
+    batch, saved = torch.zeros(8, 1), None
+
+    def step(model, optimizer, scheduler):
+        optimizer.zero_grad()
+        loss(model, batch).backward()
+        scheduler.update_curvature(batch=batch)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+        return rate
+
+    rates = []
+    for t in range(60):
+        if t == 25:
+            saved = copy.deepcopy([p.state_dict() for p in (model, optimizer, scheduler)])
+        rates.append(step(model, optimizer, scheduler))
+    again, other, _ = build()
+    again.load_state_dict(saved[0])
+    resumed = HomotopyLR(other, again, loss, **settings)
+    other.load_state_dict(saved[1])
+    resumed.load_state_dict(saved[2])
+    assert [step(again, other, resumed) for _ in range(25, 60)] == rates[25:]
+    assert torch.equal(again.weight, model.weight)
+
+
+def test_what_contradicts_mode_auto_is_refused():
+    model, optimizer, loss = quadratic([1.0, 2.0])
+    with pytest.raises(ValueError, match="no base_lr, inner or enabled=False"):
+        HomotopyLR(optimizer, model, loss, mode="auto", base_lr=0.1)
+    with pytest.raises(ValueError, match="AdaptiveHomotopyLR has no mode auto"):
+        AdaptiveHomotopyLR(optimizer, model, loss, mode="auto")
+    with pytest.raises(ValueError, match="one of guard, auto"):
+        HomotopyLR(optimizer, model, loss, mode="automatic")
