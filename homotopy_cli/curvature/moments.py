@@ -11,6 +11,7 @@ from homotopy_cli.curvature.spectrum import Deadline
 from homotopy_cli.linalg.extreme import ExtremeResult, Progress
 from homotopy_cli.linalg.hutchinson import LowRank, mean_with_error, probe_samples, sketched
 from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.linalg.vectors import added
 from homotopy_cli.records import Moment
 
 _SKETCH = 32  # products of Hutch++'s sketch and its range together: our choice
@@ -146,4 +147,5 @@ def _low_rank(found: ExtremeResult | None) -> LowRank | None:
     rank = min(len(values), max(1, _MEMORY // bytes_each))
     index = values.abs().argsort(descending=True)[:rank]
     vectors = torch.stack([basis.combine(rotation[:, i]) for i in index.tolist()])
-    return LowRank(values[index], vectors / vectors.norm(dim=1, keepdim=True))
+    lengths = added(vectors.square().sum(dim=1)).sqrt()
+    return LowRank(values[index], vectors / lengths[:, None])

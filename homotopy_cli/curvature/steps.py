@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from homotopy_cli.linalg.vectors import gaussian, generator, norm, unit
+from homotopy_cli.linalg.vectors import gaussian, generator, norm, unit, whole_length
 
 _FIRST = 30.0  # the first trial step is this much shorter than ∛eps·max(1, ‖θ‖): our choice
 _CURVED = 0.3  # a trial whose even part is above this share has left the Taylor regime
@@ -51,7 +51,7 @@ def calibrate(
         grad: g(θ), shape (n,); a random direction stands in for it where it is zero.
         param_norm: ‖θ‖.
     """
-    n, eps = grad.numel(), torch.finfo(grad.dtype).eps
+    n, eps = whole_length(grad), torch.finfo(grad.dtype).eps
     direction = unit(grad)
     if direction is None:
         draw = gaussian(n, generator=generator(0), dtype=grad.dtype, device=grad.device)

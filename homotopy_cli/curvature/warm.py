@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.linalg.extreme import ExtremeResult
-from homotopy_cli.linalg.vectors import gaussian, norm, unit
+from homotopy_cli.linalg.vectors import dot, gaussian, norm, part_length, unit
 
 OTHER_END = 0.1  # share of the other end's vector: one Krylov space then holds both
 NOISE = 0.05  # random share of ‖v‖: an exact eigenvector could never leave its own line
@@ -38,7 +38,7 @@ class WarmStarts:
             sqrt: P^1/2 of now, shape (n,), for a preconditioned operator.
         """
         kept = self._vectors.get(key)
-        if kept is None or kept.numel() != n:
+        if kept is None or kept.numel() != part_length(n):
             return None
         vector = unit(kept if sqrt is None else kept * sqrt.to(kept))
         if vector is None:
@@ -66,7 +66,7 @@ class WarmStarts:
 
     def sums(self) -> dict[str, float]:
         """Return the sum of each vector: what ranks compare."""
-        return {f"{key} ({v.numel()})": v.double().sum().item() for key, v in self._vectors.items()}
+        return {key: dot(v, torch.ones_like(v)) for key, v in self._vectors.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the vectors; plain tensors, loadable with weights_only=True."""

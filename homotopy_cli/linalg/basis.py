@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from homotopy_cli.linalg.vectors import gaussian, norm, unit
+from homotopy_cli.linalg.vectors import gaussian, norm, part_length, project, unit
 
 _CHUNK = 32  # most vectors allocated at once: no copy on growth, at most 31 unused
 _CHUNK_BYTES = 2**28  # and their size: long vectors come in smaller chunks
@@ -13,7 +13,7 @@ class Basis:
     """Orthonormal vectors q₁..q_m of shape (n,), held in preallocated chunks of rows.
 
     Args:
-        n: Length of a vector.
+        n: Length of a vector; each rank holds its part where vectors are spread out.
         dtype: Of the vectors.
         device: Of the vectors.
         capacity: The most vectors that will come; memory is capacity · n numbers.
@@ -31,13 +31,14 @@ class Basis:
         locked: Tensor | None = None,
     ) -> None:
         self.n = n
+        self._width = part_length(n)
         self.room = n if locked is None else n - len(locked)
         self._locked = [] if locked is None else [locked]
         self.dtype = dtype
         self.device = device
         self.capacity = min(capacity, self.room)
         self._chunks: list[Tensor] = []
-        bytes_each = max(1, n * torch.finfo(dtype).bits // 8)
+        bytes_each = max(1, self._width * torch.finfo(dtype).bits // 8)
         self._chunk = max(1, min(_CHUNK, _CHUNK_BYTES // bytes_each))
         self._length = 0
 
@@ -49,7 +50,9 @@ class Basis:
         row = self._length % self._chunk
         if row == 0:
             rows = min(self._chunk, self.capacity - self._length)
-            self._chunks.append(torch.empty((rows, self.n), dtype=self.dtype, device=self.device))
+            self._chunks.append(
+                torch.empty((rows, self._width), dtype=self.dtype, device=self.device)
+            )
         self._chunks[-1][row] = vector
         self._length += 1
 
@@ -65,7 +68,7 @@ class Basis:
         before = norm(w)
         for _ in range(3):
             for rows in (*self._locked, *self._rows()):
-                w.addmv_(rows.T, rows @ w, alpha=-1.0)
+                w.addmv_(rows.T, project(rows, w), alpha=-1.0)
             after = norm(w)
             if after > 0.7071 * before or after == 0.0 or after != after:
                 return w, after
@@ -89,7 +92,7 @@ class Basis:
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return the sum of c_i q_i, shape (n,), for coefficients (m,)."""
         c = coefficients.to(device=self.device, dtype=self.dtype)
-        out = torch.zeros(self.n, dtype=self.dtype, device=self.device)
+        out = torch.zeros(self._width, dtype=self.dtype, device=self.device)
         for start, rows in zip(range(0, self._length, self._chunk), self._rows(), strict=True):
             out = torch.addmv(out, rows.T, c[start : start + rows.shape[0]])
         return out

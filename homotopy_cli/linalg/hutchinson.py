@@ -17,7 +17,14 @@ from torch import Tensor
 
 from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.linalg.operator import LinearOperator
-from homotopy_cli.linalg.vectors import gaussian, rademacher
+from homotopy_cli.linalg.vectors import (
+    added,
+    dot,
+    gaussian,
+    part_length,
+    project,
+    rademacher,
+)
 
 
 @dataclass(frozen=True)
@@ -69,25 +76,26 @@ def probe_samples(
         generator: Draws the signs.
         lengths: Consecutive segments of the vector, (n_segments,) integers that sum to n; the
             trace of each diagonal block A_ss is sampled from the same product. One when None.
+            Of this rank's part, where vectors are spread out.
         known: Low-rank part of A, independent of the generator's draws.
 
     Raises:
         NonFiniteError: A product holds NaN or infinity.
     """
     if lengths is None:
-        lengths = torch.tensor([operator.n])
+        lengths = torch.tensor([part_length(operator.n)])
     lengths = lengths.to(operator.device)
     known_traces, known_norm = 0.0, 0.0
     if known is not None:
         weighted = (known.vectors.to(torch.float64) ** 2).T @ known.values.to(operator.device)
-        known_traces = torch.segment_reduce(weighted, "sum", lengths=lengths)
+        known_traces = added(torch.segment_reduce(weighted, "sum", lengths=lengths))
         known_norm = (known.values**2).sum().item()
     while True:
         z = rademacher(
             operator.n, generator=generator, dtype=operator.dtype, device=operator.device
         )
         product = operator.matvec(z).to(torch.float64)
-        squared_norm = torch.dot(product, product).item()
+        squared_norm = dot(product, product)
         if not squared_norm < math.inf:
             raise NonFiniteError(
                 "the product with a random probe holds NaN or infinity",
@@ -95,12 +103,14 @@ def probe_samples(
             )
         rest = product
         if known is not None:
-            coefficients = known.values.to(operator.device, operator.dtype) * (known.vectors @ z)
+            coefficients = known.values.to(operator.device, operator.dtype) * project(
+                known.vectors, z
+            )
             part = (known.vectors.T @ coefficients).to(torch.float64)
             rest = product - part
-            squared_norm += known_norm - torch.dot(part, part).item()
+            squared_norm += known_norm - dot(part, part)
         quadratic = torch.segment_reduce(z.to(torch.float64) * rest, "sum", lengths=lengths)
-        yield ProbeSample(quadratic + known_traces, squared_norm)
+        yield ProbeSample(added(quadratic) + known_traces, squared_norm)
 
 
 def sketched(

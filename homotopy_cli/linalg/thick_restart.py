@@ -26,7 +26,7 @@ from homotopy_cli.linalg.extreme import (
 )
 from homotopy_cli.linalg.lanczos import ROUNDING
 from homotopy_cli.linalg.operator import LinearOperator
-from homotopy_cli.linalg.vectors import dot, gaussian, norm, unit
+from homotopy_cli.linalg.vectors import dot, gaussian, norm, part_length, project, unit
 
 _COLUMNS = 2**20  # entries rotated at a time, so that a restart needs no second basis
 
@@ -63,11 +63,11 @@ def restarted_eigenvalues(
         raise ValueError(f"max_basis must be at least {wanted + 3}, got {max_basis}")
     size = min(max_basis, n)
     tolerance = Tolerance(rtol, eps, end_floor)
-    basis = torch.empty((size, n), dtype=operator.dtype, device=operator.device)
+    basis = torch.empty((size, part_length(n)), dtype=operator.dtype, device=operator.device)
     t = torch.zeros((size, size), dtype=torch.float64)
     q = None if start is None else unit(start.to(operator.dtype))
     if q is None:
-        q = _fresh(basis[:0], generator)
+        q = _fresh(basis[:0], generator, n)
     m, done, scale, beta = 0, 0, 0.0, 0.0
     patience, last = Patience(tolerance), None
     while True:
@@ -105,7 +105,7 @@ def restarted_eigenvalues(
         elif beta > 0.0:
             q = w / beta
         if beta == 0.0:  # an invariant subspace: look outside of it
-            q = _fresh(basis[:m], generator)
+            q = _fresh(basis[:m], generator, n)
             if q is None:
                 break
     pairs, n_explicit, explicit = [], 0, explicit_residual
@@ -129,15 +129,14 @@ def _orthogonalise(basis: Tensor, w: Tensor) -> tuple[Tensor, Tensor, float]:
     """Two passes: (rest, coefficients (m,) float64, norm of the rest)."""
     total = torch.zeros(len(basis), dtype=torch.float64)
     for _ in range(2):
-        coefficients = basis @ w
+        coefficients = project(basis, w)
         total += coefficients.to("cpu", torch.float64)
         w = torch.addmv(w, basis.T, coefficients, alpha=-1.0)
     return w, total, norm(w)
 
 
-def _fresh(basis: Tensor, generator: torch.Generator) -> Tensor | None:
+def _fresh(basis: Tensor, generator: torch.Generator, n: int) -> Tensor | None:
     """A random unit vector off the basis; None where it spans the space."""
-    n = basis.shape[1]
     if len(basis) >= n:
         return None
     for _ in range(8):
