@@ -1,6 +1,7 @@
 """The one estimator: a Problem becomes a torch-free CurvatureEstimate."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from homotopy_cli.curvature.agreement import blocks_asked
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.forecast import Forecast, forecast
 from homotopy_cli.curvature.run import Progress, Run
+from homotopy_cli.curvature.sharded import refuse_on_shards
 from homotopy_cli.curvature.warm import WarmStarts
+from homotopy_cli.linalg.vectors import spread_out
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockEstimate
@@ -79,7 +82,9 @@ class CurvatureEstimator:
             )
             self.curvature_history.append(value)
             return value
-        with problem.measuring():
+        if problem.shards is not None:
+            refuse_on_shards(partition, preconditioner, self.config)
+        with problem.measuring(), spread_out(problem.shards):
             whole = self.config.whole if whole is None else whole
             asked = {"blocks": blocks_asked(partition), "quantities": whole}
             run = self._run(problem, preconditioner, progress, stop, asked)
@@ -104,7 +109,7 @@ class CurvatureEstimator:
                 them out, else at least 2.
             progress: Called with (phase, done, most that may come).
         """
-        with problem.measuring():
+        with problem.measuring(), spread_out(problem.shards):
             asked = {"blocks": blocks_asked(partition), "quantities": n_trace_probes}
             run = self._run(problem, preconditioner, progress, asked=asked)
             moments = run.sample_traces(n_trace_probes) if n_trace_probes else None
@@ -132,8 +137,11 @@ class CurvatureEstimator:
         asked: Mapping[str, Any] | None = None,
     ) -> Run:
         self._n_estimates += 1
+        config = self.config
+        if problem.shards is not None:  # unit vectors of one entry are not worth their passes
+            config = replace(config, refine_small=False)
         return Run(
-            self.config,
+            config,
             problem,
             preconditioner,
             seed=(self.config.seed * 1_000_003 + self._n_estimates * 10_007) % 2**62,

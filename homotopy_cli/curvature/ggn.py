@@ -15,6 +15,7 @@ from torch import Tensor
 from homotopy_cli.curvature import differences
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.nodes import has_dead_end, operations
+from homotopy_cli.curvature.sharded import ShardedGraph
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.problem import Problem
 
@@ -170,4 +171,6 @@ class GGNGraph(GradientGraph):
 
 def gradient_graph(problem: Problem, curvature: str, **options: Any) -> GradientGraph:
     """Return the graph whose products are with G for curvature "ggn", with H otherwise."""
+    if problem.shards is not None:
+        return ShardedGraph(problem, **options)
     return (GGNGraph if curvature == "ggn" else GradientGraph)(problem, **options)

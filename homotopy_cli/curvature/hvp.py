@@ -79,6 +79,11 @@ class GradientGraph:
                 "no trainable parameter: every parameter is frozen (requires_grad=False)",
                 hint="unfreeze the parameters whose curvature you want",
             )
+        if problem.shards is not None:
+            raise ProblemError(
+                "whole parameters are needed here, and these are sharded (FSDP2)",
+                hint="leave sharded=True out: the parameters are then gathered",
+            )
         self.problem = problem
         self.names = tuple(problem.params)
         self.keep_graph = keep_graph

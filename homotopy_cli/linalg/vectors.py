@@ -65,7 +65,7 @@ def whole_length(a: Tensor) -> int:
 def added(partial: Tensor) -> Tensor:
     """Return sums over entries with the other ranks' sums added, where spread out."""
     shards = _shards.get()
-    return partial if shards is None else shards.total(partial)
+    return partial if shards is None or not partial.numel() else shards.total(partial)
 
 
 def project(rows: Tensor, w: Tensor) -> Tensor:

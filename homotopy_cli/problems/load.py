@@ -13,12 +13,13 @@ from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.problems.batches import cast_floats, read_batches
 from homotopy_cli.problems.building import build_module
 from homotopy_cli.problems.checkpoint import Checkpoint, load_into, read_checkpoint
+from homotopy_cli.problems.chunks import total
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.from_recipe import probe_batches, recipe_loss
 from homotopy_cli.problems.guess import guess_loss
 from homotopy_cli.problems.nest import walk
 from homotopy_cli.problems.optimizers import OptimizerInfo, optimizer_info
-from homotopy_cli.problems.problem import Problem, total
+from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.sources import Setting, find_setting
 from homotopy_cli.zoo.registry import build_data
 

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.batches import cast_floats
+from homotopy_cli.problems.chunks import check_chunks
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.evaluation import evaluate, prefix, scalar
 from homotopy_cli.problems.nest import Batch, split_rows
 from homotopy_cli.problems.parameters import Parameters, collect, from_tensors
 from homotopy_cli.problems.reducer import LOCAL, Reducer
-from homotopy_cli.problems.sharded import gathered, originals
+from homotopy_cli.problems.sharded import gathered, originals, reshard
+from homotopy_cli.problems.shards import Shards, local_shards
 from homotopy_cli.problems.spread import no_terms, over_ranks
 from homotopy_cli.problems.wrappers import (
     MODES,
@@ -42,6 +44,7 @@ class Problem:
         weights: Terms of each batch over `n_terms`; they add to 1 over all ranks.
         n_params, n_terms: Differentiated numbers; loss terms averaged over, on all ranks.
         reducer: Adds what the ranks compute on their batches; one rank as a rule.
+        shards: Where `params` are this rank's shards only; None as a rule.
         numels: Name -> count.
         mode: "eval", "train", or "keep" (flags left as they are).
         frozen: Names of parameters that do not require grad.
@@ -86,6 +89,7 @@ class Problem:
         self._again = again
         self._swaps = parameters.swaps
         self._borrowed: Borrowed | None = None
+        self.shards: Shards | None = None
 
     def share(self, reducer: Reducer, n_terms: int) -> None:
         """Let each batch weigh its terms over `n_terms`, those of all the reducer's ranks."""
@@ -106,6 +110,7 @@ class Problem:
         microbatch: int | None = None,
         sources: Sequence[str] | None = None,
         reducer: Reducer = LOCAL,
+        sharded: bool = False,
     ) -> "Problem":
         """A Problem of a module's trainable parameters.
 
@@ -124,6 +129,8 @@ class Problem:
             sources: The batches' file names, for errors.
             reducer: ProcessGroupReducer() measures the mean over the batches of all ranks,
                 each of which must make the same calls; a rank may be without any loss term.
+            sharded: Leave an FSDP2 model's parameters on their ranks, see shards.py: for
+                models whose parameters do not fit on one.
 
         Raises:
             ProblemError: No trainable parameter, no batch, every target ignored, a loss that
@@ -133,11 +140,14 @@ class Problem:
             raise ValueError(f"mode is {mode!r}, not one of {', '.join(MODES)}")
         if isinstance(batches, Tensor | Mapping):
             raise TypeError("batches is a sequence of batches; write [batch] for one")
+        if sharded and (dtype, device, microbatch) != (None, None, None):
+            raise TypeError("sharded=True takes parameters and batches as they are")
         live = unwrap(model)
-        model = gathered(live)
+        model = live if sharded else gathered(live)
 
         def assemble() -> "Problem":
-            parameters = collect(model, dtype, device)
+            own = local_shards(model, reducer) if sharded else None
+            parameters = own or collect(model, dtype, device)
             if model is not live:
                 parameters.originals = originals(live, parameters.originals)
             given = [cast_floats(batch, parameters.dtype, parameters.device) for batch in batches]
@@ -157,6 +167,7 @@ class Problem:
                     seed=seed,
                     microbatch=microbatch,
                     reducer=reducer,
+                    sharded=sharded,
                 )
 
             def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
@@ -187,10 +198,14 @@ class Problem:
             if len(pairs) == len(given):
                 return whole
             chunked = build([chunk for chunk, _ in pairs], [label for _, label in pairs])
-            _check_chunks(whole, chunked, microbatch)
+            check_chunks(whole, chunked, microbatch)
             return chunked
 
-        return over_ranks(assemble, reducer)
+        problem = over_ranks(assemble, reducer, sharded=sharded)
+        if sharded:
+            problem.shards = Shards.of(problem)
+            problem.n_params = problem.shards.n
+        return problem
 
     @classmethod
     def from_closure(
@@ -263,11 +278,15 @@ class Problem:
             with quiet_kernels(None, self.device):
                 yield
             return
+        if self.shards is not None:  # what is gathered now must not be put back as it is
+            reshard(self.model)
         with quiet_kernels(self.model, self.device):
             self._borrowed = Borrowed(self.model, self._swaps, self.mode)
             try:
                 yield
             finally:
+                if self.shards is not None:
+                    reshard(self.model)
                 self._borrowed.release()
                 self._borrowed = None
 
@@ -280,24 +299,3 @@ class Problem:
         if self._again is None:
             raise TypeError("a Problem from a closure has no batches to replace")
         return self._again(batches)
-
-
-def _check_chunks(whole: Problem, chunked: Problem, rows: int) -> None:
-    """Refuse chunks whose mean is not the loss of the whole; one forward pass each."""
-    with torch.no_grad():
-        wanted = total(whole)
-        found = total(chunked)
-    tolerance = 1e-9 if whole.dtype == torch.float64 else 1e-3
-    if not abs(found - wanted) <= tolerance * max(1.0, abs(wanted)) and wanted == wanted:
-        raise ProblemError(
-            f"--microbatch {rows} changes the loss from {wanted:.6g} to {found:.6g}: "
-            "it is not a mean over rows",
-            hint="leave --microbatch out (batch statistics couple the rows in train mode)",
-        )
-
-
-def total(problem: Problem) -> float:
-    """L(θ) as a number, accumulated in float64."""
-    with problem.measuring():
-        losses = [problem.batch_loss(i).item() for i in range(len(problem.batches))]
-    return sum(w * value for w, value in zip(problem.weights, losses, strict=True))

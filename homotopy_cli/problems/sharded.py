@@ -44,6 +44,7 @@ def gathered(model: nn.Module) -> nn.Module:
     """
     if not is_sharded(model):
         return model
+    reshard(model)  # as state_dict() does: else a forward pass may have left plain tensors
     memo: dict[int, Any] = {}
     modules = list(model.modules())
     for module in modules:
@@ -66,6 +67,15 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(value, memo)
     except (TypeError, RuntimeError, ValueError, AttributeError):
         return value
+
+
+def reshard(model: nn.Module) -> None:
+    """Free what a forward pass without backward leaves gathered, in every FSDP2 module."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def originals(model: nn.Module, names: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -26,8 +26,15 @@ class _Share:
     sums: tuple[float, float]  # Σθ and ‖θ‖ in float64
 
 
-def over_ranks(assemble: Callable[[], "Problem"], reducer: Reducer) -> "Problem":
+def over_ranks(
+    assemble: Callable[[], "Problem"], reducer: Reducer, *, sharded: bool = False
+) -> "Problem":
     """Build this rank's part, and let its batches weigh their share of all ranks' terms.
+
+    Args:
+        assemble: This rank's part, by itself.
+        reducer: The ranks.
+        sharded: Each rank's parameters are its shards.
 
     Raises:
         ProblemError: No rank has a loss term, or the ranks hold different parameters.
@@ -38,7 +45,7 @@ def over_ranks(assemble: Callable[[], "Problem"], reducer: Reducer) -> "Problem"
 
     def share() -> _Share:
         built.append(assemble())
-        return _share(built[0])
+        return _share(built[0], sharded)
 
     shares = reducer.together(share)
     for rank, other in enumerate(shares):
@@ -46,6 +53,12 @@ def over_ranks(assemble: Callable[[], "Problem"], reducer: Reducer) -> "Problem"
     n_terms = sum(share.n_terms for share in shares)
     if n_terms == 0:
         raise no_terms("")
+    idle = [rank for rank, share in enumerate(shares) if share.n_terms == 0]
+    if sharded and idle:
+        raise ProblemError(
+            f"rank {idle[0]} has no loss term, and every rank must run the sharded model",
+            hint="give every rank a batch with at least one target that counts",
+        )
     built[0].share(reducer, n_terms)
     return built[0]
 
@@ -58,9 +71,11 @@ def no_terms(prefix: str) -> ProblemError:
     )
 
 
-def _share(problem: "Problem") -> _Share:
-    shapes = repr([(name, tuple(p.shape)) for name, p in problem.params.items()])
-    leaves = [p.detach() for p in problem.params.values()]
+def _share(problem: "Problem", sharded: bool) -> _Share:
+    shapes = repr([(name, tuple(p.shape)) for name, p in problem.model_params.items()])
+    leaves = [torch.zeros(1)]  # shards differ, and must
+    if not sharded:
+        leaves = [p.detach() for p in problem.params.values()]
     sums = torch.stack([p.sum(dtype=torch.float64) for p in leaves]).sum().item()
     norms = [torch.linalg.vector_norm(p, dtype=torch.float64) for p in leaves]
     return _Share(

@@ -12,9 +12,9 @@ from foreign_checkpoints import adam_state, lightning, mlp, save, state, trained
 from torch import nn
 
 from homotopy_cli.errors import HomotopyError
+from homotopy_cli.problems.chunks import total
 from homotopy_cli.problems.from_recipe import problem_from_recipe
 from homotopy_cli.problems.load import load_problem
-from homotopy_cli.problems.problem import total
 from homotopy_cli.recipe.load import load_recipe
 
 MODEL = """

@@ -7,8 +7,9 @@ from foreign_checkpoints import compiled
 from torch import nn
 
 from homotopy_cli.errors import ProblemError
+from homotopy_cli.problems.chunks import total
 from homotopy_cli.problems.criteria import NAMES
-from homotopy_cli.problems.problem import Problem, total
+from homotopy_cli.problems.problem import Problem
 
 F64 = torch.float64
 
