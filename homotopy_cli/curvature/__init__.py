@@ -1,6 +1,10 @@
 """From a Problem to a torch-free record: the single estimator that probe and train share.
 
     hvp.py           the gradient with its graph, and products with the Hessian from it
+    backward.py      one pass through that graph; vectors from gradients by parameter
+    facts.py         what one rank's graph says of the loss, and what all say together
+    sharded.py       products of a model that stays sharded (FSDP2)
+    agreement.py     ranks agree on what they measure before they begin
     finite.py        refuses NaN and infinity by the parameter's name
     differences.py   products without a second derivative: differences of gradients
     steps.py         how long a finite step may be: measured
@@ -12,6 +16,7 @@
     precondition.py  the diagonal metric P of an optimizer, live or saved
     config.py        how much effort: the presets `thorough` (probe) and `cheap` (training)
     forecast.py      what it will cost
+    cost.py          what it took
     run.py           one estimate in the making
     density.py       the eigenvalue density
     estimator.py     CurvatureEstimator: Problem -> CurvatureEstimate
@@ -29,4 +34,9 @@
 
 The gradient's graph is built once per estimate and kept: a product with H then costs about two
 gradients, and a product with a diagonal block only walks that block's part of the graph.
+
+Over several ranks each keeps its own graph and every vector is a sum: one all-reduce for the
+gradient and one for each product (two for a gradient at two points). All decisions, stops,
+fallbacks and errors rest on sums that are the same bits on every rank, or are asked of all; so
+every rank returns the same estimate. Components and gradient noise pool all ranks' batches.
 """

@@ -2,6 +2,11 @@
 
     problem.py       Problem: L(theta) = sum_b w_b l_b over fixed batches; leaves no trace
     parameters.py    the differentiated leaves: shared storage, tied tensors once
+    chunks.py        the loss as a number; whether microbatches still give it
+    reducer.py       sums over ranks: one collective each, and the same error on all
+    spread.py        one Problem over several ranks' batches, the same function on each
+    sharded.py       FSDP2 models: a plain copy with whole parameters
+    shards.py        FSDP2 models measured on their shards
     wrappers.py      unwrap DDP and torch.compile; borrow a model while it is measured
     evaluation.py    one batch's loss as a scalar
     partition.py     disjoint, covering blocks ("layers") of the parameters
@@ -35,6 +40,11 @@ what they were.
 
 A batch weighs what it counts: rows, or targets that are not ignored. So the loss over
 batches of 4, 4 and 2 rows equals the loss over the ten rows at once.
+
+Under torch.distributed the reducer is chosen, never guessed: with `ProcessGroupReducer()` every
+rank gives its own batches, and L is the mean over the terms of all. A batch's loss stays this
+rank's; who adds over ranks is the curvature layer, once per gradient and per product. A rank
+that fails says so in the collective that the others wait in, and all raise its error.
 
 A checkpoint is recognised by its bytes, never by its name, and is read without running
 code: by `weights_only`, or by a reader that rebuilds tensors and containers and turns every

@@ -48,7 +48,7 @@ def gathered(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     modules = list(model.modules())
     for module in modules:
-        memo[id(module)] = object.__new__(_original_class(module))
+        memo[id(module)] = object.__new__(original_class(module))
     for parameter in model.parameters():
         whole = full(parameter.detach()).clone()
         memo[id(parameter)] = nn.Parameter(whole, requires_grad=parameter.requires_grad)
@@ -92,7 +92,7 @@ def _is_dtensor(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def _original_class(module: nn.Module) -> type:
+def original_class(module: nn.Module) -> type:
     """The class from before fully_shard put its own in front."""
     from torch.distributed.fsdp import FSDPModule
 

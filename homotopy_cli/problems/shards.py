@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.parameters import Parameters
 from homotopy_cli.problems.reducer import Reducer
-from homotopy_cli.problems.sharded import reshard
+from homotopy_cli.problems.sharded import original_class, reshard
 from homotopy_cli.problems.wrappers import clean_name
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def local_shards(model: nn.Module, reducer: Reducer) -> Parameters:
         dtype=first.dtype,
         device=first.to_local().device,
         frozen=[name for name, p in named if not p.requires_grad],
-        module_kinds={clean_name(n): type(m).__name__ for n, m in model.named_modules()},
+        module_kinds={clean_name(n): original_class(m).__name__ for n, m in model.named_modules()},
     )
 
 

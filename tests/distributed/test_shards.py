@@ -118,5 +118,4 @@ def test_an_error_in_one_ranks_sharded_forward_ends_all():
     """torchrun ends rank 0, which waits in a gather, long before the group's own time-out."""
     done = start(2, str(Path(__file__).parent / "one_rank_fails.py"))
     assert done.returncode != 0
-    assert "ProblemError" in done.stderr
-    assert "4" in done.stderr
+    assert "ProblemError: 4 features given, 5 wanted" in done.stderr
