@@ -5,6 +5,7 @@ import pickle
 import torch
 from distributed_splits import own_rows, parts
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from homotopy_cli.curvature.components import measure_components
@@ -71,6 +72,15 @@ def law_even_shards(rank):
         )
         for kind, make in OPTIMIZERS.items()
     }
+
+
+def law_fully_sharded(rank):
+    """AdamW on FSDP2's shards: its metric is put together from all ranks."""
+    model = network()
+    fully_shard(model[0])
+    fully_shard(model)
+    make = OPTIMIZERS["adamw"]
+    return rates("adamw", model, lambda b: shard(b, rank, ROWS // 2), make)
 
 
 def law_one_process(rank):

@@ -23,6 +23,14 @@ def test_a_scheduler_sees_all_rows_through_each_ranks_shard(found, kind):
     assert min(rates) < max(rates)
 
 
+def test_a_scheduler_sees_through_fully_shard(found):
+    expected, failed = law_one_process(0)["adamw"]
+    for rank in (0, 1):
+        rates, failures = found[rank]["fully_sharded"]
+        assert failures == failed == 0
+        assert rates == pytest.approx(expected, rel=1e-8)
+
+
 def test_ranks_with_other_batch_sizes_decide_alike(found):
     rates = found[0]["uneven_shards"]
     assert rates == found[1]["uneven_shards"]
