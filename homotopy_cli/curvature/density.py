@@ -7,6 +7,7 @@ from homotopy_cli.curvature.moments import Moments
 from homotopy_cli.curvature.spectrum import Deadline
 from homotopy_cli.linalg import slq
 from homotopy_cli.linalg.extreme import ExtremeResult, Progress
+from homotopy_cli.linalg.lanczos import Tridiagonal
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.records import SpectralDensity
 
@@ -48,6 +49,7 @@ def spectral_density(
         generator=generator,
         n_probes=config.density_probes,
         n_steps=config.density_steps,
+        first=None if known is None else _from_random(known),
         known=[]
         if known is None
         else [p for p in known.pairs if p.residual <= SHARP * abs(p.value)],
@@ -61,3 +63,9 @@ def spectral_density(
         n_probes=quadrature.n_probes,
         cdf_stderr=quadrature.cdf_stderr,
     )
+
+
+def _from_random(found: ExtremeResult) -> Tridiagonal | None:
+    """The run that found the pairs, where its first vector was random."""
+    run = found.tridiagonal
+    return run if run is not None and run.random_start else None

@@ -26,7 +26,7 @@ from homotopy_cli.curvature.operators import (
 from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, size_of
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.errors import NonFiniteError, ProblemError
-from homotopy_cli.linalg.extreme import ExtremeResult
+from homotopy_cli.linalg.extreme import ExtremeResult, Which
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import dot, norm
 from homotopy_cli.linalg.vectors import generator as seeded
@@ -128,7 +128,7 @@ class Run:
             moments = self.moments(operator, found)
         blocks: tuple[BlockEstimate, ...] = ()
         if partition is not None and config.blocks:
-            blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None)
+            blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None, found)
         density = None
         if config.density and not self.late("density"):
             density = spectral_density(
@@ -166,7 +166,9 @@ class Run:
             warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
 
-    def pairs(self, operator: LinearOperator, key: str, k: int) -> ExtremeResult:
+    def pairs(
+        self, operator: LinearOperator, key: str, k: int, which: Which | None = None
+    ) -> ExtremeResult:
         """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
         start = None
         if self.config.mixed and operator is self.hessian:
@@ -183,6 +185,7 @@ class Run:
             start=start,
             generator=seeded(self.seed),
             k=k,
+            which=which,
             warm=self.warm,
             key=key,
             metric=self.inv_sqrt if isinstance(operator, PreconditionedOperator) else None,
@@ -194,7 +197,9 @@ class Run:
         """λ_max(P⁻¹H)."""
         if known is None:
             operator = PreconditionedOperator(self.hessian, self.inv_sqrt)
-            known = self.pairs(operator, "preconditioned", 1)
+            # A warm start keeps both ends' vectors; a thorough estimate has no use for the other.
+            which: Which | None = "max" if self.config.steps is None else None
+            known = self.pairs(operator, "preconditioned", 1, which)
         return as_record(known.largest)
 
     def directional(self) -> float | None:
@@ -231,7 +236,11 @@ class Run:
         )
 
     def layers(
-        self, partition: Partition, moments: Moments | None, inv_sqrt: Tensor | None
+        self,
+        partition: Partition,
+        moments: Moments | None,
+        inv_sqrt: Tensor | None,
+        found: ExtremeResult | None = None,
     ) -> tuple[BlockEstimate, ...]:
         """The per-layer table."""
         return block_estimates(
@@ -242,6 +251,7 @@ class Run:
             param_norm=self.param_norm,
             inv_sqrt=inv_sqrt,
             moments=moments if self.config.trace or self.config.steps is not None else None,
+            found=found,
             warm=self.warm,
             deadline=self.deadline,
             progress=self.phase("blocks"),

@@ -96,6 +96,7 @@ def extremes(
         "k": k,
         "which": which,
         "end_floor": config.end_floor if end_floor is None else end_floor,
+        "patience": config.patience,
         "rtol": rtol,
         "max_matvecs": budget,
         "start": start,

@@ -74,6 +74,7 @@ def extreme_eigenvalues(
     locked: Tensor | None = None,
     scale: float = 0.0,
     end_floor: float = END_FLOOR,
+    patience: int = PATIENCE,
 ) -> ExtremeResult:
     """Estimate extreme eigenvalues of a symmetric operator, each with a residual bound.
 
@@ -81,7 +82,7 @@ def extreme_eigenvalues(
     move by more than that in the last step. The residual bounds the distance to *some*
     eigenvalue; that it is the extreme one rests on the random start (certain for exact
     arithmetic when the space is exhausted). A pair of values much smaller than ‖A‖ must stand
-    still for PATIENCE steps: once -21137 is found, any random vector has residual 0.1 there,
+    still for `patience` steps: once -21137 is found, any random vector has residual 0.1 there,
     and +78 still hides.
 
     Args:
@@ -103,11 +104,12 @@ def extreme_eigenvalues(
         locked: (m, n) orthonormal eigenvectors to leave out.
         scale: What is known of ‖A‖; matters where `locked` holds the largest.
         end_floor: An end much smaller than ‖A‖ is resolved to this share of rtol·‖A‖.
+        patience: See above.
 
     Returns:
         Pairs by magnitude, largest first. Never raises for slow convergence.
     """
-    tolerance = Tolerance(rtol, torch.finfo(operator.dtype).eps, end_floor)
+    tolerance = Tolerance(rtol, torch.finfo(operator.dtype).eps, end_floor, patience)
     stop = _Stop(k, which, tolerance, min(max_matvecs, operator.n), expired, progress, scale)
     tri = lanczos(
         operator,
@@ -148,6 +150,7 @@ def extreme_eigenvalues(
                 locked=torch.stack([pair.vector for pair in pairs]),
                 scale=scale,
                 end_floor=end_floor,
+                patience=patience,
             )
             n_matvecs += copy.n_matvecs
             found = copy.pairs[0]
@@ -164,6 +167,7 @@ class Tolerance:
     rtol: float
     eps: float  # of the operator's dtype
     end_floor: float
+    patience: int = PATIENCE
 
     def at(self, value: float, scale: float) -> float:
         """The largest residual accepted for an eigenvalue, with ‖A‖ about `scale`."""
@@ -173,6 +177,10 @@ class Tolerance:
     def met(self, value: float, residual: float, scale: float) -> bool:
         """Whether `residual` is small enough."""
         return residual <= self.at(value, scale)
+
+    def blurred(self, value: float, residual: float) -> bool:
+        """Whether a residual that was accepted would not have been without the floor."""
+        return residual > BLURRED * self.rtol * abs(value)
 
     def all_met(self, values: Tensor, residuals: Tensor, scale: float) -> bool:
         """Whether each of `residuals`, shape (m,), is small enough for its value."""
@@ -196,10 +204,11 @@ class Patience:
         if not rests or not self.tolerance.all_met(values, residuals, scale):
             self._since = None
             return False
-        if bool((residuals <= BLURRED * self.tolerance.rtol * values.abs()).all()):
+        pairs = zip(values.tolist(), residuals.tolist(), strict=True)
+        if not any(self.tolerance.blurred(value, residual) for value, residual in pairs):
             return True
         self._since = step if self._since is None else self._since
-        return step - self._since >= PATIENCE
+        return step - self._since >= self.tolerance.patience
 
 
 class _Stop:

@@ -28,6 +28,7 @@ class Tridiagonal:
     betas: Tensor  # (m,) float64; betas[-1] couples to the vector that would come next
     basis: Basis  # m vectors (n,)
     breakdown: bool  # the start vector's Krylov space was exhausted at least once
+    random_start: bool = False  # the first vector has no preferred direction
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return ascending Ritz values (m,), their residuals (m,), and T's eigenvectors (m, m)."""
@@ -72,6 +73,7 @@ def lanczos(
     vector = None if start is None else unit(start.to(operator.dtype))
     if locked is not None and vector is not None:
         vector = unit(basis.orthogonalise(vector)[0])
+    random_start = vector is None
     if vector is None:
         vector = basis.fresh(generator)
     alphas: list[float] = []
@@ -106,6 +108,7 @@ def lanczos(
         betas=torch.tensor(betas, dtype=torch.float64),
         basis=basis,
         breakdown=breakdown,
+        random_start=random_start,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.linalg.extreme import EigenPair
-from homotopy_cli.linalg.lanczos import lanczos
+from homotopy_cli.linalg.lanczos import Tridiagonal, lanczos
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import rademacher
 
@@ -25,7 +25,7 @@ class Quadrature:
     weights: Tensor  # (k,) float64, non-negative, sum to 1
     sigma: float  # suggested Gaussian width for drawing, unit of A
     n_probes: int
-    n_matvecs: int
+    n_matvecs: int  # without those of a run that was given
     cdf_stderr: float | None = None  # largest standard error of a share of eigenvalues below λ
 
 
@@ -36,6 +36,7 @@ def spectral_density(
     n_probes: int = 4,
     n_steps: int = 40,
     known: Sequence[EigenPair] = (),
+    first: Tridiagonal | None = None,
     expired: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Quadrature:
@@ -48,7 +49,8 @@ def spectral_density(
         n_steps: Lanczos steps for each; fewer when the space is exhausted.
         known: Orthogonal eigenpairs found before: each counts as one eigenvalue of weight 1/n,
             and the quadrature is left to the rest of the spectrum, whose details outliers hide.
-        expired: Asked after each start vector; True ends with those done so far.
+        first: A run of the operator from a random vector: the first of the n_probes, for free.
+        expired: Asked before each further start vector; True ends with those done so far.
         progress: Called with (products done, most that may come).
 
     Returns:
@@ -59,7 +61,14 @@ def spectral_density(
     n, known = operator.n, list(known)[: operator.n - 1]
     locked = torch.stack([pair.vector for pair in known]) if known else None
     nodes, weights, done = [], [], 0
-    for _ in range(n_probes):
+    if first is not None:
+        theta, weight = _without(first, known)
+        nodes.append(theta)
+        weights.append(weight)
+    extra = n_probes - len(nodes)
+    for _ in range(extra):
+        if nodes and expired is not None and expired():
+            break
         start = rademacher(n, generator=generator, dtype=operator.dtype, device=operator.device)
         tri = lanczos(
             operator,
@@ -74,9 +83,7 @@ def spectral_density(
         weights.append(vectors[0] ** 2)
         done += len(values)
         if progress is not None:
-            progress(done, n_probes * n_steps)
-        if expired is not None and expired():
-            break
+            progress(done, extra * n_steps)
     outliers = torch.tensor([pair.value for pair in known], dtype=torch.float64)
     rest = (n - len(known)) / n
     theta, order = torch.cat([*nodes, outliers]).sort()
@@ -90,6 +97,24 @@ def spectral_density(
         n_matvecs=done,
         cdf_stderr=_cdf_stderr(nodes, [rest * w for w in weights], theta),
     )
+
+
+def _without(run: Tridiagonal, known: Sequence[EigenPair]) -> tuple[Tensor, Tensor]:
+    """A run's quadrature with the nodes of `known` pairs left out; weights add up to 1.
+
+    What is left of a random start vector off those eigenvectors is as random there.
+    """
+    values, residuals, vectors = run.ritz()
+    weight = vectors[0] ** 2
+    kept = torch.ones(len(values), dtype=torch.bool)
+    for pair in known:
+        distance = (values - pair.value).abs().masked_fill(~kept, torch.inf)
+        nearest = int(distance.argmin())
+        if distance[nearest] <= pair.residual + residuals[nearest]:
+            kept[nearest] = False
+    if not kept.any():
+        kept = ~kept
+    return values[kept], weight[kept] / weight[kept].sum()
 
 
 def _cdf_stderr(nodes: list[Tensor], weights: list[Tensor], at: Tensor) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.linalg.extreme import (
     END_FLOOR,
+    PATIENCE,
     SAFETY,
     EigenPair,
     Explicit,
@@ -45,6 +46,7 @@ def restarted_eigenvalues(
     expired: Callable[[], bool] | None = None,
     progress: Progress | None = None,
     end_floor: float = END_FLOOR,
+    patience: int = PATIENCE,
 ) -> ExtremeResult:
     """Estimate extreme eigenvalues as `extreme_eigenvalues` does, in bounded memory.
 
@@ -52,8 +54,8 @@ def restarted_eigenvalues(
         operator: A, shape (n, n), symmetric.
         generator: Draws the start vector and fresh ones after a breakdown.
         max_basis: Most vectors (n,) held at once, at least k + 4; k + 10 loses little.
-        k, which, rtol, max_matvecs, start, explicit_residual, expired, progress, end_floor: As
-            there. Missed copies of degenerate eigenvalues are not searched for.
+        k, which, rtol, max_matvecs, start, explicit_residual, expired, progress, end_floor,
+            patience: As there. Missed copies of degenerate eigenvalues are not searched for.
 
     Source: Wu & Simon, Thick-restart Lanczos (2000), with full reorthogonalisation.
     """
@@ -62,7 +64,7 @@ def restarted_eigenvalues(
     if max_basis < wanted + 3 and max_basis < n:
         raise ValueError(f"max_basis must be at least {wanted + 3}, got {max_basis}")
     size = min(max_basis, n)
-    tolerance = Tolerance(rtol, eps, end_floor)
+    tolerance = Tolerance(rtol, eps, end_floor, patience)
     basis = torch.empty((size, part_length(n)), dtype=operator.dtype, device=operator.device)
     t = torch.zeros((size, size), dtype=torch.float64)
     q = None if start is None else unit(start.to(operator.dtype))
