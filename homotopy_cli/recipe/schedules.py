@@ -118,7 +118,7 @@ class Ceiling(Spec):
 
     inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
     target: Positive | None = _own(
-        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1.5"
+        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 2"
     )
     alpha: NonNegative | None = _own(
         "strength; 1 is an exact ceiling, 0 only measures; default 1.0"
@@ -134,7 +134,9 @@ class Ceiling(Spec):
     signal: Signal | None = _own("curvature that sets the ceiling; default curvature.signal")
     estimation_freq: Count | None = _own("base probe period, steps; default curvature.freq")
     budget: Fraction | None = _own("share of the work spent probing; default curvature.budget")
-    probe_fraction: Share | None = _own("share of the batch's rows a probe sees; default 0.125")
+    probe_fraction: Share | None = _own(
+        "share of the batch's rows a probe sees; default 1/8, in mode auto 1/4"
+    )
     layers_freq: Whole | None = _own(
         "probe periods between per-layer probes, 0 = never; default curvature.layers_freq"
     )
@@ -156,7 +158,7 @@ class Homotopy(Ceiling):
         "learning rate; default guard"
     )
     warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.1")
-    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.6")
+    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.9")
     final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 
 

@@ -4,8 +4,8 @@ Three phases, in optimizer steps t of a run of T:
 
     start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
     ramp    η grows in proportion to t, from the slope that the start's last probes gave, up to
-            t = warmup·T, and no further than an edge ratio ρ = ηλ/c of `hold`, by the average
-            of the λ measured so far. Where that average is above `cut` the rate falls back.
+            t = warmup·T, and no further than an edge ratio ρ = ηλ/c of `hold`, by the median of
+            the last WINDOW λ. Where that ρ is above `cut` the rate falls back.
     decay   half a cosine from the rate reached to `final` of it; constant where T is unknown.
 
 The start chooses the ramp's slope and so the order of magnitude of the peak. It cannot be read
@@ -18,13 +18,11 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from homotopy_cli.schedulers import rules
-
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
-KEEP = 0.5  # share of log ρ's average that one probe keeps
+WINDOW = 5  # probes: runs that end well see single ρ of 1 to 1.5 on their way up: our choice
 
 
 @dataclass
@@ -35,14 +33,14 @@ class MeasuredRamp:
         total_steps: T; 0 = unknown: the ramp then ends at `fallback_ramp` and nothing decays.
         share: Edge ratio of the start.
         warmup: Share of T at which the ramp ends.
-        hold: Averaged edge ratio up to which the rate may rise.
-        cut: Averaged edge ratio above which it falls.
+        hold: Edge ratio, by the median, up to which the rate may rise.
+        cut: The one above which it falls.
         final: Last rate over the peak.
         fallback_ramp: Length of the ramp where T is unknown, steps.
     """
 
     total_steps: int = 0
-    share: float = 0.6
+    share: float = 0.9
     warmup: float = 0.1
     hold: float = 0.9
     cut: float = 1.0
@@ -52,7 +50,7 @@ class MeasuredRamp:
     rate: float = UNMEASURED  # before the decay
     slope: float | None = None  # rate per step, once the start is over
     candidates: list[float] = field(default_factory=list)  # slopes the start has seen
-    ratio: float | None = None  # ρ, averaged in the log
+    recent: list[float] = field(default_factory=list)  # λ/c of the last WINDOW probes
 
     @property
     def ramp_steps(self) -> int:
@@ -80,11 +78,8 @@ class MeasuredRamp:
     def advance_to(self, step: int) -> None:
         """Move on to optimizer step `step` without a measurement."""
         if step > self.at:
-            growth = self._growth_to(step)
-            self.rate *= growth
+            self.rate *= self._growth_to(step)
             self.at = step
-            if self.ratio is not None:
-                self.ratio *= growth
 
     def take(self, step: int, sharpness: float, threshold: float) -> None:
         """Use a probe of λ (signed) before optimizer step `step`, with the edge at ηλ = c.
@@ -95,46 +90,41 @@ class MeasuredRamp:
             threshold: c.
         """
         self.advance_to(step)
-        edge = threshold / max(abs(sharpness), 1e-300)
+        self.recent = [*self.recent[1 - WINDOW :], max(sharpness, 0.0) / threshold]
         if step <= START or self.slope is None:
-            wanted = self.share * edge
+            wanted = self.share * threshold / max(abs(sharpness), 1e-300)
             self.rate = min(wanted, GROWTH * self.rate) if self.measured else wanted
             if step >= min(FIRST_TRUSTED, self.ramp_steps):
                 self.candidates.append(self.rate / (step + 1))
             if step >= START and self.candidates:
-                self._begin_ramp(step, threshold / max(sharpness, 1e-300))
+                self.slope = statistics.median(self.candidates)
+                self.rate = min(self.rate, self.slope * (step + 1))
             return
-        ratio = rules.edge_ratio(self(step), max(sharpness, 0.0), threshold)
-        self.ratio = rules.log_average(self.ratio, max(ratio, 1e-6), KEEP)
-        if self.ratio > self.cut:
-            self.rate *= math.sqrt(self.cut / self.ratio)
-            self.ratio = self.cut
-
-    def _begin_ramp(self, step: int, edge: float) -> None:
-        self.slope = statistics.median(self.candidates)
-        self.rate = min(self.rate, self.slope * (step + 1))
-        self.ratio = self.rate / edge
+        ratio = self(step) * statistics.median(self.recent)
+        if ratio > self.cut:
+            self.rate *= math.sqrt(self.cut / ratio)
 
     def _growth_to(self, step: int) -> float:
         """Factor on the rate between `at` and `step` on the ramp; 1 off it."""
         end = min(step, self.ramp_steps)
         if self.slope is None or end <= self.at:
             return 1.0
-        growth = (end + 1) / (self.at + 1)
-        room = math.inf if self.ratio is None else self.hold / self.ratio
-        return max(1.0, min(growth, room))
+        ratio = self.rate * statistics.median(self.recent)
+        room = self.hold / ratio if ratio > 0.0 else math.inf
+        return max(1.0, min((end + 1) / (self.at + 1), room))
 
     def state_dict(self) -> dict[str, Any]:
         """What moves; the settings belong to the constructor."""
         return {name: getattr(self, name) for name in _MOVING} | {
-            "candidates": list(self.candidates)
+            "candidates": list(self.candidates),
+            "recent": list(self.recent),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         for name in _MOVING:
             setattr(self, name, state[name])
-        self.candidates = list(state["candidates"])
+        self.candidates, self.recent = list(state["candidates"]), list(state["recent"])
 
 
-_MOVING = ("at", "rate", "slope", "ratio")
+_MOVING = ("at", "rate", "slope")
