@@ -293,7 +293,7 @@ def test_facade_founding_loop(kind):
         loss.backward()
         scheduler.step(loss)
         optimizer.step()
-    assert scheduler._guard.cadence.n_probes >= 8
+    assert scheduler._guard.cadence.n_probes >= 6  # steps 0, 1, 2, 3, 4 and 8 in any case
     assert scheduler.last_epoch == 11
     assert optimizer.param_groups[0]["lr"] < 0.4
     assert scheduler.get_last_lr() == [optimizer.param_groups[0]["lr"]]
