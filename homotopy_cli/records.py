@@ -138,6 +138,14 @@ class Components:
     attention: tuple[AttentionComponent, ...] = ()
     norm: tuple[NormComponent, ...] = ()
     cross_entropy: CrossEntropyComponent | None = None
+    notes: tuple[str, ...] = ()  # what could not be seen, in words
+
+
+SEED_KAPPA_NOTE = (
+    "seed_kappa is the founding text's e^(2 max logit), 1/σ² and 1/p_min: a symptom to watch over "
+    "time, not a bound on curvature, since the softmax Jacobian and the logit Hessian "
+    "diag(p) - pp' have norm at most 1/2 however large it is."
+)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class AttentionSite:
         self._entropy[heads] += entropy.sum(of_heads).cpu()
         self._rows[heads] += valid.sum(of_heads).cpu()
         chooses = valid & (seen > 1)  # log 1 = 0: a row with one key has no scale
-        self._normalised += (entropy / seen.clamp(min=2).log())[chooses].sum().item()
+        self._normalised += (entropy / seen.clamp(min=2).double().log())[chooses].sum().item()
         self._normalised_rows += int(chooses.sum())
         return bool((valid | (top == -math.inf)).all())
 
@@ -119,24 +119,26 @@ def dot_product_logits(
     is_causal: bool,
     scale: float | None,
     grouped: bool,
+    n_heads: int | None = None,
 ) -> tuple[Logits, Shape]:
     """The logits of scaled_dot_product_attention as (function of slices, whole shape).
 
     Leading axes before the heads are one batch axis; a query without heads has one.
 
     Args:
-        query: (..., heads, rows, size) or (..., rows, size) with fewer than four axes.
+        query: (..., heads, rows, size), or (batch, rows, size) or (rows, size).
         key: As query; fewer heads when `grouped`.
         mask: Broadcastable to the logits; bool (True = see) or added. None: all seen.
         is_causal: Row i sees keys 0..i (torch aligns at the top left).
         scale: None for 1/sqrt(size).
+        n_heads: Heads that a first axis of batch·heads holds; None if there are none.
         grouped: Query heads share key heads in consecutive groups.
     """
     if grouped and key.shape[-3] != query.shape[-3]:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
     lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     n_rows, n_keys = query.shape[-2], key.shape[-2]
-    n_heads = lead[-1] if len(lead) >= 2 else 1
+    n_heads = lead[-1] if len(lead) >= 2 else n_heads or 1
 
     def by_head(values: Tensor) -> Tensor:
         values = values.expand(*lead, *values.shape[-2:])
@@ -168,10 +170,10 @@ def given_logits(logits: Tensor, n_heads: int | None) -> tuple[Logits, Shape]:
     """A softmax's input as (function of slices, whole shape).
 
     Args:
-        logits: (batch, heads..., rows, keys); with three axes the first is the batch.
+        logits: (batch, heads..., rows, keys), (batch, rows, keys) or (rows, keys).
         n_heads: Heads that a first axis of batch·heads holds; None if unknown.
     """
-    if logits.ndim == 3:
+    if logits.ndim <= 3:
         whole = logits.reshape(-1, n_heads or 1, *logits.shape[-2:])
     else:
         whole = logits.flatten(1, -3)

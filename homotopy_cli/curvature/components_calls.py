@@ -15,6 +15,7 @@ from homotopy_cli.curvature.components_norm import (
     over_last,
     smallest_step,
 )
+from homotopy_cli.curvature.components_origins import Squashed
 
 if TYPE_CHECKING:
     from homotopy_cli.curvature.components_watch import Watch
@@ -26,14 +27,18 @@ def observers(watch: "Watch") -> dict[Any, Observer]:
     """torch function -> what to note of a call, given its result and its own arguments."""
     softmax = (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax)
     log_softmax = (F.log_softmax, torch.log_softmax, Tensor.log_softmax)
+    sigmoid = (F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.special.expit)
     return (
         dict.fromkeys(softmax, _softmax(watch))
-        | dict.fromkeys((*log_softmax, torch.special.log_softmax), _log_softmax(watch))
+        | dict.fromkeys((*log_softmax, torch.special.log_softmax), _squash(watch, "log_softmax"))
+        | dict.fromkeys(sigmoid, _squash(watch, "sigmoid"))
         | _norms(watch)
         | {
             F.scaled_dot_product_attention: _dot_product(watch),
             F.cross_entropy: _targets(watch.classify),
             F.nll_loss: _targets(watch.picked),
+            F.binary_cross_entropy_with_logits: _binary(watch.decide),
+            F.binary_cross_entropy: _binary(watch.decided),
         }
     )
 
@@ -45,14 +50,23 @@ def _softmax(watch: "Watch") -> Observer:
     return observe
 
 
-def _log_softmax(watch: "Watch") -> Observer:
+def _squash(watch: "Watch", by: str) -> Observer:
     def observe(result: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
-        watch.log_softmax(result, input)
+        watch.origins.mark(result, Squashed(input, by))
 
     return observe
 
 
-def _targets(note: Callable[[Tensor, Tensor, int], None]) -> Observer:
+def _binary(note: Callable[[Tensor, Tensor, Tensor | None], None]) -> Observer:
+    def observe(
+        _: Tensor, input: Tensor, target: Tensor, weight: Tensor | None = None, *__: Any, **___: Any
+    ) -> None:
+        note(input, target, weight)
+
+    return observe
+
+
+def _targets(note: Callable[[Tensor, Tensor, Tensor | None, int], None]) -> Observer:
     def observe(
         _: Tensor,
         input: Tensor,
@@ -63,7 +77,7 @@ def _targets(note: Callable[[Tensor, Tensor, int], None]) -> Observer:
         *__: Any,
         **___: Any,
     ) -> None:
-        note(input, target, ignore_index)
+        note(input, target, weight, ignore_index)
 
     return observe
 
@@ -85,7 +99,13 @@ def _dot_product(watch: "Watch") -> Observer:
             attn_mask = attn_mask._materialize(query.device)
         watch.attend(
             *dot_product_logits(
-                query, key, attn_mask, is_causal=is_causal, scale=scale, grouped=enable_gqa
+                query,
+                key,
+                attn_mask,
+                is_causal=is_causal,
+                scale=scale,
+                grouped=enable_gqa,
+                n_heads=watch.origins.heads_of(query),
             )
         )
 
@@ -111,7 +131,7 @@ def _norms(watch: "Watch") -> dict[Any, Observer]:
         weight: Tensor | None = None,
         eps: float | None = None,
     ) -> None:
-        eps = smallest_step(input.dtype) if eps is None else eps
+        eps = smallest_step(input) if eps is None else eps
         watch.normalise("RMSNorm", over_last(input, normalized_shape, centred=False), eps)
 
     def group_norm(

@@ -19,14 +19,19 @@ class NormSite:
         self._var_min = math.inf
         self._eps_over_var = 0.0
 
-    def add(self, variances: Tensor, eps: float) -> bool:
-        """Take the variances (RMSNorm: mean squares) of one call; True if all were finite."""
+    def add(self, variances: Tensor, eps: float, added: float = 0.0) -> bool:
+        """Take the variances (RMSNorm: mean squares) of one call; True if all were finite.
+
+        What is divided by is sqrt(variance + eps) + added, and eps_over_var is by how much its
+        square exceeds the variance, over the variance.
+        """
         finite = variances.isfinite()
         values = variances[finite].double()
         if values.numel():
             smallest = max(values.min().item(), 0.0)
             self._var_min = min(self._var_min, smallest)
-            share = eps / smallest if smallest > 0 else (math.inf if eps > 0 else 0.0)
+            extra = eps + added * (2 * math.sqrt(smallest + eps) + added)
+            share = extra / smallest if smallest > 0 else (math.inf if extra > 0 else 0.0)
             self._eps_over_var = max(self._eps_over_var, share)
             self.sigma.add(values.clamp(min=0).sqrt())
         return bool(finite.all())
@@ -67,6 +72,6 @@ def over_batch(values: Tensor) -> Tensor:
     return widened(values).transpose(0, 1).flatten(1).var(-1, correction=0)
 
 
-def smallest_step(dtype: torch.dtype) -> float:
-    """The eps of rms_norm when none is given."""
-    return torch.finfo(dtype).eps
+def smallest_step(values: Tensor) -> float:
+    """The eps of rms_norm when none is given: torch computes half precision in float32."""
+    return torch.finfo(widened(values).dtype).eps

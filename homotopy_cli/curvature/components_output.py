@@ -1,6 +1,7 @@
 """How sure the output softmax is of its targets, over every cross entropy of the loss."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from homotopy_cli.records import CrossEntropyComponent
 class OutputSite:
     """Target probabilities and log Z of the rows that count, all calls pooled.
 
-    Class weights and label smoothing change the loss, not the probability, and are not used.
-    With class probabilities t as target, a row's p is exp(Σ t log p): its loss is -log p, as
-    for an index, and both agree where t is one-hot. Rows with Σ t = 0 do not count.
+    Label smoothing and weights change the loss, not the probability; a row whose weight is 0
+    does not count. With class probabilities t as target, a row's p is exp(Σ t log p): its loss
+    is -log p, as for an index, and both agree where t is one-hot. Rows with Σ t = 0 do not
+    count. In a binary cross entropy each element is a row, a softmax over the logits 0 and z.
     """
 
     def __init__(self) -> None:
@@ -23,21 +25,47 @@ class OutputSite:
         self._log_z = 0.0
         self._max_logit = 0.0
 
-    def add(self, logits: Tensor, target: Tensor, ignore_index: int) -> bool:
+    def add(self, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
         """Take the arguments of one F.cross_entropy call; True if all logits were sound.
 
         Args:
             logits: (classes,), (rows, classes) or (rows, classes, ...).
             target: Class indices in the shape without classes, or probabilities in the same.
+            weight: (classes,), or None for all 1.
+            ignore_index: Indices equal to it do not count.
         """
         soft = target.is_floating_point()
         rows = _rows(logits)
         targets = _rows(target) if soft else target.reshape(-1)
-        sound, step = True, max(1, PIECE // max(1, rows.shape[-1]))
-        for start in range(0, rows.shape[0], step):
-            part = targets[start : start + step]
-            counts = part.sum(-1) > 0 if soft else part != ignore_index
-            sound &= self._add_rows(widened(rows[start : start + step][counts]), part[counts])
+        sound = True
+        for piece in _pieces(*rows.shape):
+            part = targets[piece]
+            if soft:
+                counts = (part if weight is None else part * weight).sum(-1) > 0
+            else:
+                counts = part != ignore_index
+                if weight is not None:
+                    counts &= weight[part.where(counts, 0).long()] != 0
+            sound &= self._add_rows(widened(rows[piece][counts]), part[counts])
+        return sound
+
+    def add_binary(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+        """Take the arguments of one F.binary_cross_entropy_with_logits call.
+
+        Args:
+            logits: Any shape.
+            target: Of the same, the probability of 1.
+            weight: Broadcastable to it, or None for all 1.
+        """
+        z, t = logits.reshape(-1), target.reshape(-1)
+        used = None if weight is None else (weight != 0).expand(logits.shape).reshape(-1)
+        sound = True
+        for piece in _pieces(z.numel(), 2):
+            chosen, share = widened(z[piece]), widened(t[piece])
+            if used is not None:
+                chosen, share = chosen[used[piece]], share[used[piece]]
+            both = torch.stack([torch.zeros_like(chosen), chosen], -1)
+            sound &= self._add_rows(both, torch.stack([1 - share, share], -1))
         return sound
 
     def _add_rows(self, logits: Tensor, target: Tensor) -> bool:
@@ -89,3 +117,9 @@ def normalised(log_probabilities: Tensor) -> bool:
 def _rows(values: Tensor) -> Tensor:
     """(rows, classes) from torch's (classes,), (rows, classes) or (rows, classes, ...)."""
     return values[None] if values.ndim == 1 else values.movedim(1, -1).flatten(0, -2)
+
+
+def _pieces(n_rows: int, n_classes: int) -> Iterator[slice]:
+    step = max(1, PIECE // max(1, n_classes))
+    for start in range(0, n_rows, step):
+        yield slice(start, start + step)

@@ -1,5 +1,6 @@
 """Sees the functional calls of a forward pass, and which module makes each."""
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +21,9 @@ from torch.overrides import TorchFunctionMode
 from homotopy_cli.curvature.components_attention import AttentionSite, Logits, Shape, given_logits
 from homotopy_cli.curvature.components_calls import observers
 from homotopy_cli.curvature.components_norm import NormSite
-from homotopy_cli.curvature.components_origins import (
-    LogProbabilities,
-    MeanSquare,
-    Origins,
-    Scores,
-    Weights,
-)
+from homotopy_cli.curvature.components_origins import Origins, Scores, Squashed, Weights
 from homotopy_cli.curvature.components_output import OutputSite, normalised
+from homotopy_cli.curvature.components_scales import Divisor
 from homotopy_cli.problems.wrappers import clean_name
 
 
@@ -55,13 +51,13 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.output = OutputSite()
         self.first_non_finite = ""
+        self.notes: list[str] = []
         self._sites: dict[Key, AttentionSite | NormSite] = {}
         self._names: dict[int, tuple[nn.Module, str]] = {}  # the module kept, so that id is its own
         if model is not None:
             self._learn(model, "")
         self._frames = [Frame(None, "(loss)")]
-        self._origins = Origins(self._hand_written_norm)
-        self._n_heads: int | None = None  # of the nn.MultiheadAttention that is running
+        self.origins = Origins(self._hand_written_norm)
         self._thread = threading.get_ident()
         self._observers = observers(self)
         # The function asks first whether a mode is active, and hands the whole call over; the
@@ -80,13 +76,14 @@ class Watch(TorchFunctionMode):
             stack.callback(enter.remove)
             leave = register_module_forward_hook(self._leave, always_call=True)
             stack.callback(leave.remove)
+            stack.enter_context(eager())
             stack.enter_context(self)
             yield
 
     def restart(self) -> None:
         """Another batch begins: the same sites are met again, in the same order."""
         self._frames = [Frame(None, "(loss)")]
-        self._origins.clear()
+        self.origins.clear()
 
     def seen(self) -> Seen:
         """What was collected, without the model: to be pooled with other ranks'."""
@@ -118,31 +115,47 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
-            return self._multi_head(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if "out" in kwargs or not _readable(args, kwargs):
-            return result
-        observer = self._observers.get(func)
-        if observer is None:
-            self._origins.follow(func, args, kwargs, result)
-        else:
-            device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-            with torch.autocast(device, enabled=False):
-                observer(result, *args, **kwargs)
-        return result
-
-    def _multi_head(self, *args: Any, **kwargs: Any) -> Any:
-        before, self._n_heads = self._n_heads, args[4] if len(args) > 4 else kwargs["num_heads"]
-        try:
             with self:
                 return self._open_attention(*args, **kwargs)
-        finally:
-            self._n_heads = before
+        result = func(*args, **kwargs)
+        if "out" not in kwargs and _readable(args, kwargs):
+            try:
+                self._observe(func, args, kwargs, result)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                self.note(
+                    f"{self._frames[-1].name}: a call of {func.__name__} is left out: {error}"
+                )
+        return result
+
+    def _observe(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        result: Any,
+    ) -> None:
+        observer = self._observers.get(func)
+        if observer is None:
+            self.origins.follow(func, args, kwargs, result)
+            return
+        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            observer(result, *args, **kwargs)
 
     def _learn(self, root: nn.Module, prefix: str) -> None:
+        scripted = None  # the last one met: what is inside it comes right after it
         for path, module in root.named_modules():
-            name = ".".join(filter(None, (prefix, clean_name(path))))
-            self._names.setdefault(id(module), (module, name or "(root)"))
+            name = ".".join(filter(None, (prefix, clean_name(path)))) or "(root)"
+            inside = scripted is not None and f"{path}.".startswith(scripted)
+            if isinstance(module, torch.jit.ScriptModule) and not inside:
+                scripted = f"{path}." if path else ""
+                self.note(f"{name} is scripted: what happens inside it cannot be seen")
+            self._names.setdefault(id(module), (module, name))
+
+    def note(self, text: str) -> None:
+        """Something that was not measured, said once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         if threading.get_ident() != self._thread:
@@ -168,47 +181,87 @@ class Watch(TorchFunctionMode):
         if not sound and not self.first_non_finite:
             self.first_non_finite = what
 
-    def attend(self, logits: Logits, shape: Shape) -> None:
-        """One attention call; nn.Softmax stands for the module that holds it."""
+    def _caller(self) -> Frame:
+        """The running module; nn.Softmax stands for the module that holds it."""
         frame = self._frames[-1]
-        if isinstance(frame.module, nn.Softmax) and len(self._frames) > 2:
-            frame = self._frames[-2]
-        heads = shape[1]
-        site = self._site("attention", str(heads), frame, lambda: AttentionSite(heads))
-        self._judge(site.add(logits, shape), f'the attention of "{frame.name}"')
+        inner = isinstance(frame.module, nn.Softmax) and len(self._frames) > 2
+        return self._frames[-2] if inner else frame
 
-    def normalise(self, kind: str, variances: Tensor, eps: float) -> None:
+    def attend(self, logits: Logits, shape: Shape) -> None:
+        """One attention call."""
+        seen = AttentionSite(shape[1])
+        self._attended(seen, seen.add(logits, shape), self._caller())
+
+    def _attended(self, seen: AttentionSite, sound: bool, frame: Frame) -> None:
+        heads = seen.n_heads
+        site = self._site("attention", str(heads), frame, lambda: AttentionSite(heads))
+        site.absorb(seen)
+        self._judge(sound, f'the attention of "{frame.name}"')
+
+    def normalise(self, kind: str, variances: Tensor, eps: float, added: float = 0.0) -> None:
         """One normalisation; a module that says "norm" in its class gives the kind."""
         frame = self._frames[-1]
         own = type(frame.module).__name__
         kind = own if "norm" in own.lower() else kind
         site = self._site("norm", kind, frame, lambda: NormSite(kind))
-        self._judge(site.add(variances, eps), f'the norm "{frame.name}"')
+        self._judge(site.add(variances, eps, added), f'the norm "{frame.name}"')
 
     def softmax(self, weights: Tensor, logits: Tensor, dim: Any) -> None:
-        """A softmax: attention if it is over the last axis of scores."""
-        if isinstance(self._origins.of(logits), Scores) and logits.ndim >= 3:
-            self._origins.mark(weights, Weights())
-            if dim in (-1, logits.ndim - 1):
-                self.attend(*given_logits(logits, self._n_heads))
+        """A softmax over the last axis: attention if of scores, or once it weighs activations."""
+        if logits.ndim < 2 or dim not in (-1, logits.ndim - 1):
+            self.origins.mark(weights, Weights())
+            return
+        seen, shape = given_logits(logits, self.origins.heads_of(logits))
+        if isinstance(self.origins.of(logits), Scores):
+            self.origins.mark(weights, Weights())
+            self.attend(seen, shape)
+            return
+        site, frame = AttentionSite(shape[1]), self._caller()
+        waiting = [site.add(seen, shape)]
 
-    def log_softmax(self, result: Tensor, logits: Tensor) -> None:
-        """Remembered for a nll_loss."""
-        self._origins.mark(result, LogProbabilities(logits))
+        def found() -> None:
+            if waiting:
+                self._attended(site, waiting.pop(), frame)
 
-    def picked(self, log_p: Tensor, target: Tensor, ignore_index: int) -> None:
+        self.origins.mark(weights, Weights(found))
+
+    def picked(
+        self, log_p: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+    ) -> None:
         """A nll_loss: cross entropy if its input is a log_softmax over the classes."""
-        origin = self._origins.of(log_p)
-        if isinstance(origin, LogProbabilities) and normalised(log_p):
-            self.classify(origin.logits, target, ignore_index)
+        origin = self.origins.of(log_p)
+        if isinstance(origin, Squashed) and origin.by == "log_softmax" and normalised(log_p):
+            self.classify(origin.logits, target, weight, ignore_index)
 
-    def classify(self, logits: Tensor, target: Tensor, ignore_index: int) -> None:
+    def classify(
+        self, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+    ) -> None:
         """One cross entropy."""
-        self._judge(self.output.add(logits, target, ignore_index), "the output")
+        self._judge(self.output.add(logits, target, weight, ignore_index), "the output")
 
-    def _hand_written_norm(self, origin: MeanSquare) -> None:
+    def decided(self, p: Tensor, target: Tensor, weight: Tensor | None) -> None:
+        """A binary cross entropy of probabilities: if they are a sigmoid of something."""
+        origin = self.origins.of(p)
+        if isinstance(origin, Squashed) and origin.by == "sigmoid":
+            self.decide(origin.logits, target, weight)
+
+    def decide(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
+        """One binary cross entropy."""
+        self._judge(self.output.add_binary(logits, target, weight), "the output")
+
+    def _hand_written_norm(self, found: Divisor) -> None:
         if len(self._frames) > 1:  # in the loss it is a distance, not a layer
-            self.normalise(origin.kind, origin.values, origin.eps)
+            self.normalise(found.kind, found.values, found.eps, found.added)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Compiled functions run as they were written, where there may be any."""
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _readable(args: Any, kwargs: Any) -> bool:
