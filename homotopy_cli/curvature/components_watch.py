@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -260,7 +261,9 @@ def eager() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # its import takes seconds
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        # a compiled module warns that hooks see it and what it holds; they carry the same name
+        warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there")
         yield
 
 
