@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -42,7 +43,7 @@ Seen = tuple[dict[Key, AttentionSite | NormSite], OutputSite]
 
 
 class Watch(TorchFunctionMode):
-    """Collects sites while `watching()`; the calls themselves run as they would without it.
+    """Collects sites while `watching()`; the calls themselves give what they would without it.
 
     Args:
         model: Its clean module paths name the sites; None names modules from the first caller.
@@ -118,7 +119,8 @@ class Watch(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:
                 return self._open_attention(*args, **kwargs)
-        result = func(*args, **kwargs)
+        with any_kernel() if func is F.scaled_dot_product_attention else nullcontext():
+            result = func(*args, **kwargs)
         if "out" not in kwargs and _readable(args, kwargs):
             try:
                 self._observe(func, args, kwargs, result)
@@ -253,6 +255,13 @@ class Watch(TorchFunctionMode):
     def _hand_written_norm(self, found: Divisor) -> None:
         if len(self._frames) > 1:  # in the loss it is a distance, not a layer
             self.normalise(found.kind, found.values, found.eps, found.added)
+
+
+def any_kernel() -> AbstractContextManager[None]:
+    """Fused attention too, with no matrix of scores: nothing is differentiated here."""
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 @contextmanager
