@@ -141,10 +141,9 @@ class Components:
     notes: tuple[str, ...] = ()  # what could not be seen, in words
 
 
-SEED_KAPPA_NOTE = (
-    "seed_kappa is the founding text's e^(2 max logit), 1/σ² and 1/p_min: a symptom to watch over "
-    "time, not a bound on curvature, since the softmax Jacobian and the logit Hessian "
-    "diag(p) - pp' have norm at most 1/2 however large it is."
+SEED_KAPPA_WORTH = (
+    "symptoms to watch over time, not bounds on the loss's curvature: a softmax's Jacobian and "
+    "the Hessian diag(p) - pp' in its logits have norm at most 1/2 however large these get"
 )
 
 

@@ -66,6 +66,8 @@ def layer(block: Any) -> dict[str, Any]:
 
 def components(record: Any) -> dict[str, Any] | None:
     """Attention, norms and output softmax as measured; `seed_kappa` is the founding formula."""
+    from homotopy_cli.records import SEED_KAPPA_WORTH
+
     if record is None:
         return None
     found = asdict(record)
@@ -73,6 +75,8 @@ def components(record: Any) -> dict[str, Any] | None:
         "attention": [strict(site) for site in found["attention"]],
         "norm": [strict(site) for site in found["norm"]],
         "cross_entropy": strict(found["cross_entropy"]),
+        "seed_kappa_note": f"e^(2 max_logit), 1/sigma_min², 1/p_min: {SEED_KAPPA_WORTH}",
+        "notes": list(record.notes),
     }
 
 

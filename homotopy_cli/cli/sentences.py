@@ -171,30 +171,40 @@ def noise_sentences(noise: Any) -> list[str]:
 
 def component_sentences(components: Any) -> list[str]:
     """The most extreme attention, norm and target of the batch, in a line each."""
+    from homotopy_cli.records import SEED_KAPPA_WORTH
+
     if components is None:
         return []
-    lines = []
+    lines, seeds = [], []
     if components.attention:
         site = max(components.attention, key=lambda a: a.max_logit)
         flat = min(components.attention, key=lambda a: a.entropy_normalised)
+        heads = site.head_max_logit
+        where = f", head {heads.index(site.max_logit)}" if len(heads) > 1 else ""
         lines.append(
-            f"Attention: largest logit {short(site.max_logit, 3)} in {site.name}; lowest mean "
-            f"entropy {short(flat.entropy, 3)} nats ({flat.entropy_normalised:.0%} of uniform) "
-            f"in {flat.name}."
+            f"Attention: largest logit {short(site.max_logit, 3)} in {site.name}{where}; lowest "
+            f"mean entropy {short(flat.entropy, 3)} nats ({flat.entropy_normalised:.0%} of "
+            f"uniform) in {flat.name}."
         )
+        seeds.append(("e^(2·logit)", site.seed_kappa))
     if components.norm:
         low = min(components.norm, key=lambda n: n.sigma_min)
         lines.append(
             f"Norms: smallest σ {short(low.sigma_min, 3)} in {low.name} "
             f"(ε/σ² {low.eps_over_var:.1e})."
         )
+        seeds.append(("1/σ²", low.seed_kappa))
     if components.cross_entropy is not None:
         output = components.cross_entropy
         lines.append(
             f"Output: smallest target probability {short(output.p_min, 3)}, 1 % quantile "
             f"{short(output.p_q01, 3)}, mean log Z {short(output.log_z_mean, 3)}."
         )
-    return lines
+        seeds.append(("1/p", output.seed_kappa))
+    known = [f"{formula} = {short(value, 2)}" for formula, value in seeds if value is not None]
+    if known:
+        lines.append(f"seed_kappa {', '.join(known)}: {SEED_KAPPA_WORTH}.")
+    return lines + [f"Components: {note}." for note in components.notes]
 
 
 def listed(names: Any, limit: int = 4) -> str:

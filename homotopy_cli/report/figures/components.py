@@ -1,8 +1,11 @@
 """Attention, normalisation and output distribution: where transformers go wrong first."""
 
+import math
+
 import numpy as np
 import plotly.graph_objects as go
 
+from homotopy_cli.records import SEED_KAPPA_WORTH
 from homotopy_cli.report import words
 from homotopy_cli.report.figures.draw import add_line, log_axis, row_suffix, stacked_figure
 from homotopy_cli.report.panel import Panel, data_table
@@ -60,6 +63,7 @@ def components_panel(log: RunLog) -> Panel:
             "models with attention, normalisation layers or a cross-entropy loss.",
         )
     figure, notes = _build(log, columns)
+    notes += _seed_kappa(columns)
     parts = [
         f"{label} ended at {words.number(last_finite(columns[name]), 3)}"
         for name, label, _ in COMPONENTS
@@ -69,6 +73,22 @@ def components_panel(log: RunLog) -> Panel:
     text = words.sentences([*alarms, words.join(parts)])
     table = data_table("step", log.probe_step, columns)
     return Panel(key, title, text, figure, "", tuple(notes), table, wide=len(columns) > 3)
+
+
+def _seed_kappa(columns: dict[str, np.ndarray]) -> list[str]:
+    """The founding formulas of the last values, and what they are worth."""
+    found = []
+    for name, formula, log_of in (
+        ("attention_max_logit", "e^(2·logit)", lambda v: 2 * v),
+        ("norm_sigma_min", "1/σ²", lambda v: -2 * math.log(v)),
+        ("p_min", "1/p", lambda v: -math.log(v)),
+    ):
+        last = last_finite(columns[name]) if name in columns else None
+        if last is not None and (name == "attention_max_logit" or last > 0):
+            exponent = log_of(last)
+            if exponent < math.log(1e308):
+                found.append(f"{formula} {words.number(math.exp(exponent), 2)}")
+    return [f"At the end seed_kappa is {words.join(found)}: {SEED_KAPPA_WORTH}."] if found else []
 
 
 def _alarms(columns: dict[str, np.ndarray]) -> list[str]:
