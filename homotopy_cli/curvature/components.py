@@ -34,7 +34,7 @@ def measure_components(problem: Problem, *, heads: bool = True) -> Components:
     One forward pass without gradients over all batches, with the problem's mode, seed and
     weights; the model, its buffers and the generators are left bitwise as they were. Attention
     logits are computed a second time, in pieces of at most 2¹⁹ numbers. Measured on
-    small GPTs on a CPU: the seconds of 0.6 to 1.2 gradients, and 0.03 GB beside what the forward
+    small GPTs on a CPU: the seconds of 0.6 to 1.3 gradients, and 0.02 GB beside what the forward
     pass itself needs, at 4096 tokens.
 
     A call site is named by the module that makes the call; "#2" is the second such call within

@@ -211,11 +211,14 @@ class Watch(TorchFunctionMode):
 
     def softmax(self, weights: Tensor, logits: Tensor, dim: Any) -> None:
         """A softmax over the last axis: attention if of scores, or once it weighs activations."""
-        if logits.ndim < 2 or dim not in (-1, logits.ndim - 1):
+        of_scores = isinstance(self.origins.of(logits), Scores)
+        over_keys = logits.ndim >= 2 and dim in (-1, logits.ndim - 1)
+        in_loss = len(self._frames) == 1  # where weighing is an expected cost, not a layer
+        if not over_keys or (in_loss and not of_scores):
             self.origins.mark(weights, Weights())
             return
         seen, shape = given_logits(logits, self.origins.heads_of(logits))
-        if isinstance(self.origins.of(logits), Scores):
+        if of_scores:
             self.origins.mark(weights, Weights())
             self.attend(seen, shape)
             return

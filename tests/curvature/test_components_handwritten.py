@@ -263,3 +263,13 @@ def test_a_low_rank_head_is_no_attention(x):
 
     problem = Problem.from_module(LowRank().double(), outputs_squared, [x])
     assert not measure_components(problem).attention
+
+
+def test_an_expected_cost_in_the_loss_is_no_attention(x):
+    cost = torch.rand(4, 4, dtype=torch.float64)
+
+    def expected_cost(model, x):
+        return (model(x).softmax(-1) @ cost).mean()
+
+    problem = Problem.from_module(nn.Linear(6, 4).double(), expected_cost, [x])
+    assert not measure_components(problem).attention

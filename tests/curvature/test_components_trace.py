@@ -1,5 +1,6 @@
 """Measuring leaves no trace, changes no value, holds little memory; what is hidden it says."""
 
+import copy
 import random
 import warnings
 
@@ -237,3 +238,19 @@ def test_no_whole_matrix_of_scores_is_made_for_long_sequences(masked):
         site.add(*dot_product_logits(q, k, mask, is_causal=not masked, scale=None, grouped=True))
     assert site.n_rows == 4 * 1500
     assert PIECE / 2 < largest.numel <= PIECE * 1.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_numbers_of_the_cpu(batch):
+    model = nn.Sequential(
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(20, 3)
+    ).double()
+    x, targets = batch
+    there = Problem.from_module(copy.deepcopy(model).cuda(), None, [(x.cuda(), targets.cuda())])
+    here = measure_components(Problem.from_module(model, None, [batch]))
+    assert measure_components(there).attention[0].head_entropy == pytest.approx(
+        here.attention[0].head_entropy, rel=1e-9
+    )
+    found = measure_components(there).cross_entropy
+    assert found.p_min == pytest.approx(here.cross_entropy.p_min, rel=1e-9)
