@@ -14,7 +14,7 @@ def along(grads: Sequence[Tensor | None], params: Sequence[Tensor], v: Tensor) -
         params: The parameters of one block.
         v: Shape (n_b,), in their order.
     """
-    parts = v.split([p.numel() for p in params])
+    parts = torch.split_with_sizes(v, [p.numel() for p in params])
     outputs, directions = [], []
     for grad, param, part in zip(grads, params, parts, strict=True):
         if grad is not None and grad.requires_grad:

@@ -14,8 +14,8 @@ from homotopy_cli.curvature.spectrum import Deadline, extremes, size_of
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.linalg.extreme import EigenPair, ExtremeResult, Progress, Tolerance
 from homotopy_cli.linalg.operator import LinearOperator
+from homotopy_cli.linalg.vectors import gaussian, norm, rademacher, unit
 from homotopy_cli.linalg.vectors import generator as seeded
-from homotopy_cli.linalg.vectors import norm, rademacher, unit
 from homotopy_cli.problems.partition import Block, Partition
 from homotopy_cli.records import BlockEstimate, BlockState
 
@@ -132,7 +132,7 @@ def _estimate_block(
     found = extremes(
         operator,
         config,
-        start=_start([graph.gather(plain.names, v) for v in starts]),
+        start=_start([graph.gather(plain.names, v) for v in starts], generator),
         generator=generator,
         warm=warm,
         key=f"block:{block.name}",
@@ -180,10 +180,18 @@ def _near_the_ends(found: ExtremeResult) -> list[Tensor]:
     ]
 
 
-def _start(parts: Sequence[Tensor]) -> Tensor | None:
-    """The sum of unit vectors along `parts`, None (a random vector) where there is none."""
+def _start(parts: Sequence[Tensor], generator: torch.Generator) -> Tensor | None:
+    """The sum of unit vectors along `parts` and a random one; None where there are no parts.
+
+    Without the random one the start could miss an eigenvector altogether, and then nothing that
+    the iteration sees would tell.
+    """
     known = [vector for part in parts if (vector := unit(part)) is not None]
-    return torch.stack(known).sum(dim=0) if known else None
+    if not known:
+        return None
+    draw = {"generator": generator, "dtype": known[0].dtype, "device": known[0].device}
+    known.append(unit(gaussian(len(known[0]), **draw)))
+    return torch.stack(known).sum(dim=0)
 
 
 def _error(end: EigenPair, size: float | None, config: EstimatorConfig) -> float:

@@ -75,7 +75,7 @@ class EstimatorConfig:
     block_end_floor: float = 1.0
     block_rtol: float = 3e-2
     patience: int = PATIENCE
-    block_patience: int = 2
+    block_patience: int = PATIENCE
     rtol: float = 1e-3
     max_hvp: int = 300
     whole: bool = True

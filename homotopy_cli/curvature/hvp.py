@@ -30,7 +30,10 @@ Method = Literal[
     "auto", "double_backward", "forward_over_reverse", "central_difference", "forward_difference"
 ]
 
-_ONCE_ONLY = ("not implemented", "double backward", "twice", "once_differentiable")
+_ONCE_ONLY = (
+    *("not implemented", "double backward", "twice", "once_differentiable", "forward AD"),
+    "ZeroTensors",  # what forward mode says in the backward of mse_loss (torch 2.13)
+)
 
 
 class GradientGraph:
@@ -64,7 +67,8 @@ class GradientGraph:
     """
 
     matrix = "hessian"
-    _guarded: tuple[str, ...] = ("double_backward",)  # methods that an operation may refuse
+    # methods that an operation may refuse
+    _guarded: tuple[str, ...] = ("double_backward", "forward_over_reverse")
 
     def __init__(
         self,

@@ -65,14 +65,15 @@ class Basis:
         is large beside what remains, and a second pass is made ("twice is enough", Kahan and
         Parlett). A third large loss means that w lies in the span to rounding.
         """
-        before = norm(w)
         for _ in range(3):
+            taken = 0.0  # ‖part taken away‖²: with the rest's it adds up to ‖w‖²
             for rows in (*self._locked, *self._rows()):
-                w.addmv_(rows.T, project(rows, w), alpha=-1.0)
+                parts = project(rows, w)
+                w.addmv_(rows.T, parts, alpha=-1.0)
+                taken += float(torch.dot(parts, parts))
             after = norm(w)
-            if after > 0.7071 * before or after == 0.0 or after != after:
+            if after * after > taken or after == 0.0 or after != after:
                 return w, after
-            before = after
         return w, 0.0
 
     def fresh(self, generator: torch.Generator) -> Tensor | None:

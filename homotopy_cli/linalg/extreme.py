@@ -1,18 +1,19 @@
 """Extreme eigenvalues of a symmetric operator by Lanczos, each with a residual bound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from homotopy_cli.linalg.lanczos import ROUNDING, Tridiagonal, lanczos, ritz_pairs
+from homotopy_cli.linalg.lanczos import ROUNDING, Tridiagonal, lanczos, ritz_arrays
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import dot, norm
 
 Which = Literal["both", "max", "min", "magnitude"]
 Explicit = Literal["one"] | bool
+Floats = Sequence[float]
 Progress = Callable[[int, int], None]  # products done, most that may come
 
 END_FLOOR = 0.1  # an end much smaller than ‖A‖ is resolved to rtol · END_FLOOR · ‖A‖, not less
@@ -122,7 +123,8 @@ def extreme_eigenvalues(
     values, residuals, vectors = tri.ritz()
     scale = max(scale, values.abs().max().item())
     pairs, n_explicit, explicit = [], 0, explicit_residual
-    for index in sorted(select(values, k, which), key=lambda i: -abs(values[i].item())):
+    chosen = select(values.tolist(), k, which)
+    for index in sorted(chosen, key=lambda i: -abs(values[i].item())):
         value, residual = values[index].item(), residuals[index].item()
         vector = tri.basis.combine(vectors[:, index])
         vector = vector / norm(vector)
@@ -182,9 +184,9 @@ class Tolerance:
         """Whether a residual that was accepted would not have been without the floor."""
         return residual > BLURRED * self.rtol * abs(value)
 
-    def all_met(self, values: Tensor, residuals: Tensor, scale: float) -> bool:
-        """Whether each of `residuals`, shape (m,), is small enough for its value."""
-        pairs = zip(values.tolist(), residuals.tolist(), strict=True)
+    def all_met(self, values: Floats, residuals: Floats, scale: float) -> bool:
+        """Whether each of `residuals` is small enough for its value."""
+        pairs = zip(values, residuals, strict=True)
         return all(self.met(value, residual, scale) for value, residual in pairs)
 
 
@@ -196,15 +198,16 @@ class Patience:
         self._since: int | None = None
 
     def over(
-        self, step: int, values: Tensor, residuals: Tensor, scale: float, last: Tensor | None
+        self, step: int, values: Floats, residuals: Floats, scale: float, last: Floats | None
     ) -> bool:
-        """Return True when the wanted values, shape (m,), can be believed at this step."""
-        rests = last is not None and len(last) == len(values)
-        rests = rests and self.tolerance.all_met(values, (values - last).abs(), scale)
-        if not rests or not self.tolerance.all_met(values, residuals, scale):
+        """Return True when the wanted values can be believed at this step."""
+        met = self.tolerance.all_met
+        rests = last is not None and len(last) == len(values) and met(values, residuals, scale)
+        moved = [abs(value - old) for value, old in zip(values, last, strict=True)] if rests else []
+        if not rests or not met(values, moved, scale):
             self._since = None
             return False
-        pairs = zip(values.tolist(), residuals.tolist(), strict=True)
+        pairs = zip(values, residuals, strict=True)
         if not any(self.tolerance.blurred(value, residual) for value, residual in pairs):
             return True
         self._since = step if self._since is None else self._since
@@ -227,7 +230,7 @@ class _Stop:
         self.k, self.which, self.tolerance, self.limit = k, which, tolerance, limit
         self.expired, self.progress, self.scale = expired, progress, scale
         self.next_check = 1
-        self.last: Tensor | None = None
+        self.last: Floats | None = None
         self.patience = Patience(tolerance)
 
     def __call__(self, alphas: list[float], betas: list[float]) -> bool:
@@ -239,26 +242,27 @@ class _Stop:
         if m < self.next_check and betas[-1] > 0.0:
             return False
         self.next_check = m + 1 + m // 32  # T's eigenproblem costs m³: seldom when m is large
-        values, residuals, _ = ritz_pairs(alphas, betas)
-        index = select(values, self.k, self.which)
-        wanted, scale = values[index], max(self.scale, values.abs().max().item())
-        last, self.last = self.last, wanted
         if m < self.k:
             return False
-        errors = SAFETY * residuals[index] + ROUNDING * self.tolerance.eps * scale
+        values, residuals, _ = ritz_arrays(alphas, betas)
+        scale = max(self.scale, abs(float(values[0])), abs(float(values[-1])))
+        index = select(values.tolist(), self.k, self.which)
+        wanted = values[index].tolist()
+        last, self.last = self.last, wanted
+        errors = (SAFETY * residuals[index] + ROUNDING * self.tolerance.eps * scale).tolist()
         if betas[-1] == 0.0:  # an invariant subspace: nothing can move any more
             return self.tolerance.all_met(wanted, errors, scale)
         return self.patience.over(m, wanted, errors, scale, last)
 
 
-def select(values: Tensor, k: int, which: Which) -> list[int]:
+def select(values: Floats, k: int, which: Which) -> list[int]:
     """Indices into ascending Ritz values of the pairs that are wanted."""
     m = len(values)
     if which == "max":
         return list(range(max(0, m - k), m))
     if which == "min":
         return list(range(min(k, m)))
-    chosen = set(values.abs().argsort(descending=True, stable=True)[:k].tolist())
+    chosen = set(sorted(range(m), key=lambda i: -abs(values[i]))[:k])
     if which == "both":
         chosen |= {0, m - 1}
     return sorted(chosen)

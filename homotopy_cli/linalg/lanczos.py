@@ -9,6 +9,7 @@ eigenvalues, which look like multiplicity; so every new vector is orthogonalised
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,8 +115,17 @@ def lanczos(
 
 def ritz_pairs(alphas: list[float], betas: list[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Return ascending eigenvalues (m,), residuals |β_m s_m| and eigenvectors (m, m) of T."""
-    diagonal = torch.tensor(alphas, dtype=torch.float64)
-    side = torch.tensor(betas[:-1], dtype=torch.float64)
-    t = torch.diag(diagonal) + torch.diag(side, 1) + torch.diag(side, -1)
-    values, vectors = torch.linalg.eigh(t)
-    return values, (betas[-1] * vectors[-1]).abs(), vectors
+    values, residuals, vectors = ritz_arrays(alphas, betas)
+    return torch.from_numpy(values), torch.from_numpy(residuals), torch.from_numpy(vectors)
+
+
+def ritz_arrays(
+    alphas: list[float], betas: list[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the same as float64 arrays: for so small a matrix a torch call costs more."""
+    m = len(alphas)
+    t = np.zeros((m, m))
+    t.flat[:: m + 1] = alphas
+    t.flat[m :: m + 1] = betas[:-1]  # below the diagonal, which is all that eigh reads
+    values, vectors = np.linalg.eigh(t)
+    return values, np.abs(betas[-1] * vectors[-1]), vectors

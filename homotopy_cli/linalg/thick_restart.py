@@ -92,10 +92,11 @@ def restarted_eigenvalues(
         if beta <= 0.5 * ROUNDING * eps * scale:
             beta = 0.0
         residuals = (beta * rotation[-1]).abs()
-        chosen = select(values, k, which)
+        chosen = select(values.tolist(), k, which)
         errors = SAFETY * residuals[chosen] + ROUNDING * eps * scale
-        met = patience.over(done, values[chosen], errors, scale, last)
-        last = values[chosen]
+        wanted_values = values[chosen].tolist()
+        met = patience.over(done, wanted_values, errors.tolist(), scale, last)
+        last = wanted_values
         if (met and len(chosen) >= min(wanted, n)) or done >= max_matvecs or m == n:
             break
         if expired is not None and expired():
@@ -155,7 +156,7 @@ def _fresh(basis: Tensor, generator: torch.Generator, n: int) -> Tensor | None:
 def _kept(values: Tensor, k: int, which: Which, size: int) -> list[int]:
     """The wanted Ritz pairs and as many of their neighbours as fill half of the rest."""
     count = min(size - 2, k + (size - k) // 2)
-    return select(values, count - (1 if which == "both" else 0), which)
+    return select(values.tolist(), count - (1 if which == "both" else 0), which)
 
 
 def _restart(
