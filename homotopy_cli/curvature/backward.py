@@ -36,3 +36,14 @@ def flat(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> Tensor:
             for grad, param in zip(grads, params, strict=True)
         ]
     )
+
+
+_ONCE_ONLY = (
+    *("not implemented", "double backward", "twice", "once_differentiable", "forward AD"),
+    "ZeroTensors",  # what forward mode says in the backward of mse_loss (torch 2.13)
+)
+
+
+def has_one_derivative_only(reason: str) -> bool:
+    """Whether torch's words mean that an operation has no second derivative in this mode."""
+    return any(words in reason for words in _ONCE_ONLY)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature import differences
-from homotopy_cli.curvature.backward import along, flat
+from homotopy_cli.curvature.backward import along, flat, has_one_derivative_only
 from homotopy_cli.curvature.facts import Facts, merged
 from homotopy_cli.curvature.finite import require_finite
 from homotopy_cli.curvature.nodes import has_dead_end, operations
@@ -29,11 +29,6 @@ from homotopy_cli.records import BlockState
 Method = Literal[
     "auto", "double_backward", "forward_over_reverse", "central_difference", "forward_difference"
 ]
-
-_ONCE_ONLY = (
-    *("not implemented", "double backward", "twice", "once_differentiable", "forward AD"),
-    "ZeroTensors",  # what forward mode says in the backward of mse_loss (torch 2.13)
-)
 
 
 class GradientGraph:
@@ -242,7 +237,7 @@ class GradientGraph:
         if isinstance(error, torch.OutOfMemoryError):
             raise error
         reason = str(error).splitlines()[0]
-        if not any(words in reason for words in _ONCE_ONLY):
+        if not has_one_derivative_only(reason):
             raise ProblemError(
                 f"the Hessian product failed: {reason}",
                 hint="take products before optimizer.step(), and avoid in-place operations",

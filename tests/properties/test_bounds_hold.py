@@ -129,7 +129,7 @@ def dense(kind, model, batches):
     if kind in ("mlp", "conv"):
         return oracle.functorch_hessian(f, theta), 1e-13
     h = torch.autograd.functional.hessian(f, theta)  # torch.func's is wrong through LayerNorm
-    return 0.5 * (h + h.T), 1e-13
+    return 0.5 * (h + h.T), 1e-11
 
 
 def rows(problem, block):
