@@ -118,7 +118,7 @@ class Ceiling(Spec):
 
     inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
     target: Positive | None = _own(
-        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 2"
+        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1"
     )
     alpha: NonNegative | None = _own(
         "strength; 1 is an exact ceiling, 0 only measures; default 1.0"
@@ -157,8 +157,9 @@ class Homotopy(Ceiling):
         "guard limits the schedule; auto measures rate, warmup and peak, and needs no "
         "learning rate; default guard"
     )
-    warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.1")
-    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.9")
+    warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.25")
+    power: Positive | None = _own("mode auto: exponent of the rise, 1 = straight; default 1.0")
+    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.6")
     final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 
 

@@ -13,7 +13,7 @@ from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
 
-TARGETS = {"guard": 0.9, "auto": 2.0}  # under auto the ramp itself holds at 0.9
+TARGETS = {"guard": 0.9, "auto": 1.0}  # single readings of 1 to 1.5 are part of a good rise
 SLICES = {"guard": 0.125, "auto": 0.25}  # the ramp's slope hangs on the first probes
 
 
@@ -35,7 +35,7 @@ class HomotopyLR(CurvatureScheduler):
 
     With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
     share of the measured edge, rises in proportion to the step through the first `warmup` of the
-    run while the edge ratio stays low, and then decays by half a cosine (see ramp.py). The
+    run, under the ceiling as any schedule, and then decays by half a cosine (see ramp.py). The
     groups' rates then only say how the groups relate to each other.
 
     Args:
@@ -43,6 +43,7 @@ class HomotopyLR(CurvatureScheduler):
             CurvatureScheduler. Mode auto has neither base_lr nor inner.
         mode: "guard" limits the schedule that is given; "auto" makes its own.
         warmup: Share of total_steps at which mode auto stops raising the rate.
+        power: Exponent of mode auto's rise; 1 is a straight line.
         start_ratio: Edge ratio at which mode auto starts.
         final: Last rate of mode auto over its peak.
         curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
@@ -55,7 +56,7 @@ class HomotopyLR(CurvatureScheduler):
         signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
             and sharpness for the rest, and says so in an event. "directional" is u'Hu/u'Pu along
             u = P⁻¹g: the least cautious, it reacts to a real crossing only.
-        target: Edge ratio to stay under; None takes 0.9, or 2 in mode auto. On a 4-layer
+        target: Edge ratio to stay under; None takes 0.9, or 1 in mode auto. On a 4-layer
             character GPT (500 steps, 3 seeds, cosine with 40 steps of warmup inside) the mean
             validation loss at peak rates 3e-3 / 3e-2 was 1.93 / 1.83 at target 0.7,
             1.90 / 1.76 at 1.0, 1.87 / 1.90 at 1.5, and
@@ -99,8 +100,9 @@ class HomotopyLR(CurvatureScheduler):
         signal: Signal = "auto",
         target: float | None = None,
         mode: Literal["guard", "auto"] = "guard",
-        warmup: float = 0.1,
-        start_ratio: float = 0.9,
+        warmup: float = 0.25,
+        power: float = 1.0,
+        start_ratio: float = 0.6,
         final: float = 0.1,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,
@@ -127,7 +129,7 @@ class HomotopyLR(CurvatureScheduler):
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
-            self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final=final)
+            self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, power, final)
             base_lr = 1.0
             burst = START + 1 if burst is None else burst
         settings = GuardSettings(
@@ -179,8 +181,8 @@ class HomotopyLR(CurvatureScheduler):
         guard, starting = self._guard, self.ramp.slope is None
         self.ramp.take(guard.last_step, guard.sharpness, guard.ceiling.threshold(guard.last_step))
         if starting and self.ramp.slope is not None:
-            peak = self.ramp.slope * (self.ramp.ramp_steps + 1)
-            text = f"rate {self.ramp.rate:.3g} rises towards {peak:.3g} at step "
+            now, peak = self.ramp(guard.last_step), self.ramp.peak
+            text = f"rate {now:.3g} rises towards {peak:.3g} at step "
             guard.events.add(guard.last_step, "info", "RAMP", f"{text}{self.ramp.ramp_steps}")
 
     def state_dict(self) -> dict[str, Any]:

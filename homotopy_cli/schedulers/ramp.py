@@ -3,14 +3,14 @@
 Three phases, in optimizer steps t of a run of T:
 
     start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
-    ramp    η grows in proportion to t, from the slope that the start's last probes gave, up to
-            t = warmup·T, and no further than an edge ratio ρ = ηλ/c of `hold`, by the median of
-            the last WINDOW λ. Where that ρ is above `cut` the rate falls back.
+    ramp    η grows as t^power, from where the start's last probes put it, up to t = warmup·T.
     decay   half a cosine from the rate reached to `final` of it; constant where T is unknown.
 
-The start chooses the ramp's slope and so the order of magnitude of the peak. It cannot be read
-off later: the curvature of a network in training settles near the edge of whatever rate is in
-use, so ρ on a plateau says little about whether the plateau is a good one. No torch.
+The start chooses the order of magnitude of the peak. It cannot be read off later: the curvature
+of a network in training settles near the edge of whatever rate is in use, so the edge ratio of a
+plateau says little about whether the plateau is a good one. What the ramp asks for and the edge
+does not allow is the ceiling's business (ceiling.py), as under any schedule: it attacks at once
+and gives way again, where a cut of the plan itself would be remembered to the end. No torch.
 """
 
 import math
@@ -22,7 +22,6 @@ START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while �
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
-WINDOW = 5  # probes: runs that end well see single ρ of 1 to 1.5 on their way up: our choice
 
 
 @dataclass
@@ -33,24 +32,20 @@ class MeasuredRamp:
         total_steps: T; 0 = unknown: the ramp then ends at `fallback_ramp` and nothing decays.
         share: Edge ratio of the start.
         warmup: Share of T at which the ramp ends.
-        hold: Edge ratio, by the median, up to which the rate may rise.
-        cut: The one above which it falls.
+        power: Exponent of the ramp; 1 is a straight line.
         final: Last rate over the peak.
         fallback_ramp: Length of the ramp where T is unknown, steps.
     """
 
     total_steps: int = 0
-    share: float = 0.9
-    warmup: float = 0.1
-    hold: float = 0.9
-    cut: float = 1.0
+    share: float = 0.6
+    warmup: float = 0.25
+    power: float = 1.0
     final: float = 0.1
     fallback_ramp: int = 1000
-    at: int = 0  # step that `rate` belongs to
-    rate: float = UNMEASURED  # before the decay
-    slope: float | None = None  # rate per step, once the start is over
+    rate: float = UNMEASURED  # during the start
+    slope: float | None = None  # rate / (t + 1) at the end of the start
     candidates: list[float] = field(default_factory=list)  # slopes the start has seen
-    recent: list[float] = field(default_factory=list)  # λ/c of the last WINDOW probes
 
     @property
     def ramp_steps(self) -> int:
@@ -59,13 +54,18 @@ class MeasuredRamp:
         return max(length, 1)
 
     @property
+    def peak(self) -> float:
+        """The rate at the end of the ramp; the present one before the start is over."""
+        return self._plan(self.ramp_steps)
+
+    @property
     def measured(self) -> bool:
         """Whether a probe has set the rate yet."""
         return self.rate != UNMEASURED
 
     def __call__(self, step: int) -> float:
-        """The rate for optimizer step `step`: where the ramp stands, times the decay."""
-        return self.rate * self._growth_to(step) * self.decay(step)
+        """The rate for optimizer step `step`."""
+        return self._plan(min(step, self.ramp_steps)) * self.decay(step)
 
     def decay(self, step: int) -> float:
         """Half a cosine from 1 at the end of the ramp to `final` at the last step."""
@@ -75,56 +75,34 @@ class MeasuredRamp:
         wave = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
         return self.final + (1.0 - self.final) * wave
 
-    def advance_to(self, step: int) -> None:
-        """Move on to optimizer step `step` without a measurement."""
-        if step > self.at:
-            self.rate *= self._growth_to(step)
-            self.at = step
-
     def take(self, step: int, sharpness: float, threshold: float) -> None:
         """Use a probe of λ (signed) before optimizer step `step`, with the edge at ηλ = c.
 
         Args:
-            step: Not before the last one taken.
+            step: Not before the last one taken. Once the start is over nothing is taken.
             sharpness: λ in the optimizer's own metric, 1/lr.
             threshold: c.
         """
-        self.advance_to(step)
-        self.recent = [*self.recent[1 - WINDOW :], max(sharpness, 0.0) / threshold]
-        if step <= START or self.slope is None:
-            wanted = self.share * threshold / max(abs(sharpness), 1e-300)
-            self.rate = min(wanted, GROWTH * self.rate) if self.measured else wanted
-            if step >= min(FIRST_TRUSTED, self.ramp_steps):
-                self.candidates.append(self.rate / (step + 1))
-            if step >= START and self.candidates:
-                self.slope = statistics.median(self.candidates)
-                self.rate = min(self.rate, self.slope * (step + 1))
+        if self.slope is not None:
             return
-        ratio = self(step) * statistics.median(self.recent)
-        if ratio > self.cut:
-            self.rate *= math.sqrt(self.cut / ratio)
+        wanted = self.share * threshold / max(abs(sharpness), 1e-300)
+        self.rate = min(wanted, GROWTH * self.rate) if self.measured else wanted
+        if step >= min(FIRST_TRUSTED, self.ramp_steps):
+            self.candidates.append(self.rate / (step + 1))
+        if step >= START and self.candidates:
+            self.slope = statistics.median(self.candidates)
 
-    def _growth_to(self, step: int) -> float:
-        """Factor on the rate between `at` and `step` on the ramp; 1 off it."""
-        end = min(step, self.ramp_steps)
-        if self.slope is None or end <= self.at:
-            return 1.0
-        ratio = self.rate * statistics.median(self.recent)
-        room = self.hold / ratio if ratio > 0.0 else math.inf
-        return max(1.0, min((end + 1) / (self.at + 1), room))
+    def _plan(self, step: int) -> float:
+        """The rate at `step` of the ramp."""
+        if self.slope is None:
+            return self.rate
+        return self.slope * (START + 1) * ((step + 1) / (START + 1)) ** self.power
 
     def state_dict(self) -> dict[str, Any]:
         """What moves; the settings belong to the constructor."""
-        return {name: getattr(self, name) for name in _MOVING} | {
-            "candidates": list(self.candidates),
-            "recent": list(self.recent),
-        }
+        return {"rate": self.rate, "slope": self.slope, "candidates": list(self.candidates)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
-        for name in _MOVING:
-            setattr(self, name, state[name])
-        self.candidates, self.recent = list(state["candidates"]), list(state["recent"])
-
-
-_MOVING = ("at", "rate", "slope")
+        self.rate, self.slope = state["rate"], state["slope"]
+        self.candidates = list(state["candidates"])

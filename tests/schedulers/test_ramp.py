@@ -14,11 +14,11 @@ from homotopy_cli.schedulers.ramp import START, UNMEASURED, MeasuredRamp
 
 
 def follow(ramp, curvature, steps, every=5, threshold=2.0):
-    """Rates of a run in which λ(t, rate) is measured in the start and then every few steps."""
+    """Rates of a run in which λ(t) is measured in the start and then every few steps."""
     rates = []
     for t in range(steps):
         if t <= START or t % every == 0:
-            ramp.take(t, curvature(t, ramp(t)), threshold)
+            ramp.take(t, curvature(t), threshold)
         rates.append(ramp(t))
     return rates
 
@@ -30,65 +30,56 @@ def test_it_starts_at_its_share_of_the_edge():
     assert ramp(0) == pytest.approx(0.6 * 2.0 / 50.0)
 
 
-def test_a_constant_edge_stops_the_rise_near_it_and_the_decay_ends_at_its_share():
-    rates = follow(MeasuredRamp(1000, share=0.3), lambda t, rate: 50.0, 1000)
-    assert max(rates) == pytest.approx(0.9 * 0.04)  # the edge is at 2/50
-    assert rates[-1] == pytest.approx(0.1 * rates[100], rel=1e-6)
-    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(rates[100:]))
+@pytest.mark.parametrize("power", [1.0, 1.5])
+def test_from_the_start_it_rises_as_a_power_of_the_step_and_decays_by_a_cosine(power):
+    ramp = MeasuredRamp(1000, share=0.5, warmup=0.2, power=power)
+    rates = follow(ramp, lambda t: 8.0 / (t + 1), 1000)
+    assert rates[START + 1] == pytest.approx(0.5 * 2.0 / 8.0 * (START + 2), rel=0.1)
+    logs = [math.log(rates[t] / rates[START + 1]) for t in (50, 200)]
+    steps = [math.log((t + 1) / (START + 2)) for t in (50, 200)]
+    assert logs == pytest.approx([power * x for x in steps])
+    assert ramp.peak == rates[200] == max(rates)
+    assert rates[600] == pytest.approx(ramp.peak * 0.55, rel=0.01)  # half way down to 0.1
+    assert rates[-1] == pytest.approx(0.1 * ramp.peak)
 
 
-def test_where_the_edge_gives_way_the_rise_is_a_straight_line():
-    """λ ~ 1/rate, as in a network that adapts to the rate in use."""
-    ramp = MeasuredRamp(2000, warmup=0.25)
-    rates = follow(ramp, lambda t, rate: 0.5 * 2.0 / max(rate, 1e-3 * (t + 1)), 500)
-    slopes = [rates[t] / (t + 1) for t in range(60, 500)]
-    assert max(slopes) == pytest.approx(min(slopes), rel=1e-9)
-    assert rates[499] > 8.0 * rates[50]
-
-
-def test_a_ratio_that_stays_above_the_cut_lowers_the_rate_and_a_single_one_does_not():
-    calm = MeasuredRamp(2000, warmup=0.5)
-    follow(calm, lambda t, rate: 1.0 / (t + 1), 300)
-    before = calm(300)
-    calm.take(300, 0.5 * 2.0 / before, 2.0)
-    single = calm(300)
-    assert single == before
-    for t in range(301, 311):
-        calm.take(t, 3.0 * 2.0 / calm(t), 2.0)
-    assert calm(311) < 0.7 * before
+def test_the_plan_forgets_no_peak_for_what_comes_after_the_start():
+    calm = follow(MeasuredRamp(400), lambda t: 5.0, 400)
+    wild = follow(MeasuredRamp(400), lambda t: 5.0 if t <= START else 5e6, 400)
+    assert wild == calm
 
 
 def test_early_rates_cannot_jump_by_more_than_eight():
-    rates = follow(MeasuredRamp(1000), lambda t, rate: 1e9 if t == 0 else 1.0, 5)
+    rates = follow(MeasuredRamp(1000), lambda t: 1e9 if t == 0 else 1.0, 5)
     assert all(b / a <= 8.0 + 1e-9 for a, b in pairwise(rates))
 
 
 def test_negative_curvature_gives_a_finite_rate():
-    rates = follow(MeasuredRamp(100), lambda t, rate: -5.0 if t < 3 else 5.0, 40)
+    rates = follow(MeasuredRamp(100), lambda t: -5.0 if t < 3 else 5.0, 40)
     assert all(math.isfinite(rate) and rate > 0.0 for rate in rates)
 
 
 def test_an_unknown_length_ramps_and_then_stays():
-    ramp = MeasuredRamp(0, fallback_ramp=50)
-    rates = follow(ramp, lambda t, rate: 0.1 / (t + 1), 200)
+    rates = follow(MeasuredRamp(0, fallback_ramp=50), lambda t: 0.1, 200)
     assert rates[60] == rates[199] == max(rates)
 
 
 def test_the_state_is_plain_and_continues_bitwise():
-    def curvature(t, rate):
+    def curvature(t):
         return 3.0 + math.sin(t)
 
     whole = follow(MeasuredRamp(300), curvature, 120)
-    half = MeasuredRamp(300)
-    follow(half, curvature, 60)
-    state = half.state_dict()
-    assert all(v is None or isinstance(v, int | float | list) for v in state.values())
-    rest = MeasuredRamp(300)
-    rest.load_state_dict(state)
-    for t in range(60, 120):
-        if t % 5 == 0:
-            rest.take(t, curvature(t, rest(t)), 2.0)
-        assert rest(t) == whole[t]
+    for cut in (6, 60):
+        half = MeasuredRamp(300)
+        follow(half, curvature, cut)
+        state = half.state_dict()
+        assert all(v is None or isinstance(v, float | list) for v in state.values())
+        rest = MeasuredRamp(300)
+        rest.load_state_dict(state)
+        for t in range(cut, 120):
+            if t <= START or t % 5 == 0:
+                rest.take(t, curvature(t), 2.0)
+            assert rest(t) == whole[t]
 
 
 def quadratic(eigenvalues, optimizer=torch.optim.SGD, **settings):
@@ -134,7 +125,7 @@ def test_it_solves_a_quadratic_without_a_learning_rate(optimizer, settings):
     assert end < 1e-4 * start
     if optimizer is torch.optim.SGD:
         edge = 2.0 * (1.0 + settings.get("momentum", 0.0)) / 100.0
-        assert max(rates) <= 0.91 * edge
+        assert max(rates) <= 1.01 * edge
 
 
 def test_group_rates_only_tell_how_groups_relate():
