@@ -12,10 +12,10 @@ from homotopy_cli.curvature.moments import Moments
 from homotopy_cli.curvature.operators import BlockOperator, PreconditionedOperator
 from homotopy_cli.curvature.spectrum import Deadline, extremes, size_of
 from homotopy_cli.curvature.warm import WarmStarts
-from homotopy_cli.linalg.extreme import EigenPair, ExtremeResult, Progress, Tolerance
+from homotopy_cli.linalg.extreme import EigenPair, Progress, Tolerance
 from homotopy_cli.linalg.operator import LinearOperator
-from homotopy_cli.linalg.vectors import gaussian, norm, rademacher, unit
 from homotopy_cli.linalg.vectors import generator as seeded
+from homotopy_cli.linalg.vectors import norm, rademacher
 from homotopy_cli.problems.partition import Block, Partition
 from homotopy_cli.records import BlockEstimate, BlockState
 
@@ -29,7 +29,6 @@ def block_estimates(
     param_norm: float,
     inv_sqrt: Tensor | None = None,
     moments: Moments | None = None,
-    found: ExtremeResult | None = None,
     warm: WarmStarts | None = None,
     deadline: Deadline | None = None,
     progress: Progress | None = None,
@@ -49,8 +48,6 @@ def block_estimates(
         param_norm: ‖θ‖, for the rounding level of gradients.
         inv_sqrt: P^-1/2, shape (n,), to measure P^-1/2 H P^-1/2 instead.
         moments: Traces measured before; None leaves them out.
-        found: Extreme pairs of the whole: where the iterations with the blocks of a problem that
-            is not small begin.
         warm: Start vectors between probes.
         deadline: Blocks after it are listed without eigenvalues.
         progress: Called with (blocks done, blocks).
@@ -59,9 +56,6 @@ def block_estimates(
     blocks = partition.blocks
     if config.steps is None:
         config = config.for_blocks(graph.n)
-    starts: list[Tensor] = []
-    if found is not None and warm is None and not config.is_exact(graph.n):
-        starts = _near_the_ends(found)
     dead = _without_effect(graph, blocks, seed)
     table = []
     for i, block in enumerate(blocks):
@@ -75,7 +69,6 @@ def block_estimates(
                 param_norm=param_norm,
                 inv_sqrt=inv_sqrt,
                 moments=moments,
-                starts=starts,
                 warm=warm,
                 deadline=deadline,
             )
@@ -97,7 +90,6 @@ def _estimate_block(
     param_norm: float,
     inv_sqrt: Tensor | None,
     moments: Moments | None,
-    starts: Sequence[Tensor],
     warm: WarmStarts | None,
     deadline: Deadline | None,
 ) -> BlockEstimate:
@@ -132,7 +124,6 @@ def _estimate_block(
     found = extremes(
         operator,
         config,
-        start=_start([graph.gather(plain.names, v) for v in starts], generator),
         generator=generator,
         warm=warm,
         key=f"block:{block.name}",
@@ -161,37 +152,6 @@ def _estimate_block(
         kappa_reason=reason,
         n_hvp=found.n_matvecs,
     )
-
-
-def _near_the_ends(found: ExtremeResult) -> list[Tensor]:
-    """Vectors (n,) whose parts make good first vectors for the blocks.
-
-    The parts of H's extreme eigenvectors are near those of many blocks; and Hq of the random q
-    that the iteration began with, without its part along q, holds something of all of them.
-    """
-    run = found.tridiagonal
-    if run is None or len(run.basis) < 2:
-        return []
-    second = torch.zeros(len(run.basis))
-    second[1] = 1.0
-    return [
-        torch.stack([pair.vector for pair in found.pairs]).sum(dim=0),
-        run.basis.combine(second),
-    ]
-
-
-def _start(parts: Sequence[Tensor], generator: torch.Generator) -> Tensor | None:
-    """The sum of unit vectors along `parts` and a random one; None where there are no parts.
-
-    Without the random one the start could miss an eigenvector altogether, and then nothing that
-    the iteration sees would tell.
-    """
-    known = [vector for part in parts if (vector := unit(part)) is not None]
-    if not known:
-        return None
-    draw = {"generator": generator, "dtype": known[0].dtype, "device": known[0].device}
-    known.append(unit(gaussian(len(known[0]), **draw)))
-    return torch.stack(known).sum(dim=0)
 
 
 def _error(end: EigenPair, size: float | None, config: EstimatorConfig) -> float:

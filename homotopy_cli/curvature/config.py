@@ -27,12 +27,9 @@ class EstimatorConfig:
             and ‖H‖ too unless the smallest Ritz value is far from -λ_max).
         end_floor: An end much smaller than ‖H‖ is resolved to rtol·end_floor·‖H‖.
         block_end_floor: The same for blocks, whose smaller end seldom matters.
-        block_rtol: The same as rtol for blocks of a problem that is not small; our choice: the
-            27 blocks of a small GPT take a third of the time at 3e-2 that they take at 1e-3, and
-            ‖H_bb‖ was then off by 7e-4 of itself or less. Never below rtol.
         patience: Further products through which an end much smaller than ‖H‖ must stand still.
         block_patience: The same for blocks of a problem that is not small; their smaller end
-            is then stated as known to block_rtol·‖H_bb‖ only.
+            is then stated as known to rtol·‖H_bb‖ only.
         rtol: Dimensionless; 1e-3 is our choice.
         max_hvp: Most products of one Lanczos run, for the whole matrix and for each block.
         whole: Measure the pair λ_max, λ_min of H itself.
@@ -56,6 +53,7 @@ class EstimatorConfig:
         multiplicity: Look for missed copies of degenerate eigenvalues, which takes about as
             many products again. None: where the problem is small.
         refine_small: The rule for small problems above.
+        small_rtol: The tolerance of small problems; never more than rtol.
         mixed: Find λ_max's vector by forward differences, one gradient each, and certify it by
             exact products; with ends "max" and top_k 1, and never across kinks.
         steps: Fixed number of Lanczos steps instead of the residual stop; None = residual.
@@ -73,7 +71,6 @@ class EstimatorConfig:
     ends: Literal["both", "max"] = "both"
     end_floor: float = END_FLOOR
     block_end_floor: float = 1.0
-    block_rtol: float = 3e-2
     patience: int = PATIENCE
     block_patience: int = PATIENCE
     rtol: float = 1e-3
@@ -94,6 +91,7 @@ class EstimatorConfig:
     explicit_residual: Explicit | None = None
     multiplicity: bool | None = None
     refine_small: bool = True
+    small_rtol: float = SMALL_RTOL
     mixed: bool = False
     steps: int | None = None
     cold_steps: int = 8
@@ -156,8 +154,19 @@ class EstimatorConfig:
     def resolution(self, n: int) -> tuple[float, int]:
         """Return (rtol, most products) for a matrix of n parameters."""
         if self.refine_small and n <= SMALL_N:
-            return min(self.rtol, SMALL_RTOL), max(self.max_hvp, n)
+            return min(self.rtol, self.small_rtol), max(self.max_hvp, n)
         return self.rtol, self.max_hvp
+
+    def for_products(self, method: str, eps: float) -> "EstimatorConfig":
+        """Return the configuration for products of one kind, in a dtype of resolution eps.
+
+        Differences of gradients carry noise of some ten eps^(2/3) of ‖H‖ (central) or eps^(1/2)
+        (forward): to wait for the residuals of exact products would be to wait in vain.
+        """
+        power = {"central_difference": 2.0 / 3.0, "forward_difference": 0.5}.get(method)
+        if power is None:
+            return self
+        return replace(self, small_rtol=max(self.small_rtol, 1000.0 * eps**power))
 
     def for_blocks(self, n: int) -> "EstimatorConfig":
         """Return the configuration for the blocks of a problem of n parameters.
@@ -170,7 +179,6 @@ class EstimatorConfig:
             self,
             end_floor=self.block_end_floor,
             patience=self.block_patience,
-            rtol=max(self.rtol, self.block_rtol),
             explicit_residual=bool(self.explicit_residual),
             multiplicity=bool(self.multiplicity),
             refine_small=False,

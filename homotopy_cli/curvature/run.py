@@ -112,6 +112,8 @@ class Run:
         checks = None
         if config.checks:
             checks = check_products(graph, self.hessian, generator=seeded(self.seed + 6))
+            eps = torch.finfo(graph.dtype).eps
+            self.config = config = config.for_products(graph.method, eps)
         found = self.pairs(operator, "hessian", config.top_k) if whole else None
         if checks is not None and found is not None and not swapped:
             checks = check_kinks(graph, checks, found.pairs[0])
@@ -128,7 +130,7 @@ class Run:
             moments = self.moments(operator, found)
         blocks: tuple[BlockEstimate, ...] = ()
         if partition is not None and config.blocks:
-            blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None, found)
+            blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None)
         density = None
         if config.density and not self.late("density"):
             density = spectral_density(
@@ -236,11 +238,7 @@ class Run:
         )
 
     def layers(
-        self,
-        partition: Partition,
-        moments: Moments | None,
-        inv_sqrt: Tensor | None,
-        found: ExtremeResult | None = None,
+        self, partition: Partition, moments: Moments | None, inv_sqrt: Tensor | None
     ) -> tuple[BlockEstimate, ...]:
         """The per-layer table."""
         return block_estimates(
@@ -251,7 +249,6 @@ class Run:
             param_norm=self.param_norm,
             inv_sqrt=inv_sqrt,
             moments=moments if self.config.trace or self.config.steps is not None else None,
-            found=found,
             warm=self.warm,
             deadline=self.deadline,
             progress=self.phase("blocks"),

@@ -1,12 +1,14 @@
 """Hold a model still while it is measured: unwrap it, borrow its parameters, give all back."""
 
 import random
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -37,6 +39,33 @@ def sdpa_math() -> Iterator[None]:
     """Attention on the math kernel: the fused ones have no second derivative, on no device."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+class _PlainCheckpoint:
+    """Stands in for the reentrant CheckpointFunction."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *inputs: Any) -> Any:
+        """The same recomputation by saved-tensor hooks, which any derivative goes through."""
+        return torch.utils.checkpoint.checkpoint(
+            function, *inputs, use_reentrant=False, preserve_rng_state=preserve
+        )
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Activation checkpoints that a gradient with respect to given tensors can pass.
+
+    Reentrant ones run a backward pass of their own: torch.autograd.grad then misses the
+    parameters inside them, and the product with the Hessian is wrong without an error.
+    """
+    module = torch.utils.checkpoint
+    reentrant = module.CheckpointFunction
+    module.CheckpointFunction = _PlainCheckpoint
+    try:
+        yield
+    finally:
+        module.CheckpointFunction = reentrant
 
 
 @contextmanager
@@ -113,24 +142,21 @@ class Borrowed:
 
 
 def quiet_kernels(model: nn.Module | None, device: torch.device) -> ExitStack:
-    """The backends that can be differentiated twice, as one context.
+    """The kernels that can be differentiated twice, as one context.
 
-    Math attention always; eager mode where a submodule is compiled (compiled code refuses
-    double backward); no cuDNN where a recurrent layer sits on CUDA.
+    Math attention and checkpoints without a backward pass of their own always; eager mode where
+    anything can have been compiled (compiled code refuses double backward); no cuDNN where a
+    recurrent layer sits on CUDA.
     """
     stack = ExitStack()
     stack.enter_context(sdpa_math())
-    modules = [] if model is None else list(model.modules())
-    if any("_orig_mod" in m._modules or _is_compiled(m) for m in modules):
+    stack.enter_context(plain_checkpoints())
+    if "torch._dynamo" in sys.modules:  # torch.compile, of a module or a function, loads it
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+    modules = [] if model is None else model.modules()
     if device.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in modules):
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
     return stack
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Compiled in place, by module.compile()."""
-    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _refill(target: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -90,9 +90,7 @@ def test_converged_values_lie_inside_their_bounds(kind, width, sizes, scale, rto
     problem = Problem.from_module(model, loss_of, batches)
     exact, error = dense(kind, model, batches)
     spectrum = torch.linalg.eigvalsh(exact)
-    found = probe(
-        problem, Partition.by_parameter(problem), rtol=rtol, block_rtol=rtol, refine_small=refine
-    )
+    found = probe(problem, Partition.by_parameter(problem), rtol=rtol, refine_small=refine)
     top = spectrum.abs().max()
     slack = error * top
     check = within if refine else near
