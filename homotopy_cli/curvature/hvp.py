@@ -262,6 +262,7 @@ class GradientGraph:
             with self.problem.measuring():
                 _, grads = self._differentiate([i], create_graph=True)
             total += self._walk(grads, names, v)
+            del grads  # before the next graph is built
         return total
 
     def _differentiate(
@@ -297,6 +298,7 @@ class GradientGraph:
                     if grad is not None:
                         part = grad.detach()
                         total[j] = part if total[j] is None else total[j] + part
+                del grads, grad  # and their graph, before the next is built
         return value, total, constant
 
     def _gradient_here(self, names: tuple[str, ...]) -> Tensor:

@@ -11,7 +11,7 @@ from homotopy_cli.curvature.spectrum import Deadline
 from homotopy_cli.linalg.extreme import ExtremeResult, Progress
 from homotopy_cli.linalg.hutchinson import LowRank, mean_with_error, probe_samples, sketched
 from homotopy_cli.linalg.operator import LinearOperator
-from homotopy_cli.linalg.vectors import added
+from homotopy_cli.linalg.vectors import norm
 from homotopy_cli.records import Moment
 
 _SKETCH = 32  # products of Hutch++'s sketch and its range together: our choice
@@ -121,11 +121,11 @@ def sampled_moments(
     by_parameter = torch.stack(traces)
     whole = mean_with_error(by_parameter.sum(dim=1).tolist())
     square = mean_with_error(norms)
-    norm = math.sqrt(max(square.value, 0.0))
+    frobenius = math.sqrt(max(square.value, 0.0))
     return Moments(
         trace=Moment(whole.value, whole.stderr, whole.n_probes),
         frobenius_norm=Moment(
-            norm, 0.5 * square.stderr / norm if norm > 0.0 else 0.0, square.n_probes
+            frobenius, 0.5 * square.stderr / frobenius if frobenius > 0.0 else 0.0, square.n_probes
         ),
         by_parameter=by_parameter,
     )
@@ -147,5 +147,6 @@ def _low_rank(found: ExtremeResult | None) -> LowRank | None:
     rank = min(len(values), max(1, _MEMORY // bytes_each))
     index = values.abs().argsort(descending=True)[:rank]
     vectors = torch.stack([basis.combine(rotation[:, i]) for i in index.tolist()])
-    lengths = added(vectors.square().sum(dim=1)).sqrt()
-    return LowRank(values[index], vectors / lengths[:, None])
+    for vector in vectors:  # one at a time: there may be 256 MiB of them
+        vector.div_(norm(vector))
+    return LowRank(values[index], vectors)

@@ -87,7 +87,9 @@ def probe_samples(
     lengths = lengths.to(operator.device)
     known_traces, known_norm = 0.0, 0.0
     if known is not None:
-        weighted = (known.vectors.to(torch.float64) ** 2).T @ known.values.to(operator.device)
+        weighted = torch.zeros(known.vectors.shape[1], dtype=torch.float64, device=operator.device)
+        for value, vector in zip(known.values.tolist(), known.vectors, strict=True):
+            weighted.add_(vector.to(torch.float64).square_(), alpha=value)
         known_traces = added(torch.segment_reduce(weighted, "sum", lengths=lengths))
         known_norm = (known.values**2).sum().item()
     while True:
