@@ -89,7 +89,7 @@ def probe_samples(
     if known is not None:
         weighted = torch.zeros(known.vectors.shape[1], dtype=torch.float64, device=operator.device)
         for value, vector in zip(known.values.tolist(), known.vectors, strict=True):
-            weighted.add_(vector.to(torch.float64).square_(), alpha=value)
+            weighted.add_(vector.to(torch.float64).square(), alpha=value)
         known_traces = added(torch.segment_reduce(weighted, "sum", lengths=lengths))
         known_norm = (known.values**2).sum().item()
     while True:
