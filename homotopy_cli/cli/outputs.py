@@ -124,7 +124,7 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
         console.print(render.layer_table(estimate.blocks, width=console.width))
     if estimate.density is not None:
         error = estimate.density.cdf_stderr
-        spread = f"; s.e. of a share at most {error:.1e}" if error else ""
+        spread = f"; s.e. of the share below any λ at most {error:.1g}" if error else ""
         console.print(f"Spectral density (share of eigenvalues, log scale{spread})", style="bold")
         for line in render.density_lines(estimate.density):
             console.print("  " + line, markup=False)

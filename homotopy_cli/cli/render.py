@@ -100,6 +100,7 @@ def layer_table(blocks: Any, *, width: int = 160, limit: int = 40) -> Table:
         ("λ_max", lambda b: above(b.lambda_max, b.residual), 0),
         ("error", block_error, 0),
         ("trace", lambda b: short(b.trace.value, 3) if b.trace else "-", 130),
+        ("± s.e.", lambda b: short(b.trace.stderr, 2) if b.trace else "", 140),
         ("κ", lambda b: short(b.kappa) if b.kappa is not None else "undefined", 0),
         ("‖H_bb‖₂", lambda b: bar(b.hessian_norm / top) if b.hessian_norm else state_words(b), 0),
     ]
