@@ -28,7 +28,7 @@ THIRD_PARTY = {
     "linalg": {"torch", "numpy"},
     "recipe": {"yaml", "pydantic"},
     "zoo": {"torch", "numpy"},
-    "problems": {"torch", "numpy", "safetensors"},
+    "problems": {"torch", "numpy", "safetensors", "transformers"},
     "curvature": {"torch", "numpy"},
     "schedulers": {"torch", "numpy", "plotly"},
     "integrations": {"torch", "transformers", "pytorch_lightning"},
@@ -37,6 +37,7 @@ THIRD_PARTY = {
     "report": {"plotly", "numpy"},
     "cli": {"typer", "rich", "numpy", "torch"},
 }
+EXTRAS = {"transformers", "pytorch_lightning"}  # may be absent: imported where they are needed
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 IDS = [str(p.relative_to(PACKAGE)) for p in FILES]
 
@@ -82,6 +83,13 @@ def test_third_party_stays_in_its_layer(path):
         if top in sys.stdlib_module_names or top == "homotopy_cli":
             continue
         assert top in THIRD_PARTY.get(layer, set()), f"{path.name}:{line}: {layer} imports {top}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_extras_are_imported_where_they_are_needed(path):
+    if layer_of(path) != "integrations":  # whose modules are asked for by name
+        tops = {module.split(".")[0] for module, _ in imports(path, top_level_only=True)}
+        assert not tops & EXTRAS
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

@@ -15,6 +15,7 @@ INTERRUPTED = 130  # the shell's code for SIGINT
 QUICK = {
     "top_k": 1,
     "ends": "max",
+    "settle_norm": True,
     "mixed": True,
     "blocks": False,
     "trace": False,

@@ -25,6 +25,8 @@ class EstimatorConfig:
         ends: "both" for the top_k largest by magnitude and both algebraic ends; "max" for the
             top_k largest only, which spares the products that λ_min takes (λ_min is None then,
             and ‖H‖ too unless the smallest Ritz value is far from -λ_max).
+        settle_norm: With ends "max": where λ_min may be the larger in magnitude, find it too, so
+            that ‖H‖ and κ are always there.
         end_floor: An end much smaller than ‖H‖ is resolved to rtol·end_floor·‖H‖.
         block_end_floor: The same for blocks, whose smaller end seldom matters.
         patience: Further products through which an end much smaller than ‖H‖ must stand still.
@@ -69,6 +71,7 @@ class EstimatorConfig:
 
     top_k: int = 5
     ends: Literal["both", "max"] = "both"
+    settle_norm: bool = False
     end_floor: float = END_FLOOR
     block_end_floor: float = 1.0
     patience: int = PATIENCE

@@ -120,6 +120,10 @@ class Run:
         pairs = [] if found is None else [as_record(pair) for pair in found.pairs]
         both = config.ends == "both"
         size = None if found is None else size_of(found, config.ends, config.rtol)
+        if found is not None and size is None and config.settle_norm:
+            low = self.pairs(operator, "hessian", 1, "min").pairs[0]
+            pairs, both = [*pairs, as_record(low)], True
+            size = max(abs(found.largest.value), abs(low.value))
         value, reason = kappa(size, norm(grad), self.floor(size))
         sharpness = directional = None
         if self.inv_sqrt is not None:
@@ -173,7 +177,7 @@ class Run:
     ) -> ExtremeResult:
         """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
         start = None
-        if self.config.mixed and operator is self.hessian:
+        if self.config.mixed and operator is self.hessian and which is None:
             start, refusal = top_vector(
                 self.graph,
                 generator=seeded(self.seed + 7),

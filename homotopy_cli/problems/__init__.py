@@ -22,6 +22,8 @@
     legible.py       tensors out of any pickle without running a line of it
     reading.py       one torch file -> its content: safely, or trusted
     folders.py       safetensors, and folders of shards
+    dcp.py           torch.distributed.checkpoint folders, every rank's shards in one process
+    exported.py      torch.export archives: the weights by their own table
     entries.py       which sets of weights a nested checkpoint holds
     adapters.py      one small function per kind of checkpoint
     naming.py        prefixes and ties; mismatch.py: what does not fit, in words
@@ -30,7 +32,8 @@
 
     from_recipe.py   recipe -> model, loss, data -> Problem; shared by probe and train
     sources.py       which recipe tells what a checkpoint does not; user code needs consent
-    building.py      the module: given, a target, trusted, or the recipe's
+    building.py      the module: given, a target, trusted, a transformers folder's, the recipe's
+    pretrained.py    transformers folders; pretrained_text.py: tokens and loss of a --text
     load.py          load_problem: all that `homotopy probe` needs, from one path
 
 The measured function is the same at every call: batches are fixed, buffers are cloned for

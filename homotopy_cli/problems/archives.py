@@ -120,9 +120,12 @@ def check_safetensors(path: Path) -> dict[str, str]:
 
 
 class Archive:
-    """A torch zip archive that is whole: its entries by the name inside its one top folder."""
+    """A torch zip archive that is whole: its entries by the name inside its one top folder.
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    `main` is the entry that makes it one of its kind.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, main: str = "data.pkl") -> None:
         self.path = path
         self._file = file
         self._size = size = file.seek(0, 2)
@@ -164,15 +167,15 @@ class Archive:
                 f"{path}: refused: its entries claim {total} bytes in a file of {size}",
                 hint=_AGAIN,
             )
-        if "data.pkl" not in self.entries:
+        if main not in self.entries:
             some = ", ".join(list(self.entries)[:4])
             raise CheckpointError(
-                f"{path}: is a zip archive without data.pkl (it holds {some})",
+                f"{path}: is a zip archive without {main} (it holds {some})",
                 hint="unpack it and name the checkpoint inside",
             )
-        if self.entries["data.pkl"].file_size > MAX_PICKLE:
+        if self.entries[main].file_size > MAX_PICKLE:
             raise CheckpointError(
-                f"{path}: refused: data.pkl has {self.entries['data.pkl'].file_size} bytes, "
+                f"{path}: refused: {main} has {self.entries[main].file_size} bytes, "
                 f"more than {MAX_PICKLE}",
                 hint="save the state_dict alone: torch.save(model.state_dict(), PATH)",
             )

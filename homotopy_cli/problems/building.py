@@ -9,6 +9,7 @@ from torch import nn
 
 from homotopy_cli.errors import HomotopyError, ProblemError
 from homotopy_cli.problems.checkpoint import Checkpoint
+from homotopy_cli.problems.pretrained import build_pretrained
 from homotopy_cli.problems.sources import Setting
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.recipe.parsing import parse_value
@@ -22,8 +23,12 @@ def build_module(
     checkpoint: Checkpoint,
     setting: Setting | None,
     data: Any,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """The module: given, built by a target, unpickled with trust, or the recipe's."""
+    """The module: given, built by a target, unpickled, a transformers folder's, the recipe's.
+
+    A transformers folder's comes with its weights loaded.
+    """
     arguments = _arguments(model_args)
     if isinstance(model, nn.Module):
         return unwrap(model)
@@ -31,6 +36,9 @@ def build_module(
         raise ProblemError("--model-arg without --model", hint="--model FILE.py:CALLABLE")
     if model is None and checkpoint.module is not None:
         return unwrap(checkpoint.module)
+    if model is None and checkpoint.kind == "transformers" and setting is None:
+        config = checkpoint.extra["config"]
+        return build_pretrained(checkpoint.path, config, checkpoint.state, dtype)
     if model is None:
         assert setting is not None  # find_setting raises where both are missing
         with torch.random.fork_rng(devices=[]):

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from homotopy_cli.errors import CheckpointError
 from homotopy_cli.problems.adapters import ADAPTERS
 from homotopy_cli.problems.archives import Archive, sniff
+from homotopy_cli.problems.dcp import is_dcp, read_dcp
 from homotopy_cli.problems.entries import Parts
+from homotopy_cli.problems.exported import is_exported, read_exported
 from homotopy_cli.problems.folders import read_folder, read_safetensors
 from homotopy_cli.problems.naming import fit, strip_wrappers
+from homotopy_cli.problems.pretrained import config_of
 from homotopy_cli.problems.reading import (
     Content,
     read_legacy,
@@ -26,7 +29,9 @@ from homotopy_cli.problems.reading import (
 class Checkpoint:
     """One set of weights, how it was found, and what lay beside it."""
 
-    kind: str  # homotopy state_dict nested lightning torchscript module safetensors sharded
+    # homotopy state_dict nested lightning torchscript torch_export module safetensors sharded dcp
+    # transformers
+    kind: str
     path: Path
     state: dict[str, Tensor]  # CPU
     entry: str  # "" for a file that is one set
@@ -49,7 +54,8 @@ def read_checkpoint(
     """Read a checkpoint file or folder onto the CPU.
 
     Args:
-        path: torch zip or legacy file, safetensors, TorchScript, or a folder of shards.
+        path: torch zip or legacy file, safetensors, TorchScript, torch.export, a folder of shards
+            or one that torch.distributed.checkpoint wrote.
         trust_pickle: Let a pickle run code, where reading it without is not enough.
         entry: Which set of weights in a nested file; None takes `model` before `state_dict`
             and the like, and says so in `notes`.
@@ -125,8 +131,16 @@ def _others(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
 
 
 def _parts(path: Path, trust_pickle: bool) -> Parts:
+    if path.is_dir() and is_dcp(path):
+        parts = _adapted(path, read_dcp(path))
+        parts.kind = "dcp"
+        return parts
     if path.is_dir():
-        return read_folder(path, lambda file: _file_parts(file, trust_pickle))
+        parts = read_folder(path, lambda file: _file_parts(file, trust_pickle))
+        config = config_of(path)
+        if config is not None:
+            parts.kind, parts.extra["config"] = "transformers", config
+        return parts
     return _file_parts(path, trust_pickle)
 
 
@@ -134,6 +148,8 @@ def _file_parts(path: Path, trust_pickle: bool) -> Parts:
     kind = sniff(path)
     if kind == "safetensors":
         return read_safetensors(path)
+    if kind == "zip" and is_exported(path):
+        return read_exported(path)
     try:
         return _adapted(path, _READERS[kind](path))
     except CheckpointError:

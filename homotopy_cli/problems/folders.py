@@ -96,12 +96,6 @@ def _sharded(path: Path, index: Path, read_file: Callable[[Path], Parts]) -> Par
 def _not_a_checkpoint(path: Path) -> CheckpointError:
     """What the folder is instead, and what to do."""
     names = sorted(p.name for p in path.iterdir())
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        return CheckpointError(
-            f"{path}: is a distributed checkpoint (DCP) folder",
-            hint="python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-            f"{path} whole.pt, then name whole.pt",
-        )
     if any(name.startswith(("zero_pp_rank", "bf16_zero_pp_rank", "global_step")) for name in names):
         return CheckpointError(
             f"{path}: is a DeepSpeed ZeRO folder: each file holds a shard of the weights",

@@ -19,6 +19,7 @@ from homotopy_cli.problems.from_recipe import probe_batches, recipe_loss
 from homotopy_cli.problems.guess import guess_loss
 from homotopy_cli.problems.nest import walk
 from homotopy_cli.problems.optimizers import OptimizerInfo, optimizer_info
+from homotopy_cli.problems.pretrained_text import text_problem
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.sources import Setting, find_setting
 from homotopy_cli.zoo.registry import build_data
@@ -83,24 +84,30 @@ def load_problem(
     kind = _dtype(dtype)
     place = _device(device)
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle, entry=entry)
+    whole = model is None and recipe is None and checkpoint.kind == "transformers"
     setting = find_setting(
         checkpoint,
         recipe=recipe,
-        needs_model=model is None and checkpoint.module is None,
+        needs_model=model is None and checkpoint.module is None and not whole,
         needs_loss=loss is None,
-        needs_data=batches is None,
-        text=text,
+        needs_data=batches is None and not (whole and text is not None),
+        text=None if whole else text,
         trust_code=trust_code,
     )
     given = None if batches is None else _given(batches)
     data = None if setting is None or (model and given) else _data(setting)
-    net = build_module(model, model_args, checkpoint, setting, data)
     if kind is None:
         kinds = {t.dtype for t in checkpoint.state.values() if t.is_floating_point()}
         kind = torch.float64 if kinds == {torch.float64} else None
+    net = build_module(model, model_args, checkpoint, setting, data, kind)
     if kind is not None:
         net = net.to(kind)  # before the weights: float64 ones must not pass through float32
-    checkpoint = load_into(net, checkpoint)
+    if not whole:
+        checkpoint = load_into(net, checkpoint)
+    elif given is None:
+        given, guessed, said = text_problem(path, net, Path(text), seed)
+        loss = guessed if loss is None else loss
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, said))
     net = net.to(place)
     if given is None:
         given = [(setting.words, b) for b in _recipe_batches(setting, data)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from homotopy_cli.errors import CheckpointError, ProblemError
 from homotopy_cli.problems.checkpoint import Checkpoint
+from homotopy_cli.problems.pretrained import architecture
 from homotopy_cli.recipe.datasets import TextData
 from homotopy_cli.recipe.load import load_recipe, recipe_from_resolved
 from homotopy_cli.recipe.schema import Recipe
@@ -54,6 +55,12 @@ def find_setting(
     if text is not None:
         _refuse_text(checkpoint)
     missing = [word for word, needed in (("model", needs_model), ("batch", needs_data)) if needed]
+    if missing == ["batch"] and checkpoint.kind == "transformers":
+        raise CheckpointError(
+            f"{path}: a transformers folder ({architecture(checkpoint.extra['config'])}) holds no "
+            "data to measure on",
+            hint=f"homotopy probe {path} --text FILE.txt   (or --batch FILE.pt)",
+        )
     if missing:
         n = len(checkpoint.state)
         lacks = "model, loss and data are unknown" if needs_model else "the data are unknown"

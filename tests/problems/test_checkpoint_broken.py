@@ -307,7 +307,6 @@ def test_missing_storage_is_incomplete(tmp_path):
 
 def test_folders_of_other_kinds_are_named(tmp_path):
     cases = {
-        "dcp": ([".metadata", "__0_0.distcp"], "is a distributed checkpoint (DCP) folder"),
         "zero": (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "is a DeepSpeed ZeRO folder"),
         "many": (["a.pt", "b.pt"], "is a folder with 2 files that may hold weights"),
         "none": (["readme.md"], "is a folder without weights (it holds readme.md)"),
