@@ -1,9 +1,12 @@
 """`homotopy train`: the options. What they do is in train_run.py, which may import torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from homotopy_cli.recipe.load import LoadedRecipe
 
 
 def train(
@@ -18,7 +21,8 @@ def train(
         ),
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A profile of the recipe, e.g. small.")
+        str | None,
+        typer.Option(metavar="NAME", help="Profiles of the recipe, e.g. small or small,cosine."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -34,6 +38,16 @@ def train(
         bool,
         typer.Option("--check", help="Validate, build, one step and one probe; write nothing."),
     ] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=A,B,C", help="One run per value; repeat for a grid; --out is a folder."
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N|A,B", help="Repeat each setting with other seeds.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs of a sweep at a time.")] = 1,
     report: Annotated[bool, typer.Option(help="Write the page run.html at the end.")] = True,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress; warnings and results stay.")
@@ -44,14 +58,30 @@ def train(
     Writes the log run.h5, the checkpoint run.pt beside it, and the page run.html. Without a
     recipe: a small GPT on text that comes with Python, in about a minute.
     """
-    from homotopy_cli.cli.train_run import run_check, run_train
+    from homotopy_cli.cli.train_run import run_check, run_grid, run_train
     from homotopy_cli.recipe.load import builtin_recipe, load_recipe
 
+    def load(overrides: tuple[str, ...], profile: str | None) -> "LoadedRecipe":
+        if recipe is None:
+            return builtin_recipe("quickstart", overrides, profile=profile)
+        return load_recipe(recipe, overrides, profile=profile)
+
     overrides = tuple(settings or ())
-    if recipe is None:
-        loaded = builtin_recipe("quickstart", overrides, profile=profile)
-    else:
-        loaded = load_recipe(recipe, overrides, profile=profile)
+    if sweep or seeds is not None:
+        return run_grid(
+            load,
+            overrides=overrides,
+            profile=profile,
+            recipe=recipe,
+            out=out,
+            sweeps=sweep or [],
+            seeds=seeds,
+            jobs=jobs,
+            overwrite=overwrite,
+            check=check,
+            quiet=quiet,
+        )
+    loaded = load(overrides, profile)
     if check:
         return run_check(loaded, out=out)
     return run_train(

@@ -52,6 +52,43 @@ def run_train(
     return result.exit_code
 
 
+def run_grid(
+    load: Any,
+    *,
+    overrides: tuple[str, ...],
+    profile: str | None,
+    recipe: Path | None,
+    out: Path | None,
+    sweeps: list[str],
+    seeds: str | None,
+    jobs: int,
+    overwrite: bool,
+    check: bool,
+    quiet: bool,
+) -> int:
+    """`--sweep` and `--seeds`: the grid, its runs, its page."""
+    from homotopy_cli.cli.sweep import plan_sweep, run_sweep
+    from homotopy_cli.recipe.grid import cells, parse_seeds
+
+    plain = load(overrides, profile)
+    grid = cells(sweeps, parse_seeds(seeds, plain.recipe.seed))
+
+    def of_cell(cell: Any) -> Any:
+        names = ",".join(([profile] if profile else []) + list(cell.profiles))
+        return load((*overrides, *cell.overrides), names or None)
+
+    folder = out if out is not None else Path("runs") / f"{plain.name}-sweep"
+    if folder.suffix == ".h5" or folder.is_file():
+        raise HomotopyError(
+            f"--out {folder}: a sweep writes many logs", hint="give a folder: --out runs/sweep"
+        )
+    plans = plan_sweep(grid, of_cell, folder, overwrite=overwrite)
+    if check:
+        print(f"check: {len(plans)} valid recipes; nothing was written")
+        return 0
+    return run_sweep(plans, folder, recipe, jobs=jobs, quiet=quiet)
+
+
 def consent(recipe: Any, path: Path | None) -> str:
     """The option with which a probe may run the code that this recipe names; "" for none."""
     from homotopy_cli.recipe.targets import is_user_code

@@ -41,7 +41,7 @@ def load_recipe(
     Args:
         path: A YAML file.
         overrides: `key.path=value` texts (`--set`), applied in order after the profile.
-        profile: Name under `profiles:` whose changes come first.
+        profile: Names under `profiles:`, comma-separated, whose changes come first, in order.
 
     Raises:
         RecipeError: `faults` holds every (message, hint), each as `file:line: key: what`.
@@ -133,8 +133,8 @@ def _read(path: Path) -> bytes:
 
 
 def _validated(document: Document, overrides: Sequence[str], profile: str | None) -> Recipe:
-    if profile is not None:
-        apply_profile(document, profile)
+    for name in profile.split(",") if profile is not None else ():
+        apply_profile(document, name.strip())
     apply_sets(document, overrides)
     recipe = None
     try:

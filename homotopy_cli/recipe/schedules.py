@@ -1,4 +1,4 @@
-"""Schedulers a recipe can name: five fixed schedules, five driven by curvature.
+"""Schedulers a recipe can name: five fixed schedules, five driven by curvature, one replayed.
 
 The keyword names are those of the classes and factories they feed; a test in tests/recipe
 compares names and defaults with the constructors. `signal`, `estimation_freq`, `budget`,
@@ -209,7 +209,21 @@ CURVATURE_SPECS: dict[str, type[Spec]] = {
     "curvature_warmup": CurvatureWarmup,
     "curvature_adaptive": CurvatureAdaptive,
 }
-SCHEDULER_SPECS = {**CURVATURE_SPECS, **FIXED_SPECS}
+
+
+class Replay(Spec):
+    """The learning rates of an earlier run, step by step; shuffled, they are its placebo."""
+
+    name: Literal["replay"] = "replay"
+    path: str = Field(description="log of that run, from the recipe's folder")
+    shuffle: Whole | None = Field(
+        default=None,
+        description="seed of another order of its cuts below the schedule; default as it was",
+    )
+    blocks: Count = Field(default=20, description="stretches of the run that are shuffled")
+
+
+SCHEDULER_SPECS = {**CURVATURE_SPECS, **FIXED_SPECS, "replay": Replay}
 
 
 def _scheduler(value: Any) -> Any:

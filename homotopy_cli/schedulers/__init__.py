@@ -3,6 +3,7 @@
     rules        the control law as pure functions of floats (no torch)
     thresholds   where each optimizer's edge of stability is: ηλ = c
     baselines    constant, cosine, linear, step, wsd, to compose with and to compare against
+    replay       the rates of an earlier run, or its placebo (no torch)
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     ramp         rates that are measured: the schedule of mode auto (no torch)

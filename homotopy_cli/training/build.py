@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def build_run(loaded: Any) -> Run:
     made = build_model_loss_data(recipe, base_dir=loaded.base_dir)
     made.model.train()
     optimizer = build_optimizer(made.model, recipe.optimizer, loaded.base_dir)
-    scheduler = build_scheduler(recipe, optimizer, made.model, made.loss)
+    scheduler = build_scheduler(recipe, optimizer, made.model, made.loss, Path(loaded.base_dir))
     probe = build_probe(recipe, scheduler, optimizer, made.model, made.loss)
     with torch.random.fork_rng(devices=[]):
         batch = made.data.batch(0, recipe.batch_size, recipe.seed)

@@ -2,10 +2,12 @@
 
 import math
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from homotopy_cli.errors import RecipeError
 from homotopy_cli.problems.criteria import Loss
@@ -13,6 +15,7 @@ from homotopy_cli.recipe.schema import FIXED_SPECS
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.baselines import build_schedule
 from homotopy_cli.schedulers.guard import CurvatureGuard
+from homotopy_cli.schedulers.replay import replay
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.training.probing import NoProbe, PassiveProbe, Probe, SchedulerProbe
 
@@ -28,13 +31,18 @@ CLASSES = {
 }
 
 
-def build_scheduler(recipe: Any, optimizer: Optimizer, model: nn.Module, loss: Loss) -> Any:
+def build_scheduler(
+    recipe: Any, optimizer: Optimizer, model: nn.Module, loss: Loss, base_dir: Path
+) -> Any:
     """torch's LambdaLR for a fixed schedule, else the curvature scheduler over its inner one.
 
     Raises:
         RecipeError: Numbers that do not fit together.
+        LogError: A log to replay that cannot be read.
     """
     spec = recipe.scheduler
+    if spec.name == "replay":
+        return _replayed(spec, optimizer, base_dir / spec.path)
     if spec.name in FIXED_SPECS:
         return _fixed(spec, recipe.steps, optimizer=optimizer)
     module, name = CLASSES[spec.name]
@@ -80,6 +88,28 @@ def _probing(recipe: Any) -> dict[str, Any]:
     if section.probe_fraction is not None:
         settings["probe_fraction"] = section.probe_fraction
     return settings
+
+
+def _replayed(spec: Any, optimizer: Optimizer, path: Path) -> LambdaLR:
+    """The rates of the log at `path`, or its placebo."""
+    from homotopy_cli.runlog.reader import read_log
+
+    log = read_log(path)
+    rates = [float(x) for x in log.steps.get("lr", ())]
+    plan = [float(x) for x in log.steps.get("schedule_lr", rates)]
+    try:
+        factors = replay(
+            rates,
+            plan,
+            base_lr=float(optimizer.param_groups[0]["lr"]),
+            blocks=spec.blocks,
+            seed=spec.shuffle,
+        )
+    except ValueError as error:
+        raise RecipeError(
+            f"scheduler: {path}: {error}", hint="a log with lr at each step"
+        ) from error
+    return LambdaLR(optimizer, factors)
 
 
 def _fixed(spec: Any, steps: int, *, optimizer: Optimizer | None = None) -> Any:

@@ -1,0 +1,248 @@
+"""`homotopy train --sweep --seeds`: a grid of runs, each in a process of its own, then one page.
+
+The same command continues an interrupted sweep: finished runs are left alone, a run that was cut
+off goes on from its checkpoint.
+"""
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.cli.progress import duration, number
+from homotopy_cli.errors import HomotopyError
+from homotopy_cli.recipe.grid import Cell
+
+DIVERGED = 3  # exit code of a run whose loss became non-finite: a result here, no failure
+PAGE, TABLE = "sweep.html", "sweep.csv"
+COLUMNS = ("val_loss", "best_val_loss", "final_loss", "max_edge_ratio", "overhead", "spikes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the sweep and what there is of it."""
+
+    cell: Cell
+    loaded: Any  # LoadedRecipe
+    log: Path
+    state: str  # "new", "done", "resume" or "restart"
+
+
+def run_sweep(
+    plans: Sequence[Plan], folder: Path, recipe: Path | None, *, jobs: int, quiet: bool
+) -> int:
+    """Run what is not done yet, `jobs` at a time; write the page and the table of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [plan for plan in plans if plan.state != "done"]
+    if not quiet:
+        done = len(plans) - len(left)
+        print(f"{len(plans)} runs, {done} of them there already; logs in {folder}", file=sys.stderr)
+    runner = _Runner(recipe, len(left), quiet)
+    code = runner.run(left, jobs)
+    _publish(plans, folder)
+    if runner.stopped:
+        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+    return code
+
+
+def plan_sweep(
+    cells: Sequence[Cell],
+    load: Any,
+    folder: Path,
+    *,
+    overwrite: bool,
+) -> list[Plan]:
+    """Validate every cell's recipe and look at what the folder holds of it.
+
+    Args:
+        load: Cell -> LoadedRecipe.
+        overwrite: Start every run afresh.
+
+    Raises:
+        HomotopyError: A recipe that is not valid, or a log in the folder of another recipe.
+    """
+    plans = []
+    for cell in cells:
+        loaded = load(cell)
+        log = folder / f"{cell.name}.h5"
+        plans.append(Plan(cell, loaded, log, "restart" if overwrite else _state(log, loaded)))
+    return plans
+
+
+def _state(log: Path, loaded: Any) -> str:
+    from homotopy_cli.runlog.reader import read_log
+
+    if not log.exists():
+        return "new"
+    try:
+        found = read_log(log)
+    except HomotopyError:
+        return "restart"
+    stored = found.provenance.get("recipe_resolved")
+    stored = json.loads(stored) if isinstance(stored, str) else stored
+    wanted = json.loads(json.dumps(loaded.recipe.resolved()))
+    if stored and stored != wanted:
+        keys = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
+        raise HomotopyError(
+            f"{log}: is of another recipe (they differ in {', '.join(keys[:4])})",
+            hint="another --out FOLDER, or --overwrite",
+        )
+    if found.status in ("finished", "diverged"):
+        return "done"
+    return "resume" if log.with_suffix(".pt").exists() else "restart"
+
+
+class _Runner:
+    """Starts processes and says how each ended."""
+
+    def __init__(self, recipe: Path | None, total: int, quiet: bool) -> None:
+        self.recipe, self.total, self.quiet = recipe, total, quiet
+        self.n = 0
+        self.stopped = False
+        self.running: set[subprocess.Popen[str]] = set()
+
+    def run(self, plans: Sequence[Plan], jobs: int) -> int:
+        """The worst exit code: 0, that of a failed run, or 130."""
+        code = 0
+        before = signal.signal(signal.SIGINT, self._stop)
+        try:
+            with ThreadPoolExecutor(jobs) as pool:
+                for future in as_completed([pool.submit(self._one, plan) for plan in plans]):
+                    code = max(code, future.result())
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return 130 if self.stopped else code
+
+    def _stop(self, *_: Any) -> None:
+        """Let every run finish its step and save."""
+        self.stopped = True
+        for process in list(self.running):
+            process.send_signal(signal.SIGINT)
+
+    def _one(self, plan: Plan) -> int:
+        if self.stopped:
+            return 0
+        started = time.monotonic()
+        # A session of its own: Ctrl-C reaches the run once, from here.
+        process = subprocess.Popen(
+            self._command(plan),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        self.running.add(process)
+        out, err = process.communicate()
+        self.running.discard(process)
+        self.n += 1
+        self._say(plan, process.returncode, time.monotonic() - started, out, err)
+        return 0 if process.returncode in (0, DIVERGED, 130) else process.returncode
+
+    def _command(self, plan: Plan) -> list[str]:
+        command = [sys.executable, "-m", "homotopy_cli", "train"]
+        command += [str(self.recipe)] if self.recipe is not None else []
+        command += ["--out", str(plan.log), "--no-report", "--quiet"]
+        command += {"resume": ["--resume"], "restart": ["--overwrite"]}.get(plan.state, [])
+        if plan.loaded.profile is not None:
+            command += ["--profile", plan.loaded.profile]
+        for override in plan.loaded.overrides:
+            command += ["--set", override]
+        return command
+
+    def _say(self, plan: Plan, code: int, seconds: float, out: str, err: str) -> None:
+        words = {0: "finished", DIVERGED: "diverged", 130: "interrupted"}.get(code, f"exit {code}")
+        if not self.quiet or code not in (0, DIVERGED):
+            held = next((x for x in out.splitlines() if x.startswith("held out:")), "")
+            line = f"[{self.n}/{self.total}] {plan.cell.name}: {words} in {duration(seconds)}"
+            print(line + (f"; {held}" if held else ""), file=sys.stderr, flush=True)
+        if code not in (0, DIVERGED, 130):
+            print("".join(f"    {x}\n" for x in err.splitlines()[-4:]), end="", file=sys.stderr)
+
+
+def _publish(plans: Sequence[Plan], folder: Path) -> None:
+    """sweep.csv, sweep.html and the table on stdout, of the runs that have a log."""
+    from homotopy_cli.cli.document import write_text
+    from homotopy_cli.report.page import render
+    from homotopy_cli.runlog.reader import read_log
+
+    logs, rows = [], []
+    for plan in plans:
+        try:
+            log = read_log(plan.log)
+        except HomotopyError:
+            continue
+        logs.append(log)
+        rows.append((plan, _metrics(log)))
+    if not rows:
+        return
+    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+        keys = [key for key, _ in plans[0].cell.settings]
+        writer = csv.writer(file)
+        writer.writerow([*keys, "seed", "status", "steps", *COLUMNS])
+        for plan, found in rows:
+            values = [value for _, value in plan.cell.settings]
+            seed = plan.loaded.recipe.seed
+            numbers = ["" if found[c] is None else repr(found[c]) for c in COLUMNS]
+            writer.writerow([*values, seed, found["status"], found["steps"], *numbers])
+    write_text(str(folder / PAGE), render(logs, title=f"{folder.name}: {len(logs)} runs"))
+    _print_table(rows)
+    print(f"\ntable       {folder / TABLE}\nreport      {folder / PAGE}")
+
+
+def _metrics(log: Any) -> dict[str, Any]:
+    import numpy as np
+
+    from homotopy_cli.report.metrics import summarise
+
+    evals = np.asarray(log.evals.get("eval_loss", ()), dtype=float)
+    finite = evals[np.isfinite(evals)]
+    best = float(finite.min()) if len(finite) else None
+    return {**summarise(log), "best_val_loss": best, "status": log.status}
+
+
+def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
+    """One line per setting, over its seeds: the median held-out loss and its range."""
+    from homotopy_cli.cli.render import console, plain_table
+
+    arms: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    for plan, found in rows:
+        arms.setdefault(plan.cell.settings, []).append(found)
+    keys = [key for key, _ in rows[0][0].cell.settings]
+    name = "val_loss" if any(found["val_loss"] is not None for _, found in rows) else "final_loss"
+    title = "held-out loss" if name == "val_loss" else "training loss"
+    table = plain_table(
+        "",
+        *((key, "left") for key in keys),
+        ("runs", "right"),
+        (f"{title}, median", "right"),
+        ("lowest", "right"),
+        ("highest", "right"),
+        ("diverged", "right"),
+        ("largest edge ratio", "right"),
+    )
+    for settings, found in arms.items():
+        values = [f[name] for f in found if f[name] is not None]
+        edges = [f["max_edge_ratio"] for f in found if f["max_edge_ratio"] is not None]
+        middle = statistics.median(values) if values else None
+        table.add_row(
+            *(value for _, value in settings),
+            str(len(found)),
+            *(_loss(x) for x in (middle, min(values, default=None), max(values, default=None))),
+            str(sum(f["status"] == "diverged" for f in found) or ""),
+            number(max(edges, default=None)),
+        )
+    console().print(table)
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"

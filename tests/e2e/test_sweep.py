@@ -1,0 +1,103 @@
+"""`homotopy train --sweep --seeds` as a user runs it: logs, table, page; stop and go on."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from commands import bytes_of, homotopy, is_two_lines
+
+from homotopy_cli.runlog.reader import read_log
+
+RECIPE = """
+model: {name: quadratic, dim: 4, condition: 10}
+data: {name: quadratic}
+loss: output
+batch_size: 64
+optimizer: {name: sgd, lr: 0.01}
+scheduler: constant
+curvature: {freq: 0}
+steps: 6
+seed: 1
+profiles:
+  fast: {optimizer.lr: 0.1}
+  hot: {optimizer.lr: 1e30}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "bowl.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def rows(folder):
+    with open(folder / "sweep.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_leaves_a_log_each_one_table_and_one_page(folder):
+    grid = ("--sweep", "optimizer.lr=0.01,0.05,0.1", "--seeds", "2", "--jobs", "2")
+    done = homotopy("train", "bowl.yaml", *grid, "--out", "grid", cwd=folder)
+    assert done.code == 0, done.err
+    made = rows(folder / "grid")
+    assert [(r["optimizer.lr"], r["seed"]) for r in made] == [
+        (lr, seed) for lr in ("0.01", "0.05", "0.1") for seed in ("1", "2")
+    ]
+    assert {r["status"] for r in made} == {"finished"}
+    losses = [float(r["final_loss"]) for r in made]
+    for row, loss in zip(made, losses, strict=True):
+        log = read_log(folder / "grid" / f"lr={row['optimizer.lr']}_seed={row['seed']}.h5")
+        assert log.steps["loss"][-1] == loss and log.steps["lr"][0] == float(row["optimizer.lr"])
+    assert "Loss against learning rate" in (folder / "grid/sweep.html").read_text(encoding="utf-8")
+    assert "0.05" in done.out and "grid/sweep.html" in done.out
+    before = bytes_of(folder)
+    again = homotopy("train", "bowl.yaml", *grid, "--out", "grid", cwd=folder)
+    assert again.code == 0 and "6 of them there already" in again.err
+    assert bytes_of(folder) == before  # nothing ran again; the page has the same bytes
+
+
+def test_profiles_and_a_run_that_diverges_are_results(folder):
+    done = homotopy("train", "bowl.yaml", "--sweep", "profile=fast,hot", "--out", "g", cwd=folder)
+    assert done.code == 0, done.err
+    assert [r["status"] for r in rows(folder / "g")] == ["finished", "diverged"]
+
+
+def test_another_recipe_in_the_folder_is_not_mixed_in(folder):
+    sweep = ("train", "bowl.yaml", "--seeds", "1", "--out", "g")
+    assert homotopy(*sweep, cwd=folder).code == 0
+    before = bytes_of(folder)
+    other = homotopy(*sweep, "--set", "steps=7", cwd=folder)
+    assert is_two_lines(other) and "of another recipe (they differ in steps)" in other.err
+    assert bytes_of(folder) == before
+    assert homotopy(*sweep, "--set", "steps=7", "--overwrite", cwd=folder).code == 0
+    assert rows(folder / "g")[0]["steps"] == "7"
+
+
+def test_every_cell_is_checked_before_the_first_runs(folder):
+    before = bytes_of(folder)
+    bad = homotopy("train", "bowl.yaml", "--sweep", "steps=5,x", "--out", "g", cwd=folder)
+    assert is_two_lines(bad) and "steps" in bad.err
+    check = homotopy("train", "bowl.yaml", "--seeds", "4", "--check", cwd=folder)
+    assert check.code == 0 and "4 valid recipes" in check.out
+    assert bytes_of(folder) == before
+
+
+def test_ctrl_c_stops_and_the_same_command_goes_on(folder):
+    long = ("--set", "steps=60000", "--set", "checkpoint_every=100", "--seeds", "2", "--out", "g")
+    command = [sys.executable, "-m", "homotopy_cli", "train", "bowl.yaml", *long]
+    process = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    started = time.monotonic()
+    while not (folder / "g/seed=1.pt").exists() and time.monotonic() - started < 120:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and b"the same command goes on" in err
+    stopped = read_log(folder / "g/seed=1.h5")
+    assert stopped.status == "interrupted" and 0 < len(stopped.step) < 60000
+    assert not (folder / "g/seed=2.h5").exists()
