@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homotopy_cli.cli.progress import duration, number
 from homotopy_cli.errors import HomotopyError
-from homotopy_cli.recipe.grid import Cell
+
+if TYPE_CHECKING:
+    from homotopy_cli.recipe.grid import Cell
 
 DIVERGED = 3  # exit code of a run whose loss became non-finite: a result here, no failure
 PAGE, TABLE = "sweep.html", "sweep.csv"
@@ -31,7 +33,7 @@ COLUMNS = ("val_loss", "best_val_loss", "final_loss", "max_edge_ratio", "overhea
 class Plan:
     """One run of the sweep and what there is of it."""
 
-    cell: Cell
+    cell: "Cell"
     loaded: Any  # LoadedRecipe
     log: Path
     state: str  # "new", "done", "resume" or "restart"
@@ -55,7 +57,7 @@ def run_sweep(
 
 
 def plan_sweep(
-    cells: Sequence[Cell],
+    cells: "Sequence[Cell]",
     load: Any,
     folder: Path,
     *,

@@ -57,6 +57,7 @@ class CurvatureEstimator:
         whole: bool | None = None,
         progress: Progress | None = None,
         stop: Callable[[], bool] | None = None,
+        on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Any:
         """Measure a Problem; or, called as estimate(inputs, targets), return κ as a float.
 
@@ -68,6 +69,7 @@ class CurvatureEstimator:
             progress: Called with (phase, done, most that may come); its `layer(record)`, where
                 it has one, with each row of the per-layer table.
             stop: Asked between products; True returns what is there, marked as such.
+            on_gradient: Called with g, shape (n,).
 
         Returns:
             CurvatureEstimate. Slow convergence is said in it, never raised.
@@ -88,6 +90,8 @@ class CurvatureEstimator:
             whole = self.config.whole if whole is None else whole
             asked = {"blocks": blocks_asked(partition), "quantities": whole}
             run = self._run(problem, preconditioner, progress, stop, asked)
+            if on_gradient is not None:
+                on_gradient(run.graph.grad)
             return run.estimate(partition, whole)
 
     def estimate_layers(

@@ -25,7 +25,9 @@ from homotopy_cli.recipe.values import (
     shown,
 )
 
-Signal = Literal["auto", "preconditioned_sharpness", "sharpness", "directional", "kappa"]
+Signal = Literal[
+    "auto", "preconditioned_sharpness", "sharpness", "directional", "secant", "forward", "kappa"
+]
 
 
 def _steps_or_share(value: float) -> float | int:
@@ -132,6 +134,9 @@ class Ceiling(Spec):
         "κ above which the founding formula bites, 1/loss; default none, 1e4 for signal kappa"
     )
     signal: Signal | None = _own("curvature that sets the ceiling; default curvature.signal")
+    signal_fraction: bool | None = _own(
+        "times the share of the gradient that is signal, not batch noise; default false"
+    )
     estimation_freq: Count | None = _own("base probe period, steps; default curvature.freq")
     budget: Fraction | None = _own("share of the work spent probing; default curvature.budget")
     probe_fraction: Share | None = _own(

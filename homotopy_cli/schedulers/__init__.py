@@ -7,7 +7,8 @@
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     ramp         rates that are measured: the schedule of mode auto (no torch)
-    probing      one probe: a slice of the batch -> Problem -> estimate -> plain numbers
+    probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> plain numbers
+    fraction     which share of the gradient is signal, from the probe's slice
     layer_watch  per-layer probes on an account of their own
     guard        probe + cadence + limits + events: the engine that every class below drives
     base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining

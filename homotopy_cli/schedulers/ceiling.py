@@ -12,6 +12,7 @@ from homotopy_cli.schedulers.settings import GuardSettings
 SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP = range(6)  # codes of `reason`
 EARLY_RELEASE = 1.3  # a step, under a schedule with a warmup; our choice
 PATIENCE = 2  # in estimation_freq: see Ceiling._rate; our choice
+FRACTION_KEEPS = 0.8  # what the log-average of the signal fraction keeps per probe; our choice
 KAPPA_TARGET = 1e4  # 1/loss, the founding default
 
 
@@ -59,6 +60,7 @@ class Ceiling:
         self.taken_at = -1  # step of the last successful probe
         self.held = False  # probes failed before any succeeded: the floor holds
         self.reason = SCHEDULE
+        self.fraction = 1.0  # smoothed share of the gradient that is signal; 1 where not used
         self.advanced_to = 0  # optimizer step up to which the limits were released
 
     def threshold(self, step: int) -> float:
@@ -85,13 +87,23 @@ class Ceiling:
         self.held = False
         fresh = step <= self.early_steps
         self.edge.measured(sharpness, elapsed, fresh=fresh)
-        self._set(self.edge, self.target * self.threshold(step))
+        self._set(self.edge, self._numerator(step))
         if math.isfinite(kappa):
             self.kappa.measured(kappa, elapsed, fresh=fresh)
             if self.kappa_target is not None:
                 self._set(self.kappa, self.kappa_target)
         self.n_taken += 1
         self.taken_at = step
+
+    def take_fraction(self, fraction: float) -> None:
+        """Smooth the share of signal of one more probe; NaN is no news."""
+        if math.isfinite(fraction):
+            keep = 0.0 if self.n_taken == 0 else FRACTION_KEEPS
+            self.fraction = self.fraction**keep * fraction ** (1.0 - keep)
+
+    def _numerator(self, step: int) -> float:
+        """target·c, times the share of the gradient that is signal where that is asked for."""
+        return self.target * self.threshold(step) * self.fraction
 
     def _set(self, limit: Limit, numerator: float) -> None:
         if self.n_taken == 1 and not self.gentle:  # Adam's very first metric is |g|: no measure
@@ -107,8 +119,7 @@ class Ceiling:
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
             rate = self._rate(passed)
-            numerator = self.target * self.threshold(passed)
-            self.edge.advance(numerator, self.settings.floor * schedule, rate)
+            self.edge.advance(self._numerator(passed), self.settings.floor * schedule, rate)
             if self.kappa_target is not None:
                 self.kappa.advance(self.kappa_target, self.settings.floor, rate)
         self.advanced_to = max(self.advanced_to, step)
@@ -168,4 +179,5 @@ _COUNTERS = (
     "taken_at",
     "target",
     "kappa_target",
+    "fraction",
 )

@@ -28,7 +28,7 @@ from homotopy_cli.schedulers.probing import (
     upper_value,
 )
 from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
-from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings
 
 _PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
 
@@ -64,7 +64,8 @@ class CurvatureGuard:
             model,
             loss_fn,
             seed=settings.seed,
-            directional=self.signal == "directional",
+            signal=self.signal,
+            fraction=settings.signal_fraction,
             estimator=estimator,
         )
         before = thresholds.next_step(optimizer) - 1
@@ -138,17 +139,23 @@ class CurvatureGuard:
             return None
         try:
             metric = self.metric(rates)
-            found = self.probe.measure(batch, effort, paired=paired, metric=metric, step=step)
+            top = max(rates, default=0.0)
+            rate = top * self.ceiling.factor(top)
+            found = self.probe.measure(
+                batch, effort, paired=paired, metric=metric, step=step, rate=rate
+            )
         except _PROBE_ERRORS as error:
-            mean_over_ranks([math.nan, math.nan])
+            mean_over_ranks([math.nan] * 3)
             if not self.ceiling.measured and not isinstance(error, NonFiniteError):
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
         sharpness = upper_value(found.estimate, self._column(rates))
-        sharpness, kappa = mean_over_ranks([sharpness, found.values.get("kappa", math.nan)])
+        told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
+        sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])
         if not math.isfinite(sharpness):
             return self._failed(step, found.cost, f"curvature is {sharpness}")
+        self.ceiling.take_fraction(fraction)
         self._take(found, sharpness, kappa, rates, alarm)
         return found.estimate
 
@@ -211,18 +218,18 @@ class CurvatureGuard:
             params,
             rates,
             adaptive=self._adaptive,
-            always=self.signal == "directional",
+            always=self.signal in ALONG_STEP,
         )
 
     @property
     def _adaptive(self) -> bool:
         """Whether λ is measured in the metric of the optimizer's own second moments."""
         known = self.ceiling.family in thresholds.PRECONDITIONED
-        return self.signal == "preconditioned_sharpness" or (self.signal == "directional" and known)
+        return self.signal == "preconditioned_sharpness" or (self.signal in ALONG_STEP and known)
 
     def _column(self, rates: Sequence[float]) -> str:
         """Which column of the log steers."""
-        if self.signal == "directional":
+        if self.signal in ALONG_STEP:
             return "directional_sharpness"
         scaled = self._adaptive and self.ceiling.family != "sgd"
         return "preconditioned_sharpness" if scaled or differ(rates) else "lambda_max"
@@ -254,6 +261,8 @@ class CurvatureGuard:
     def _effort(self, step: int, rates: Sequence[float]) -> Effort:
         s = self.settings
         cold = not self.ceiling.measured
+        if self.signal in ("secant", "forward"):
+            return Effort(s.probe_fraction, 2 if self.signal == "secant" else 5, 0)
         needed = self.ceiling.kappa_target is not None or s.kappa_freq == 1
         both = needed or cold or self.cadence.n_probes % s.kappa_freq == 0
         matrices = 2 if both and self._column(rates) != "lambda_max" else 1

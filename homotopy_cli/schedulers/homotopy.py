@@ -55,7 +55,10 @@ class HomotopyLR(CurvatureScheduler):
             max(newest, average), so this delays only a release.
         signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
             and sharpness for the rest, and says so in an event. "directional" is u'Hu/u'Pu along
-            u = P⁻¹g: the least cautious, it reacts to a real crossing only.
+            u = P⁻¹g: the least cautious, it reacts to a real crossing only. "secant" and
+            "forward" are the same number by ordinary passes: see along.py.
+        signal_fraction: Multiply the ceiling by the share of the gradient that is signal, not
+            batch noise: see fraction.py. A noisy batch then asks for smaller steps.
         target: Edge ratio to stay under; None takes 0.9, or 1 in mode auto. On a 4-layer
             character GPT (500 steps, 3 seeds, cosine with 40 steps of warmup inside) the mean
             validation loss at peak rates 3e-3 / 3e-2 was 1.93 / 1.83 at target 0.7,
@@ -98,6 +101,7 @@ class HomotopyLR(CurvatureScheduler):
         estimation_freq: int = 10,
         smoothing: float = 0.9,
         signal: Signal = "auto",
+        signal_fraction: bool = False,
         target: float | None = None,
         mode: Literal["guard", "auto"] = "guard",
         warmup: float = 0.25,
@@ -134,6 +138,7 @@ class HomotopyLR(CurvatureScheduler):
             burst = START + 1 if burst is None else burst
         settings = GuardSettings(
             signal=signal,
+            signal_fraction=signal_fraction,
             target=TARGETS[mode] if target is None else target,
             curvature_target=curvature_target,
             alpha=alpha,

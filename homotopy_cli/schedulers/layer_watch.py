@@ -5,9 +5,10 @@ from typing import Any
 
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.schedulers.cadence import Cadence, probe_cost
-from homotopy_cli.schedulers.probing import CurvatureProbe, Effort, LayerMeasurement, slice_size
+from homotopy_cli.schedulers.probing import CurvatureProbe, Effort, LayerMeasurement
 from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.slices import slice_size
 
 FIRST_COST = 3.0  # G that the first per-layer probe may cost whatever the budget
 TRACE_PROBES = 3  # products for the layers' traces

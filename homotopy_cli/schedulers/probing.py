@@ -10,20 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from homotopy_cli.curvature import along
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.moments import sampled_moments
 from homotopy_cli.curvature.operators import HessianOperator
 from homotopy_cli.problems.criteria import Loss, resolve_loss
-from homotopy_cli.problems.nest import Batch, map_tensors, n_rows
+from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import each
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.cadence import probe_cost
+from homotopy_cli.schedulers.fraction import Alignment
 from homotopy_cli.schedulers.ranks import all_ranks
+from homotopy_cli.schedulers.slices import slice_size, take_rows
 
 LossLike = Loss | Callable[..., Tensor] | str | None
 Metric = Callable[[list[Tensor]], Tensor | None]  # live parameters -> diagonal P, or None for I
@@ -34,12 +37,14 @@ class Effort:
     """How large a slice of the batch, and how many Lanczos steps on it."""
 
     fraction: float  # share of the batch's rows, (0, 1]
-    steps: int  # Lanczos steps per matrix
-    matrices: int = 1  # 2: H itself and P⁻¹H; 1: only the one that steers
+    steps: int  # Lanczos steps per matrix; of a signal without products, gradients for all
+    matrices: int = 1  # 2: H itself and P⁻¹H; 1: only the one that steers; 0: no product
 
     def predicted(self, rows: int) -> float:
         """G this will cost on a batch of `rows` rows: see cadence.probe_cost."""
         share = slice_size(rows, self.fraction) / max(1, rows)
+        if not self.matrices:
+            return self.steps * (share + 0.1)
         return probe_cost(share, self.matrices * self.steps)
 
 
@@ -72,7 +77,10 @@ class CurvatureProbe:
             for a pair of inputs and targets, loss_fn(model, batch) for a whole batch. None
             guesses from the batch.
         seed: Of start vectors and dropout masks.
-        directional: Measure u'Hu/u'Pu too, one product more.
+        signal: "directional" measures u'Hu/u'Pu too, one product more; "secant" and "forward"
+            measure only that, without products: see along.py.
+        fraction: Tell the slice's gradient from the batch's, whose share of signal is then in
+            the values: see fraction.py.
         estimator: Whose warm vectors to use and whose settings to keep, apart from the number
             of steps.
     """
@@ -83,20 +91,29 @@ class CurvatureProbe:
         loss_fn: LossLike,
         *,
         seed: int = 0,
-        directional: bool = False,
+        signal: str = "auto",
+        fraction: bool = False,
         estimator: CurvatureEstimator | None = None,
     ) -> None:
         self.model = model
         self.loss_fn = loss_fn
         self.seed = seed
-        config = EstimatorConfig.cheap(seed=seed, directional=directional)
+        self.signal, self.fraction = signal, fraction
+        config = EstimatorConfig.cheap(seed=seed, directional=signal == "directional")
         self.estimator = estimator or CurvatureEstimator(config=config)
         self.layer_names: tuple[str, ...] = ()
         self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
         self.scaled_layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
 
     def measure(
-        self, batch: Batch, effort: Effort, *, paired: bool, metric: Metric, step: int
+        self,
+        batch: Batch,
+        effort: Effort,
+        *,
+        paired: bool,
+        metric: Metric,
+        step: int,
+        rate: float = 0.0,
     ) -> Measurement:
         """Estimate λ_max(P⁻¹H) where `metric` gives a P, and λ_max(H) and κ.
 
@@ -108,6 +125,7 @@ class CurvatureProbe:
             paired: The batch is (inputs, targets) of the founding call pattern.
             metric: From live parameters, in the problem's order, to P.
             step: Varies the dropout mask.
+            rate: Learning rate of the coming step, which signal secant looks along.
 
         Raises:
             ProblemError, NonFiniteError, RuntimeError: As the model, the loss or the estimator.
@@ -116,14 +134,25 @@ class CurvatureProbe:
         problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
         live = list(problem.model_params.values())
         diagonal = each(problem.reducer, lambda: metric(live))
-        self.estimator.config = replace(
-            self.estimator.config, steps=effort.steps, cold_steps=effort.steps
-        )
-        whole = diagonal is None or effort.matrices > 1
-        estimate = self.estimator.estimate(problem, preconditioner=diagonal, whole=whole)
-        cost = probe_cost(share, estimate.cost.n_hvp)
+        alignment = Alignment(live, diagonal) if self.fraction else None
+        if self.signal in along.SIGNALS:
+            estimate, n_gradients = along.measure_along(
+                problem, self.signal, rate, diagonal=diagonal, on_gradient=alignment
+            )
+            cost = n_gradients * (share + 0.1)
+        else:
+            self.estimator.config = replace(
+                self.estimator.config, steps=effort.steps, cold_steps=effort.steps
+            )
+            whole = diagonal is None or effort.matrices > 1
+            estimate = self.estimator.estimate(
+                problem, preconditioner=diagonal, whole=whole, on_gradient=alignment
+            )
+            cost = probe_cost(share, estimate.cost.n_hvp)
         seconds = time.perf_counter() - started
         values = columns(estimate) | {"gradient_equivalents": cost, "probe_seconds": seconds}
+        if alignment is not None and math.isfinite(found := alignment.signal_fraction(share)):
+            values["signal_fraction"] = found
         return Measurement(estimate, values, cost=cost, seconds=seconds)
 
     def measure_layers(
@@ -240,30 +269,6 @@ class CurvatureProbe:
 
 
 _ESTIMATORS = ("estimator", "layer_estimator", "scaled_layer_estimator")
-
-
-def slice_size(rows: int, fraction: float) -> int:
-    """Rows of a slice: the fraction rounded up, and 2 (BatchNorm needs them) if there are two."""
-    return max(min(2, rows), min(rows, math.ceil(rows * fraction)))
-
-
-def take_rows(batch: Batch, fraction: float) -> tuple[Batch, float]:
-    """Evenly spaced rows of every tensor of the batch's length, and the share they are.
-
-    Spaced, not leading: a batch sorted by length or class would give a biased head.
-    """
-    rows = n_rows(batch)
-    size = slice_size(rows, fraction)
-    if size == rows:
-        return batch, 1.0
-    index = torch.arange(size) * rows // size
-
-    def pick(tensor: Tensor) -> Tensor:
-        if tensor.ndim == 0 or len(tensor) != rows:
-            return tensor
-        return tensor[index.to(tensor.device)]
-
-    return map_tensors(batch, pick), size / rows
 
 
 def columns(estimate: CurvatureEstimate) -> dict[str, float]:

@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Signal = Literal["auto", "sharpness", "preconditioned_sharpness", "directional", "kappa"]
-SIGNALS = ("auto", "sharpness", "preconditioned_sharpness", "directional", "kappa")
+Signal = Literal[
+    "auto", "sharpness", "preconditioned_sharpness", "directional", "secant", "forward", "kappa"
+]
+SIGNALS = Signal.__args__  # type: ignore[attr-defined]
+ALONG_STEP = ("directional", "secant", "forward")  # u'Hu/u'Pu along u = P⁻¹g
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class GuardSettings:
 
     signal: Signal = "auto"
     target: float = 0.9  # edge ratio to stay under; evidence in HomotopyLR
+    signal_fraction: bool = False  # times the share of the gradient that is no batch noise
     curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
     alpha: float = 1.0  # strength of the founding formula
     smoothing: float = 0.9  # per optimizer step: what the log-average of λ keeps

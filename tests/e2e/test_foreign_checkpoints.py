@@ -159,7 +159,10 @@ def test_two_sets_of_weights_are_told_and_either_can_be_taken(case):
     save(case.folder / "alone.pt", ema)
     kappa, found = case.kappa("ckpt.pt")
     assert kappa == pytest.approx(KAPPA, rel=1e-6)
-    assert 'took the weights in "model"; also there: "ema" (--entry NAME)' in found["checkpoint"]["notes"]
+    assert (
+        'took the weights in "model"; also there: "ema" (--entry NAME)'
+        in found["checkpoint"]["notes"]
+    )
     averaged, _ = case.kappa("ckpt.pt", "--entry", "ema")
     assert averaged == case.kappa("alone.pt")[0] != kappa
 

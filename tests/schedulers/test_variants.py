@@ -18,7 +18,7 @@ from homotopy_cli.schedulers.adaptive import LEAST, MARGIN, AdaptiveHomotopyLR
 from homotopy_cli.schedulers.facade import CurvatureAdaptiveLR
 from homotopy_cli.schedulers.history import REASONS
 from homotopy_cli.schedulers.per_layer import PerLayerHomotopyLR
-from homotopy_cli.schedulers.probing import take_rows
+from homotopy_cli.schedulers.slices import take_rows
 from homotopy_cli.schedulers.warmup import CurvatureWarmup
 
 

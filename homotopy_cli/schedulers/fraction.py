@@ -1,0 +1,59 @@
+"""Signal fraction: which share of a batch's gradient is signal, from a slice of that batch.
+
+A batch of B rows has g_B = G + noise of variance Σ/B, a slice of b of its rows g_b = G + noise of
+variance Σ/b. In the metric P⁻¹, with ⟨g_B, g_b⟩ ≈ |g_B|² because the slice is part of the batch,
+
+    1/cos²(g_B, g_b) = |g_b|²/|g_B|²  and so  c = 1 - (1/cos² - 1)/(B/b - 1)
+
+estimates |G|²/E|g_B|² = 1/(1 + B_noise/B): the cosine between g_B and an independent batch of
+the same size (McCandlish et al. 2018, arXiv:1812.06162, with the scale of g_B taken out, so that
+clipping and loss scaling change nothing). It costs two dot products. Other dropout masks in the
+slice's gradient count as noise.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LEAST = 0.02  # c: a slice says no more; our choice
+
+
+class Alignment:
+    """Called with the slice's gradient; compares it with the one in `.grad`.
+
+    Args:
+        params: Live parameters, whose `.grad` is the batch's.
+        diagonal: P, shape (n,); None for I.
+    """
+
+    def __init__(self, params: Sequence[Tensor], diagonal: Tensor | None) -> None:
+        self.params, self.diagonal = params, diagonal
+        self.cosine = math.nan
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Take g of the slice, shape (n,), in the order of the parameters."""
+        at, both, mine, theirs = 0, 0.0, 0.0, 0.0
+        for parameter in self.params:
+            piece = gradient[at : at + parameter.numel()]
+            scale = None if self.diagonal is None else self.diagonal[at : at + parameter.numel()]
+            at += parameter.numel()
+            if parameter.grad is None:
+                continue
+            whole = parameter.grad.detach().reshape(-1).to(piece.dtype)
+            scaled = piece if scale is None else piece / scale
+            other = whole if scale is None else whole / scale
+            both += float(torch.dot(scaled, whole))
+            mine += float(torch.dot(scaled, piece))
+            theirs += float(torch.dot(other, whole))
+        if mine > 0.0 and theirs > 0.0:
+            self.cosine = both / math.sqrt(mine) / math.sqrt(theirs)
+
+    def signal_fraction(self, share: float) -> float:
+        """c in [LEAST, 1] for a slice of `share` of the rows; NaN where nothing tells it."""
+        if not share < 1.0 or not math.isfinite(self.cosine):
+            return math.nan
+        if self.cosine <= 0.0:
+            return LEAST
+        return min(1.0, max(LEAST, 1.0 - (self.cosine**-2 - 1.0) / (1.0 / share - 1.0)))
