@@ -142,8 +142,8 @@ class Components:
 
 
 SEED_KAPPA_WORTH = (
-    "symptoms to watch over time, not bounds on the loss's curvature: a softmax's Jacobian and "
-    "the Hessian diag(p) - pp' in its logits have norm at most 1/2 however large these get"
+    "symptoms to watch over time, no bounds on the loss's curvature (a softmax's Jacobian has norm "
+    "at most 1/2 however large these get)"
 )
 
 
@@ -174,6 +174,7 @@ class CurvatureEstimate:
     mode: str = "eval"  # eval | train
     dtype: str = "float32"
     warnings: tuple[str, ...] = ()
+    not_reached: tuple[str, ...] = ()  # parameters that the loss does not depend on
 
     @property
     def predicted_decrease(self) -> float | None:

@@ -44,9 +44,13 @@ def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
     if options.json is not None:
         write_json(document, options.json)
     if options.json != "-":
+        problem = loaded.problem
+        for note in loaded.notes:
+            print(note)
         print(
-            f"{options.checkpoint}: {loaded.problem.n_params:,} parameters; about "
-            f"{forecast.n_hvp:.0f} products, {forecast.seconds:.1f} s; nothing was measured"
+            f"{options.checkpoint}: {problem.n_params:,} parameters, loss "
+            f"{problem.criterion_name}; about {forecast.n_hvp:.0f} products, "
+            f"{forecast.seconds:.1f} s; nothing was measured"
         )
 
 
@@ -84,7 +88,9 @@ def probe_document(options: ProbeOptions, found: Any) -> dict[str, Any]:
         "lr_range": [document.strict(asdict(r)) for r in found.lr_ranges],
         "noise": document.noise(found.noise),
         "frozen": list(subject.problem.frozen),
-        "not_reached": [b.name for b in estimate.blocks if b.state == "not_reached"],
+        "not_reached": [b.name for b in estimate.blocks if b.state == "not_reached"]
+        or list(estimate.not_reached),
+        "interrupted": found.interrupted,
     }
     if found.validation:
         made["validation"] = document.validation(found.validation)
@@ -133,6 +139,7 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
     if "comparison" in made:
         console.print(compare.table(made, options.compare))
     for line in (
+        *(["Interrupted: what follows is what was measured by then."] if found.interrupted else []),
         *sentences.closing(estimate),
         *sentences.noise_sentences(found.noise),
         *sentences.range_sentences(found.lr_ranges, made["edges"]),

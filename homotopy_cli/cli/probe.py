@@ -96,7 +96,7 @@ def probe(
         "auto"
     ),
     quick: Annotated[
-        bool, typer.Option("--quick", help="λ_max, ‖H‖ and κ only: about 25 to 80 gradients.")
+        bool, typer.Option("--quick", help="λ_max, ‖H‖ and κ only: the cheapest probe.")
     ] = False,
     top_k: Annotated[int, typer.Option(min=1, help="How many eigenvalues, by magnitude.")] = 5,
     ends: Annotated[

@@ -76,6 +76,7 @@ class Findings:
     noise: Any | None = None
     lr_ranges: tuple[Any, ...] = ()
     validation: tuple[Any, ...] = ()
+    interrupted: bool = False  # by Ctrl-C: what was measured by then
 
 
 def prepare(options: ProbeOptions) -> Subject:
@@ -133,7 +134,7 @@ def measure(subject: Subject, options: ProbeOptions, interrupt: Interrupt) -> Fi
                 limit=options.validate_limit,
             )
             found = replace(found, validation=tuple(records))
-    return found
+    return replace(found, interrupted=interrupt.asked())
 
 
 def lr_ranges(problem: Any, preconditioner: Any | None) -> tuple[Any, ...]:

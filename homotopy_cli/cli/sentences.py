@@ -5,6 +5,8 @@ from typing import Any
 from homotopy_cli.cli.edges import MOMENTUM
 from homotopy_cli.cli.render import short
 
+TERMS = {"next_token": "tokens", "mse": "rows", "bce": "rows"}  # what a loss is a mean over
+
 
 def headline(loaded: Any, estimate: Any, made: dict[str, Any]) -> list[str]:
     """What was probed, then the two or three things a reader must know first."""
@@ -18,7 +20,8 @@ def headline(loaded: Any, estimate: Any, made: dict[str, Any]) -> list[str]:
     lines = [
         "".join(where) + ")",
         f"{estimate.n_params:,} parameters; loss {problem.criterion_name} over "
-        f"{estimate.n_terms:,} terms in {batches} batch{'es' if batches != 1 else ''}; "
+        f"{estimate.n_terms:,} {TERMS.get(problem.criterion_name, 'terms')} in {batches} "
+        f"batch{'es' if batches != 1 else ''}; "
         f"{estimate.mode} mode, {estimate.dtype}",
     ]
     lines += list(loaded.notes)
@@ -63,17 +66,20 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
 def rate_sentences(made: dict[str, Any]) -> list[str]:
     """How far the learning rate in use is from the edges."""
     lr, ratios = made["lr"], made["edge_ratios"]
-    named = {"own": "this checkpoint's optimizer", "sgd": "plain SGD", "momentum": "momentum 0.9"}
+    named = {"own": "this checkpoint's optimizer's", "sgd": "plain SGD's"}
+    named["momentum"] = "momentum 0.9's"
     if ratios["own"] is None:
         named.pop("own")
-    parts = [f"{short(ratios[k], 3)} of {v}'s" for k, v in named.items() if ratios[k] is not None]
+    parts = [f"{short(ratios[k], 3)} of {v}" for k, v in named.items() if ratios[k] is not None]
     if lr["value"] is None or not parts:
         return []
     worst = ratios["own"] if ratios["own"] is not None else ratios["sgd"]
-    verdict = "beyond the edge" if worst > 1 else "near the edge" if worst > 0.7 else "below it"
+    verdict = "below the edge of stability"
+    if worst > 0.7:
+        verdict = "beyond the edge of stability" if worst > 1 else "near the edge of stability"
     return [
-        f"Learning rate {short(lr['value'], 3)} ({lr['source']}) is at {', '.join(parts)} edge: "
-        f"{verdict}. Small batches destabilise earlier than these full-batch edges say."
+        f"Learning rate {short(lr['value'], 3)} ({lr['source']}) is {verdict}: {', '.join(parts)}. "
+        "Small batches destabilise earlier than these full-batch edges say."
     ]
 
 
@@ -127,9 +133,6 @@ def closing(estimate: Any) -> list[str]:
         )
     lines += [f"warning: {text}" for text in estimate.warnings]
     lines += component_sentences(estimate.components)
-    unreached = [b.name for b in estimate.blocks if b.state == "not_reached"]
-    if unreached:
-        lines.append(f"Not reached by this batch, κ undefined there: {listed(unreached)}.")
     return lines
 
 
@@ -140,7 +143,13 @@ def check_sentences(checks: Any) -> list[str]:
     text = f"Products tested: asymmetry {checks.symmetry_error:.0e}"
     if checks.difference_error is not None and checks.difference_bound < 1.0:
         text += f", distance to a difference of gradients {checks.difference_error:.0e}"
-        text += f" (bound {checks.difference_bound:.0e})"
+        bound = checks.difference_bound
+        text += (
+            f" (bound {bound:.0e}"
+            if checks.difference_error <= bound
+            else (f" (above {bound:.0e}, what truncation and rounding explain: kinks")
+        )
+        text += ")"
     elif checks.difference_error is not None:
         text += "; no finite step is fine enough here to test them against (try --dtype float64)"
     return [text + "."]

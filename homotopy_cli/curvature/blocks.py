@@ -1,6 +1,7 @@
 """The per-layer table: each diagonal block H_bb on the one shared gradient graph."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import generator as seeded
 from homotopy_cli.linalg.vectors import norm, rademacher
 from homotopy_cli.problems.partition import Block, Partition
-from homotopy_cli.records import BlockEstimate, BlockState
+from homotopy_cli.records import BlockEstimate, BlockState, Moment
 
 
 def block_estimates(
@@ -103,6 +104,11 @@ def _estimate_block(
         operator, grad = PreconditionedOperator(plain, metric), metric * grad
     grad_norm = norm(grad)
     aliases = graph.problem.aliases
+    trace = None
+    if moments is not None:
+        trace = moments.block_trace([graph.names.index(name) for name in plain.names])
+        if state != "reached":  # H_bb = 0
+            trace = Moment(0.0, 0.0, 0)
     common = {
         "name": block.name,
         "kind": block.kind,
@@ -112,9 +118,7 @@ def _estimate_block(
         "parameters": tuple(
             name for kept in block.params for name in (kept, *aliases.get(kept, ()))
         ),
-        "trace": None
-        if moments is None
-        else moments.block_trace([graph.names.index(name) for name in plain.names]),
+        "trace": trace,
     }
     if state == "not_reached":
         return BlockEstimate(**common, kappa_reason="undefined: no gradient, not reached")
@@ -141,6 +145,10 @@ def _estimate_block(
         n_params=graph.n,
     )
     value, reason = kappa(size, grad_norm, floor if inv_sqrt is None else 0.0)
+    if trace is not None and both and trace.n_probes and largest.converged and smallest.converged:
+        low, high = smallest.value - smallest.residual, largest.value + largest.residual
+        within = min(max(trace.value, plain.n * low), plain.n * high)
+        common["trace"] = replace(trace, value=within)  # nλ_min <= tr <= nλ_max
     return BlockEstimate(
         **common,
         lambda_max=largest.value,

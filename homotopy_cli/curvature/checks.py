@@ -135,6 +135,7 @@ def sentences(checks: Checks) -> tuple[str, ...]:
             f"along the top eigenvector the derivative gives {checks.curvature_exact:.6g}, "
             f"a finite step of length {checks.step:.2g} {checks.curvature_finite:.6g}: "
             + (f"the loss has kinks or jumps ({causes})" if causes else _UNKNOWN)
+            + (_COARSE if (checks.difference_bound or 0.0) >= 1.0 else "")
         )
     elif (
         checks.difference_error is not None
@@ -149,6 +150,7 @@ def sentences(checks: Checks) -> tuple[str, ...]:
     return tuple(said)
 
 
+_COARSE = ", or rounding hides the step (--dtype float64 tells)"
 _UNKNOWN = "no operation with kinks was found; detach() or in-loss rounding does this too"
 
 

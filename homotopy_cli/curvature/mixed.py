@@ -40,11 +40,11 @@ def top_vector(
     """
     if graph.kinked or graph.custom:
         names = ", ".join((*graph.kinked, *graph.custom))
-        return None, f"cheap products were refused: the loss may have kinks ({names})"
+        return None, f"exact products throughout: the loss may have kinks ({names})"
     tolerance = max(rtol, _NOISE * graph.steps.forward_error)
     if tolerance > 0.1:
         return None, (
-            f"cheap products were refused: a finite step is off by "
+            f"exact products throughout: a finite step would be off by "
             f"{graph.steps.forward_error:.1g} of ‖Hv‖"
         )
     found = extreme_eigenvalues(

@@ -1,7 +1,7 @@
 """One estimate in the making: the gradient's graph, and everything measured on it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from homotopy_cli.curvature.operators import (
     PreconditionedOperator,
     inverse_square_root,
 )
-from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, size_of
+from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, norm_and_lowest
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.linalg.extreme import ExtremeResult, Which
@@ -119,11 +119,12 @@ class Run:
             checks = check_kinks(graph, checks, found.pairs[0])
         pairs = [] if found is None else [as_record(pair) for pair in found.pairs]
         both = config.ends == "both"
-        size = None if found is None else size_of(found, config.ends, config.rtol)
-        if found is not None and size is None and config.settle_norm:
-            low = self.pairs(operator, "hessian", 1, "min").pairs[0]
-            pairs, both = [*pairs, as_record(low)], True
-            size = max(abs(found.largest.value), abs(low.value))
+        size = None
+        if found is not None:
+            size, low = norm_and_lowest(
+                found, config, lambda: self.pairs(operator, "hessian", 1, "min").pairs[0]
+            )
+            pairs, both = (pairs, both) if low is None else ([*pairs, low], True)
         value, reason = kappa(size, norm(grad), self.floor(size))
         sharpness = directional = None
         if self.inv_sqrt is not None:
@@ -169,6 +170,7 @@ class Run:
             curvature=config.curvature,
             mode=self.problem.mode,
             dtype=str(graph.dtype).removeprefix("torch."),
+            not_reached=self.missed(),
             warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
 
@@ -279,16 +281,21 @@ class Run:
                 "products are central differences of the gradient, because "
                 f"{self.graph.fallback_reason}; at kinks (ReLU) they can be far off"
             )
-        missed = [name for name in self.graph.names if self.graph.state_of(name) == "not_reached"]
+        missed = self.missed()
         if missed:
-            said.append(f"not reached by the loss: {', '.join(missed)}")
+            said.append(f"not reached by the loss, κ undefined there: {_listed(missed)}")
         idle = [b.name for b in blocks if b.state == "not_reached"]
         idle = [name for name in idle if not any(m.startswith(name) for m in missed)]
         if idle:
             said.append(
-                f"not reached by this batch (gradient and Hessian rows zero): {', '.join(idle)}"
+                f"not reached by this batch (gradient and Hessian rows zero): {_listed(idle)}"
             )
         return tuple(said)
+
+    def missed(self) -> tuple[str, ...]:
+        """Parameters that the loss does not depend on."""
+        graph = self.graph
+        return tuple(name for name in graph.names if graph.state_of(name) == "not_reached")
 
     def late(self, what: str) -> bool:
         """Whether the time is spent; then `what` stays unmeasured, and a note says so."""
@@ -306,3 +313,8 @@ class Run:
     def tell(self, name: str, done: int, total: int) -> None:
         if self.report is not None:
             self.report(name, done, total)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - 6
+    return ", ".join(names[:6]) + (f" and {more} more" if more > 0 else "")

@@ -131,6 +131,27 @@ def size_of(found: ExtremeResult, ends: str, rtol: float) -> float | None:
     return None
 
 
+def norm_and_lowest(
+    found: ExtremeResult, config: EstimatorConfig, lowest: Callable[[], EigenPair]
+) -> tuple[float | None, Eigenvalue | None]:
+    """Return (‖A‖₂ or None, λ_min where `ends` "max" left it out and it matters).
+
+    Args:
+        found: The pairs.
+        config: ends, rtol, settle_norm.
+        lowest: Finds λ_min; asked only where ‖A‖ hangs on it and settle_norm is set.
+    """
+    size = size_of(found, config.ends, config.rtol)
+    if size is None and config.settle_norm:
+        pair = lowest()
+        return max(abs(found.largest.value), abs(pair.value)), as_record(pair)
+    if config.ends != "both" and size is not None and found.span[0] == -size:
+        assert found.tridiagonal is not None  # where size_of saw it converged
+        residual = found.tridiagonal.ritz()[1][0].item()
+        return size, Eigenvalue(value=-size, residual=residual, converged=True)
+    return size, None
+
+
 def as_record(pair: EigenPair) -> Eigenvalue:
     """Return the pair without its vector."""
     return Eigenvalue(value=pair.value, residual=pair.residual, converged=pair.converged)

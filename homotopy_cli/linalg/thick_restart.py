@@ -97,7 +97,7 @@ def restarted_eigenvalues(
         wanted_values = values[chosen].tolist()
         met = patience.over(done, wanted_values, errors.tolist(), scale, last)
         last = wanted_values
-        if (met and len(chosen) >= min(wanted, n)) or done >= max_matvecs or m == n:
+        if (met and m >= min(k, n)) or done >= max_matvecs or m == n:
             break
         if expired is not None and expired():
             break

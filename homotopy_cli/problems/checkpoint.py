@@ -183,7 +183,11 @@ def _chosen(path: Path, parts: Parts, entry: str | None) -> str:
     wanted = entry.replace("/", ".")
     if wanted in parts.sets:
         return wanted
-    shown = ", ".join(f'"{name}"' for name in names if name) or "none: it is one set of weights"
+    shown = ", ".join(f'"{name}"' for name in names if name)
+    if not shown:
+        raise CheckpointError(
+            f'{path}: has no entry "{entry}": it is one set of weights', hint="leave --entry out"
+        )
     close = difflib.get_close_matches(wanted, names, n=1)
     raise CheckpointError(
         f'{path}: has no entry "{entry}"; sets of weights in it: {shown}',

@@ -22,7 +22,7 @@ def misshapen(
 ) -> CheckpointError:
     """Names match, shapes do not; empty tensors point to a sharded run."""
     empty = [name for name in names if state[name].numel() == 0]
-    if empty:
+    if len(empty) > 1 or len(empty) == len(state):  # one alone may be a layer without a bias
         return CheckpointError(
             f"{path}: {_listed([_quoted(n) for n in empty], 8)} "
             f"{'is' if len(empty) == 1 else 'are'} empty (shape [0]): probably one shard of a "

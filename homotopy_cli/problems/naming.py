@@ -1,6 +1,6 @@
 """Names in a file against names in a model: prefixes, ties, and what does not fit in words."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,21 +192,34 @@ class _Wanted:
         if best.prefix:
             said.append(f'prefix "{best.prefix}" removed from the names')
         if best.outside:
-            shown = ", ".join(f'"{name}"' for name in best.outside[:3])
-            said.append(f"{len(best.outside)} tensors outside that prefix not used: {shown}")
+            n = len(best.outside)
+            said.append(f"{n} tensors outside that prefix not used: {_some(best.outside)}")
         rivals = [c.prefix for c in fitting[1:] if c.prefix and c.prefix != best.prefix]
         if rivals:
             said.append(f'the prefix "{rivals[0]}" would fit as well')
+        used, n = len(best.state), len(best.outside)
+        if n > used:
+            said.append(
+                f"warning: only {used} of the file's {n + used} tensors are used: "
+                "a part of the model that was saved"
+            )
         absent = [name for name in self.shapes if not any(t in best.state for t in self.ties[name])]
         if absent:
             said.append(f'"{absent[0]}" is not in the file, the model\'s own was kept')
         strangers = [name for name in best.state if name not in self.shapes]
         if strangers:
-            said.append(f'{len(strangers)} tensors the model does not have: "{strangers[0]}"')
+            many = "tensors" if len(strangers) > 1 else "tensor"
+            said.append(f"{len(strangers)} {many} the model does not have: {_some(strangers)}")
         kinds = {t.dtype for t in best.state.values() if t.is_floating_point()}
         for kind in kinds & {torch.bfloat16, torch.float16}:
             said.append(f"weights are stored as {str(kind).removeprefix('torch.')}")
         return tuple(said)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Three of the names, and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f'"{name}"' for name in names[:3]) + more
 
 
 def _readings(wanted: _Wanted, state: Mapping[str, Tensor], prefix: str) -> Iterator[_Candidate]:

@@ -42,7 +42,7 @@ def collect(
     scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
     if scripted:
         raise ProblemError(
-            f'module "{clean_name(scripted[0])}" is TorchScript: its parameters cannot be replaced',
+            f"{_whose(scripted[0])} is TorchScript: its parameters cannot be replaced",
             hint="build the model from its Python class and load the state into it",
         )
     trainable = [(name, p) for name, p in named if p.requires_grad]
@@ -113,3 +113,7 @@ def _check(name: str, parameter: Tensor) -> None:
     else:
         return
     raise ProblemError(f'parameter "{name}" {words} and cannot be measured', hint=hint)
+
+
+def _whose(name: str) -> str:
+    return f'module "{clean_name(name)}"' if name else "the model"

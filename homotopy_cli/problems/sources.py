@@ -62,10 +62,11 @@ def find_setting(
             hint=f"homotopy probe {path} --text FILE.txt   (or --batch FILE.pt)",
         )
     if missing:
-        n = len(checkpoint.state)
+        n, total = len(checkpoint.state), sum(t.numel() for t in checkpoint.state.values())
         lacks = "model, loss and data are unknown" if needs_model else "the data are unknown"
         raise CheckpointError(
-            f"{path}: holds {n} tensors but no recipe, so {lacks}",
+            f"{path}: holds {n} tensors ({checkpoint.kind}, {total:,} numbers) but no recipe, "
+            f"so {lacks}",
             hint=_command(path, needs_model, needs_loss),
         )
     return None

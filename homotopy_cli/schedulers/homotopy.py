@@ -33,10 +33,10 @@ class HomotopyLR(CurvatureScheduler):
     A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
     by at most `release` per step. A failed probe keeps the last ceiling.
 
-    With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
-    share of the measured edge, rises in proportion to the step through the first `warmup` of the
-    run, under the ceiling as any schedule, and then decays by half a cosine (see ramp.py). The
-    groups' rates then only say how the groups relate to each other.
+    With `mode="auto"` there is no learning rate, warmup or peak to choose: through the first
+    `warmup` of the run the rate is what the measured edge makes of an edge ratio that rises in a
+    straight line to `peak_ratio`, under the ceiling as any schedule, and then it decays by half a
+    cosine (see ramp.py). The groups' rates then only say how the groups relate to each other.
 
     Args:
         optimizer, model, loss_fn, base_lr, inner, enabled, estimator, last_epoch: See
@@ -44,7 +44,7 @@ class HomotopyLR(CurvatureScheduler):
         mode: "guard" limits the schedule that is given; "auto" makes its own.
         warmup: Share of total_steps at which mode auto stops raising the rate.
         power: Exponent of mode auto's rise; 1 is a straight line.
-        start_ratio: Edge ratio at which mode auto starts.
+        peak_ratio: Edge ratio at the end of mode auto's rise.
         final: Last rate of mode auto over its peak.
         curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
             "kappa" and nothing is given.
@@ -106,7 +106,7 @@ class HomotopyLR(CurvatureScheduler):
         mode: Literal["guard", "auto"] = "guard",
         warmup: float = 0.25,
         power: float = 1.0,
-        start_ratio: float = 0.6,
+        peak_ratio: float = 0.5,
         final: float = 0.1,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,
@@ -133,7 +133,7 @@ class HomotopyLR(CurvatureScheduler):
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
-            self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, power, final)
+            self.ramp = MeasuredRamp(total_steps, peak_ratio, warmup, power, final)
             base_lr = 1.0
             burst = START + 1 if burst is None else burst
         settings = GuardSettings(
@@ -183,12 +183,11 @@ class HomotopyLR(CurvatureScheduler):
     def _after_probe(self, batch: Any, *, paired: bool) -> None:
         if self.ramp is None:
             return
-        guard, starting = self._guard, self.ramp.slope is None
+        guard, rising = self._guard, not self.ramp.over
         self.ramp.take(guard.last_step, guard.sharpness, guard.ceiling.threshold(guard.last_step))
-        if starting and self.ramp.slope is not None:
-            now, peak = self.ramp(guard.last_step), self.ramp.peak
-            text = f"rate {now:.3g} rises towards {peak:.3g} at step "
-            guard.events.add(guard.last_step, "info", "RAMP", f"{text}{self.ramp.ramp_steps}")
+        if rising and self.ramp.over:
+            text = f"the rise ends at rate {self.ramp.rate:.3g}, which decays from here"
+            guard.events.add(guard.last_step, "info", "RAMP", text)
 
     def state_dict(self) -> dict[str, Any]:
         """CurvatureScheduler's, and the ramp."""

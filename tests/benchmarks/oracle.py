@@ -18,7 +18,8 @@ class Truth:
     top: np.ndarray  # (10,) largest by magnitude, by magnitude
     largest: np.ndarray  # (10,) algebraically largest, descending
     trace: float
-    trace_error: float  # standard error; 0 where every row was taken
+    trace_error: float  # standard error
+    frobenius: float
     layers: tuple[float, ...]  # λ_max of each layer's block
 
 
@@ -57,25 +58,32 @@ def truth(case: Case, probes: int = 200) -> Truth:
         v0 = np.random.default_rng(1).standard_normal(block.shape[0])
         found = eigsh(block, k=1, which="LA", tol=1e-8, v0=v0, return_eigenvectors=False)
         layers.append(float(found[0]))
-    trace, error = _trace(whole, values, vectors, probes)
+    trace, error, frobenius = _moments(whole, values, vectors, probes)
     return Truth(
         case.n_params,
         values[np.argsort(-np.abs(values))][:10],
         np.sort(largest)[::-1],
         trace,
         error,
+        frobenius,
         tuple(layers),
     )
 
 
-def _trace(
+def _moments(
     whole: LinearOperator, values: np.ndarray, vectors: np.ndarray, probes: int
-) -> tuple[float, float]:
-    """The mean of z'Hz over random signs, after the largest eigenpairs were taken out."""
+) -> tuple[float, float, float]:
+    """(tr H, its standard error, ‖H‖_F) from random signs off the largest eigenvectors."""
     n = whole.shape[0]
-    random, samples = np.random.default_rng(2), []
+    random, samples, squares = np.random.default_rng(2), [], []
     for _ in range(probes):
         z = random.choice((-1.0, 1.0), size=n)
         z -= vectors @ (vectors.T @ z)
-        samples.append(z @ whole.matvec(z))
-    return float(values.sum() + np.mean(samples)), float(np.std(samples) / np.sqrt(probes))
+        product = whole.matvec(z)
+        samples.append(z @ product)
+        squares.append(product @ product)
+    return (
+        float(values.sum() + np.mean(samples)),
+        float(np.std(samples) / np.sqrt(probes)),
+        float(np.sqrt((values**2).sum() + np.mean(squares))),
+    )

@@ -5,13 +5,12 @@
 
 Every method runs in rounds, in a new random order each; the cost of a run is its CPU time over that
 of one forward and backward pass timed just before and after it, in gradient-equivalents (G).
-Medians are shown. A method that fails is listed with its error. Peak memory is that of tensors for
-a small network (a run of its own under the profiler) and that of the process, above what it held
-before, for a larger one (Linux).
+Medians are shown. A method that fails is listed with its error. Peak memory is that of tensors,
+from a run of its own under the profiler; on the larger networks for λ_max only, where the
+profiler's own records stay small.
 """
 
 import argparse
-import gc
 import json
 import random
 import statistics
@@ -66,20 +65,20 @@ def compare(
     failed: dict[int, str] = {}
     peaks: dict[int, float] = {}
     small = case.n_params < SMALL
-    gradient_bytes = (peak_bytes if small else resident_peak)(lambda: gradient(case))
+    gradient_bytes = peak_bytes(lambda: gradient(case))
     order = random.Random(0)
-    for round_ in range(-1 if small else 0, rounds):
+    for round_ in range(-1, rounds):
         for i in order.sample(range(len(asked)), len(asked)):
             if i in failed:
                 continue
             try:
+                if round_ < 0 and not small and asked[i].question != "lambda_max":
+                    continue
                 if round_ < 0:
                     peak = peak_bytes(lambda i=i: asked[i].run(case, 0))
                     peaks[i] = round(peak / gradient_bytes, 2)
                     continue
                 run = measured(lambda i=i, r=round_: asked[i].run(case, r + 1), case)
-                if not small:
-                    peaks[i] = round(max(peaks.get(i, 0.0), run["resident"] / gradient_bytes), 2)
             except Exception as error:
                 failed[i] = f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"
                 continue
@@ -93,17 +92,11 @@ def compare(
 def measured(run: Callable[[], Answer], case: Case) -> dict[str, Any]:
     """Run once; its cost in gradients and seconds beside the answer."""
     before = gradient_seconds(case)
-    found: dict[str, Any] = {}
-
-    def timed() -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        found["answer"] = run()
-        found["cpu"] = time.process_time() - cpu
-        found["seconds"] = time.perf_counter() - wall
-
-    found["resident"] = resident_peak(timed)
-    found["G"] = found["cpu"] / (0.5 * (before + gradient_seconds(case)))
-    return found
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer = run()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    unit = 0.5 * (before + gradient_seconds(case))
+    return {"answer": answer, "G": cpu / unit, "seconds": wall}
 
 
 def gradient_seconds(case: Case, at_least: float = 0.2) -> float:
@@ -136,21 +129,6 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return peak
 
 
-def resident_peak(run: Callable[[], object]) -> int:
-    """The most bytes the process held during `run`, above those it held before; Linux."""
-    gc.collect()
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    clear.write_text("5")  # forget the high-water mark
-
-    def held(name: str) -> int:
-        line = next(x for x in status.read_text().splitlines() if x.startswith(name))
-        return 1024 * int(line.split()[1])
-
-    before = held("VmRSS")
-    run()
-    return max(held("VmHWM") - before, 1)
-
-
 def row(
     case: Case, exact: Truth, contender: Contender, runs: list[dict[str, Any]], failure: str
 ) -> dict[str, Any]:
@@ -178,10 +156,11 @@ def row(
 
 
 def error_of(question: str, answer: Answer, exact: Truth) -> float:
-    """The largest relative error of an answer; of a density, that of its mean (= trace/n)."""
+    """The largest relative error; of a density, that of its mean in units of the rms eigenvalue."""
     if question == "density":
-        mean = float((answer.nodes * answer.weights).sum())
-        return abs(mean * exact.n_params - exact.trace) / abs(exact.trace)
+        mean = float(np.dot(answer.nodes, answer.weights))
+        rms = exact.frobenius / exact.n_params**0.5
+        return abs(mean - exact.trace / exact.n_params) / rms
     if question == "trace":
         return abs(answer.values[0] - exact.trace) / abs(exact.trace)
     want = np.array(exact.layers) if question == "layers" else exact.largest[: len(answer.values)]
@@ -201,7 +180,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
         f"torch {torch.__version__}, one thread. G = CPU time over that of one forward and",
         "backward pass; memory = peak of tensors, over that of this pass. Error: the worst of all",
-        "runs against scipy's eigsh in float64 (of a density: the error of its mean, tr H / n).",
+        "runs against scipy's eigsh in float64; of a density the error of its mean in units of the",
+        "root mean square eigenvalue.",
     ]
     for question in QUESTIONS:
         lines += ["", f"## {question}", ""]
@@ -223,7 +203,7 @@ def _line(r: dict[str, Any]) -> str:
     products = "" if r["products"] != r["products"] else f"{r['products']:.1f}"
     return (
         f"{head}{r['worst_error']:.1e} | {'yes' if r['certified'] else 'no'} | {products} | "
-        f"{r['G']} | {goal} | {r['seconds']} | {r['peak_memory']} |"
+        f"{r['G']} | {goal} | {r['seconds']} | {r['peak_memory'] or ''} |"
     )
 
 

@@ -106,7 +106,9 @@ def test_frozen_is_not_differentiated_and_unused_is_listed():
     estimate = probe(problem)
     states = {block.name: block.state for block in estimate.blocks}
     assert states == {"body": "reached", "head": "reached", "aux": "not_reached"}
-    assert estimate.warnings == ("not reached by the loss: aux.weight, aux.bias",)
+    assert estimate.warnings == (
+        "not reached by the loss, κ undefined there: aux.weight, aux.bias",
+    )
 
 
 def test_idle_expert_is_not_reached_though_its_gradient_exists():

@@ -133,9 +133,12 @@ def test_fused_attention_and_routing_are_exact_by_forward_over_reverse():
 
 def test_what_the_loss_does_not_reach_is_said():
     head = probe(reference("P05").problem(torch.float64))
-    assert head.warnings == ("not reached by the loss: aux.weight, aux.bias",)
+    assert head.warnings == ("not reached by the loss, κ undefined there: aux.weight, aux.bias",)
     expert = probe(reference("P16").problem(torch.float64))
-    assert "not reached by the loss: experts.3.weight, experts.3.bias" in expert.warnings
+    assert (
+        "not reached by the loss, κ undefined there: experts.3.weight, experts.3.bias"
+        in expert.warnings
+    )
     states = {row.name: row.state for row in expert.blocks}
     assert states.pop("experts.3") == "not_reached" and set(states.values()) == {"reached"}
 

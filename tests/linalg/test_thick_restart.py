@@ -103,3 +103,14 @@ def test_refusals():
     broken = DenseOperator(torch.full((9, 9), torch.nan))
     with pytest.raises(NonFiniteError, match="product 1 holds NaN"):
         restarted_eigenvalues(broken, generator=generator(0), max_basis=6)
+
+
+def test_it_stops_when_all_have_converged_though_both_ends_are_among_the_largest():
+    """The ends of this spectrum are its two largest by magnitude: k pairs are all there are."""
+    values = torch.cat([torch.tensor([-9.0, 8.0, 5.0, 4.0, 3.0]), torch.linspace(-1, 1, 195)])
+    a = operator(values.double())
+    found = restarted_eigenvalues(
+        a, generator=generator(0), max_basis=12, k=5, which="both", rtol=1e-3, max_matvecs=300
+    )
+    assert all(pair.converged for pair in found.pairs)
+    assert found.n_matvecs < 60

@@ -82,6 +82,7 @@ def test_lightning_ignores_what_lies_outside_the_prefix_and_says_so(tmp_path):
     assert found.prefix_removed == "net."
     assert '5 tensors outside that prefix not used: "ema_model.0.weight"' in found.notes[2]
     assert 'the prefix "ema_model." would fit as well' in found.notes[3]
+    assert "only 4 of the file's 9 tensors are used" in found.notes[4]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def test_models_that_cannot_be_built(folder):
 def test_what_a_bare_checkpoint_lacks_is_said_with_the_command(folder):
     error = refusal("ckpt.pt")
     assert error.message == (
-        "ckpt.pt: holds 4 tensors but no recipe, so model, loss and data are unknown"
+        "ckpt.pt: holds 4 tensors (state_dict, 75 numbers) but no recipe, so model, loss and "
+        "data are unknown"
     )
     assert error.hint.startswith(
         "homotopy probe ckpt.pt --model model.py:build --loss model.py:loss --batch batch.pt"

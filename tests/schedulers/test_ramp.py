@@ -23,30 +23,37 @@ def follow(ramp, curvature, steps, every=5, threshold=2.0):
     return rates
 
 
-def test_it_starts_at_its_share_of_the_edge():
-    ramp = MeasuredRamp(1000, share=0.6)
+def test_the_edge_ratio_is_what_rises():
+    """Whatever λ does, η·λ/c is the prescribed line, until the end of the rise."""
+    ramp = MeasuredRamp(1000, peak_ratio=0.5, warmup=0.2)
     assert ramp(0) == UNMEASURED and not ramp.measured
     ramp.take(0, 50.0, 2.0)
-    assert ramp(0) == pytest.approx(0.6 * 2.0 / 50.0)
+    assert ramp(0) == pytest.approx(0.5 / 200 * 2.0 / 50.0)
+    rates = follow(MeasuredRamp(1000, peak_ratio=0.5, warmup=0.2), lambda t: 8.0, 1000)
+    for t in (0, 5, 50, 150):
+        assert rates[t] * 8.0 / 2.0 == pytest.approx(0.5 * (t + 1) / 200)
 
 
-@pytest.mark.parametrize("power", [1.0, 1.5])
-def test_from_the_start_it_rises_as_a_power_of_the_step_and_decays_by_a_cosine(power):
-    ramp = MeasuredRamp(1000, share=0.5, warmup=0.2, power=power)
-    rates = follow(ramp, lambda t: 8.0 / (t + 1), 1000)
-    assert rates[START + 1] == pytest.approx(0.5 * 2.0 / 8.0 * (START + 2), rel=0.1)
-    logs = [math.log(rates[t] / rates[START + 1]) for t in (50, 200)]
-    steps = [math.log((t + 1) / (START + 2)) for t in (50, 200)]
-    assert logs == pytest.approx([power * x for x in steps])
-    assert ramp.peak == rates[200] == max(rates)
-    assert rates[600] == pytest.approx(ramp.peak * 0.55, rel=0.01)  # half way down to 0.1
-    assert rates[-1] == pytest.approx(0.1 * ramp.peak)
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_then_it_decays_by_half_a_cosine(power):
+    rates = follow(MeasuredRamp(1000, warmup=0.2, power=power), lambda t: 8.0, 1000)
+    assert rates[200] == max(rates) == pytest.approx(0.5 * 2.0 / 8.0)
+    assert rates[100] == pytest.approx(0.5**power * rates[200], rel=0.03)
+    assert rates[600] == pytest.approx(rates[200] * 0.55, rel=0.01)  # half way down to 0.1
+    assert rates[-1] == pytest.approx(0.1 * rates[200])
 
 
-def test_the_plan_forgets_no_peak_for_what_comes_after_the_start():
-    calm = follow(MeasuredRamp(400), lambda t: 5.0, 400)
-    wild = follow(MeasuredRamp(400), lambda t: 5.0 if t <= START else 5e6, 400)
-    assert wild == calm
+def test_a_curvature_that_falls_late_does_not_end_a_hundred_times_too_high():
+    """λ falls by 1,000 over the rise: the rate at its end is right for the λ at its end."""
+    rates = follow(MeasuredRamp(2000), lambda t: 1e4 * max(1e-3, 0.98**t), 2000)
+    assert 0.5 < rates[500] / (0.5 * 2.0 / 10.0) <= 1.0
+
+
+def test_after_the_start_the_rate_never_falls_before_the_decay():
+    rates = follow(MeasuredRamp(400), lambda t: 5.0 if t <= 50 else 500.0, 400)
+    assert all(b >= a for a, b in pairwise(rates[START:101]))
+    spiky = follow(MeasuredRamp(400), lambda t: 5.0 if t % 25 else 1e-3, 400)
+    assert all(b <= 1.1 * a + 1e-12 for a, b in pairwise(spiky[START + 1 :]))
 
 
 def test_early_rates_cannot_jump_by_more_than_eight():
@@ -73,7 +80,7 @@ def test_the_state_is_plain_and_continues_bitwise():
         half = MeasuredRamp(300)
         follow(half, curvature, cut)
         state = half.state_dict()
-        assert all(v is None or isinstance(v, float | list) for v in state.values())
+        assert all(v is None or isinstance(v, float | int) for v in state.values())
         rest = MeasuredRamp(300)
         rest.load_state_dict(state)
         for t in range(cut, 120):
@@ -122,7 +129,7 @@ def test_it_solves_a_quadratic_without_a_learning_rate(optimizer, settings):
     model, made, loss = quadratic([100.0, 30.0, 10.0, 3.0, 1.0], optimizer, **settings)
     start = float(loss(model, None).detach())
     _, rates, end = run(model, made, loss, 300)
-    assert end < 1e-4 * start
+    assert end < 1e-3 * start
     if optimizer is torch.optim.SGD:
         edge = 2.0 * (1.0 + settings.get("momentum", 0.0)) / 100.0
         assert max(rates) <= 1.01 * edge
