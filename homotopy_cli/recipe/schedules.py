@@ -163,8 +163,7 @@ class Homotopy(Ceiling):
         "learning rate; default guard"
     )
     warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.25")
-    power: Positive | None = _own("mode auto: exponent of the rise, 1 = straight; default 1.0")
-    peak_ratio: Positive | None = _own("mode auto: edge ratio at the end of its rise; default 0.5")
+    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.1")
     final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 
 

@@ -33,9 +33,9 @@ class HomotopyLR(CurvatureScheduler):
     A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
     by at most `release` per step. A failed probe keeps the last ceiling.
 
-    With `mode="auto"` there is no learning rate, warmup or peak to choose: through the first
-    `warmup` of the run the rate is what the measured edge makes of an edge ratio that rises in a
-    straight line to `peak_ratio`, under the ceiling as any schedule, and then it decays by half a
+    With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
+    share of the measured edge, rises in a straight line through the first `warmup` of the run as
+    far as the edge ratio allows, under the ceiling as any schedule, and then decays by half a
     cosine (see ramp.py). The groups' rates then only say how the groups relate to each other.
 
     Args:
@@ -43,8 +43,7 @@ class HomotopyLR(CurvatureScheduler):
             CurvatureScheduler. Mode auto has neither base_lr nor inner.
         mode: "guard" limits the schedule that is given; "auto" makes its own.
         warmup: Share of total_steps at which mode auto stops raising the rate.
-        power: Exponent of mode auto's rise; 1 is a straight line.
-        peak_ratio: Edge ratio at the end of mode auto's rise.
+        start_ratio: Edge ratio at which mode auto starts.
         final: Last rate of mode auto over its peak.
         curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
             "kappa" and nothing is given.
@@ -105,8 +104,7 @@ class HomotopyLR(CurvatureScheduler):
         target: float | None = None,
         mode: Literal["guard", "auto"] = "guard",
         warmup: float = 0.25,
-        power: float = 1.0,
-        peak_ratio: float = 0.5,
+        start_ratio: float = 0.1,
         final: float = 0.1,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,
@@ -133,7 +131,7 @@ class HomotopyLR(CurvatureScheduler):
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
-            self.ramp = MeasuredRamp(total_steps, peak_ratio, warmup, power, final)
+            self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final)
             base_lr = 1.0
             burst = START + 1 if burst is None else burst
         settings = GuardSettings(

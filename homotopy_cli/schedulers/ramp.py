@@ -1,30 +1,31 @@
 """A schedule whose rates are measured: no learning rate, no warmup length, no peak is given.
 
-Two phases, in optimizer steps t of a run of T:
+Three phases, in optimizer steps t of a run of T:
 
-    rise    η = ρ(t)·c/λ, ρ(t) = peak_ratio·(t/(warmup·T))^power: what is prescribed is the edge
-            ratio, a straight line from 0, and the rate follows from the curvature of the moment.
-            It never falls, and rises by at most RISE a step.
+    start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
+    rise    η grows by a constant step, the one that the start's rates suggest, as long as the edge
+            ratio allows: from CALM on the step shrinks, at FULL it is 0. Until warmup·T.
     decay   half a cosine from the rate reached to `final` of it; constant where T is unknown.
 
-A rate cannot be extrapolated from the start: λ falls by orders of magnitude in the first steps,
-how far depends on the rates used, and a ramp drawn through one early reading can end a hundred
-times too high. An edge ratio can be prescribed: runs that end well stay near 0.1 in their first
-steps, between 0.3 and 0.7 when their rate is highest, and never pass 0.7 for long.
-
-A rate that only follows λ would sink with it (curvature settles near the edge of whatever rate is
-in use), so the rise never goes back: what it asks for and the edge does not allow is the ceiling's
-business (ceiling.py), which attacks at once and gives way again. No torch.
+The share is small, because the start decides how steep the rise is, and how gently the rate rises
+decides how a run ends: runs that end well stay at an edge ratio near 0.1 in their first steps. The
+plateau cannot be read off the edge alone. The curvature of a network in training settles near the
+edge of whatever rate is in use, so a rate that is set to a share of the edge sinks with it, and a
+low rate looks as near to the edge as a high one. So the rate is pushed up, and only a ratio that
+does not come down again stops it. What the rise asks for and the edge does not allow is the
+ceiling's business (ceiling.py), which attacks at once and gives way again. No torch.
 """
 
 import math
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, field
 from typing import Any
 
-START = 10  # last step of the start, where λ moves by factors: rates may fall, and rise by GROWTH
+START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
+FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
-RISE = 1.1  # and per step after it
-SPAN = 4.0  # the average of λ reaches back over the last 1/SPAN of the steps so far
+CALM, FULL = 0.3, 0.6  # edge ratios between which the rise comes to a halt
+SPAN = 8.0  # the average of λ reaches back over the last 1/SPAN of the steps so far
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
 
 
@@ -34,22 +35,22 @@ class MeasuredRamp:
 
     Args:
         total_steps: T; 0 = unknown: the rise then ends at `fallback_ramp` and nothing decays.
-        peak_ratio: Edge ratio at the end of the rise.
-        warmup: Share of T that the rise takes.
-        power: Exponent of the rise of the edge ratio; 1 is a straight line.
+        share: Edge ratio of the start.
+        warmup: Share of T at which the rise ends.
         final: Last rate over the peak.
         fallback_ramp: Length of the rise where T is unknown, steps.
     """
 
     total_steps: int = 0
-    peak_ratio: float = 0.5
+    share: float = 0.1
     warmup: float = 0.25
-    power: float = 1.0
     final: float = 0.1
     fallback_ramp: int = 1000
     rate: float = UNMEASURED  # at step `taken_at`
     taken_at: int = -1
     curvature: float | None = None  # log-average of |λ|/c, 1/lr; None before the first probe
+    slope: float | None = None  # of the rate, per step, at the end of the start
+    candidates: list[float] = field(default_factory=list)  # slopes the start has seen
 
     @property
     def ramp_steps(self) -> int:
@@ -66,10 +67,6 @@ class MeasuredRamp:
     def over(self) -> bool:
         """Whether the rise has ended."""
         return self.taken_at >= self.ramp_steps
-
-    def ratio(self, step: int) -> float:
-        """The edge ratio prescribed for `step` of the rise."""
-        return self.peak_ratio * (min(step + 1, self.ramp_steps) / self.ramp_steps) ** self.power
 
     def __call__(self, step: int) -> float:
         """The rate for optimizer step `step`."""
@@ -94,29 +91,44 @@ class MeasuredRamp:
         if self.over:
             return
         value = max(abs(sharpness) / threshold, 1e-300)
-        planned = self._plan(min(step, self.ramp_steps))
-        if self.curvature is None:
-            self.curvature, planned = value, self.ratio(step) / value
-        else:
+        step = min(step, self.ramp_steps)
+        if self.slope is not None:
+            self.rate = self._plan(step)
             share = min(1.0, SPAN * max(1, step - self.taken_at) / (step + 1))
             self.curvature *= (value / self.curvature) ** share
-            if step <= START:
-                planned = min(self.ratio(step) / self.curvature, GROWTH * self.rate)
-        self.rate, self.taken_at = planned, step
+        else:
+            wanted = self.share / value
+            self.rate = min(wanted, GROWTH * self.rate) if self.measured else wanted
+            self.curvature = value
+            if step >= min(FIRST_TRUSTED, self.ramp_steps):
+                self.candidates.append(self.rate / (step + 1))
+            if step >= START and self.candidates:
+                self.slope = statistics.median(self.candidates)
+        self.taken_at = step
+
+    @property
+    def freedom(self) -> float:
+        """Share of its slope at which the rate rises now: 1 below CALM, 0 from FULL on."""
+        ratio = self.rate * (self.curvature or 0.0)
+        return min(1.0, max(0.0, (FULL - ratio) / (FULL - CALM)))
 
     def _plan(self, step: int) -> float:
         """The rate at `step` of the rise, from the last probe on."""
-        if self.curvature is None:
+        if self.slope is None:
             return self.rate
-        passed = max(0, step - self.taken_at)
-        most = self.rate * RISE**passed if step > START else self.rate * GROWTH**passed
-        return max(self.rate, min(self.ratio(step) / self.curvature, most))
+        return self.rate + self.slope * self.freedom * max(0, step - self.taken_at)
 
     def state_dict(self) -> dict[str, Any]:
         """What moves; the settings belong to the constructor."""
-        return {"rate": self.rate, "taken_at": self.taken_at, "curvature": self.curvature}
+        return {name: getattr(self, name) for name in _MOVING} | {
+            "candidates": list(self.candidates)
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
-        self.rate, self.taken_at = state["rate"], state["taken_at"]
-        self.curvature = state["curvature"]
+        for name in _MOVING:
+            setattr(self, name, state[name])
+        self.candidates = list(state["candidates"])
+
+
+_MOVING = ("rate", "taken_at", "curvature", "slope")
