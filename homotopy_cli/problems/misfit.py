@@ -4,6 +4,7 @@ The exception's own traceback is read: its frames hold the modules and functions
 running, with their arguments. Nothing is run again.
 """
 
+import re
 from types import TracebackType
 from typing import Any
 
@@ -45,7 +46,9 @@ def explain_misfit(
         where = _module_words(module, names)
         words = _feature_words(module, calls)
         if words:
-            return ProblemError(f"{place}{words} ({where})", hint=_hint(source))
+            fixed = "dtype" if re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words) else ""
+            hint = _dtype_hint(fixed) or _hint(source)  # batches come in the model's own dtype
+            return ProblemError(f"{place}{words} ({where})", hint=hint)
         said = _first_line(error)
         return ProblemError(
             f"{place}{where} cannot take this batch ({describe(batch)}): {said}",

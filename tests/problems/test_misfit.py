@@ -8,6 +8,7 @@ from torch import nn
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.misfit import explain_misfit
+from homotopy_cli.problems.chunks import total
 from homotopy_cli.problems.problem import Problem
 
 
@@ -132,3 +133,20 @@ def test_out_of_memory_points_to_chunks():
 def test_without_a_file_the_message_starts_with_the_fault():
     batch = torch.randn(4, 6), labels(0, 1, 2, 0)
     assert message(mlp(), batch, source="") == ('6 features given, 5 wanted (module "0", Linear)')
+
+
+def test_a_dtype_that_the_model_fixes_by_itself_is_not_blamed_on_the_batch():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.linear(x.float())
+
+    problem = Problem.from_module(
+        Fixed().double(), lambda m, b: m(b).sum(), [torch.ones(2, 3).double()]
+    )
+    with pytest.raises(ProblemError, match="float32 given, float64 wanted") as error:
+        total(problem)
+    assert error.value.hint == "the model fixes a dtype by itself: try --dtype float32"
