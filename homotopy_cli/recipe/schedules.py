@@ -163,7 +163,7 @@ class Homotopy(Ceiling):
         "learning rate; default guard"
     )
     warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.25")
-    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.1")
+    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.15")
     final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 
 

@@ -104,7 +104,7 @@ class HomotopyLR(CurvatureScheduler):
         target: float | None = None,
         mode: Literal["guard", "auto"] = "guard",
         warmup: float = 0.25,
-        start_ratio: float = 0.1,
+        start_ratio: float = 0.15,
         final: float = 0.1,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,

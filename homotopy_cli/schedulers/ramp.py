@@ -3,8 +3,9 @@
 Three phases, in optimizer steps t of a run of T:
 
     start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
-    rise    η grows by a constant step, the one that the start's rates suggest, as long as the edge
-            ratio allows: from CALM on the step shrinks, at FULL it is 0. Until warmup·T.
+    rise    η grows by a step in proportion to what is left of the edge: the step that the start's
+            rates suggest at an edge ratio of CALM, up to BRISK times it below, none from FULL on.
+            Until warmup·T.
     decay   half a cosine from the rate reached to `final` of it; constant where T is unknown.
 
 The share is small, because the start decides how steep the rise is, and how gently the rate rises
@@ -24,7 +25,8 @@ from typing import Any
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
-CALM, FULL = 0.3, 0.6  # edge ratios between which the rise comes to a halt
+CALM, FULL = 0.3, 0.6  # edge ratios at which the rise is the start's, and at which it halts
+BRISK = 2.0  # most that the rise may be faster than the start's
 SPAN = 8.0  # the average of λ reaches back over the last 1/SPAN of the steps so far
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
 
@@ -42,7 +44,7 @@ class MeasuredRamp:
     """
 
     total_steps: int = 0
-    share: float = 0.1
+    share: float = 0.15
     warmup: float = 0.25
     final: float = 0.1
     fallback_ramp: int = 1000
@@ -108,9 +110,9 @@ class MeasuredRamp:
 
     @property
     def freedom(self) -> float:
-        """Share of its slope at which the rate rises now: 1 below CALM, 0 from FULL on."""
+        """Slope now over that of the start: BRISK far from the edge, 1 at CALM, 0 from FULL on."""
         ratio = self.rate * (self.curvature or 0.0)
-        return min(1.0, max(0.0, (FULL - ratio) / (FULL - CALM)))
+        return min(BRISK, max(0.0, (FULL - ratio) / (FULL - CALM)))
 
     def _plan(self, step: int) -> float:
         """The rate at `step` of the rise, from the last probe on."""

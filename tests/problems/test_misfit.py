@@ -7,8 +7,8 @@ from foreign_checkpoints import mlp
 from torch import nn
 
 from homotopy_cli.errors import ProblemError
-from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.chunks import total
+from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.problem import Problem
 
 
