@@ -201,8 +201,9 @@ def _line(r: dict[str, Any]) -> str:
     if r["goal_G"] is not None:
         goal = f"{r['goal_G']} {'met' if r['G'] <= r['goal_G'] else 'missed'}"
     products = "" if r["products"] != r["products"] else f"{r['products']:.1f}"
+    error = "" if r["worst_error"] is None else f"{r['worst_error']:.1e}"
     return (
-        f"{head}{r['worst_error']:.1e} | {'yes' if r['certified'] else 'no'} | {products} | "
+        f"{head}{error} | {'yes' if r['certified'] else 'no'} | {products} | "
         f"{r['G']} | {goal} | {r['seconds']} | {r['peak_memory'] or ''} |"
     )
 
