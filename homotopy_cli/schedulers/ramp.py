@@ -25,7 +25,7 @@ from typing import Any
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
-CALM, FULL = 0.3, 0.6  # edge ratios at which the rise is the start's, and at which it halts
+CALM, FULL = 0.5, 1.0  # edge ratios at which the rise is the start's, and at which it halts
 BRISK = 2.0  # most that the rise may be faster than the start's
 SPAN = 8.0  # the average of λ reaches back over the last 1/SPAN of the steps so far
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
