@@ -139,9 +139,7 @@ class Ceiling(Spec):
     )
     estimation_freq: Count | None = _own("base probe period, steps; default curvature.freq")
     budget: Fraction | None = _own("share of the work spent probing; default curvature.budget")
-    probe_fraction: Share | None = _own(
-        "share of the batch's rows a probe sees; default 1/8, in mode auto 1/4"
-    )
+    probe_fraction: Share | None = _own("share of the batch's rows a probe sees; default 1/8")
     layers_freq: Whole | None = _own(
         "probe periods between per-layer probes, 0 = never; default curvature.layers_freq"
     )

@@ -44,6 +44,7 @@ class Cadence:
     longest: int = 200  # steps
     budget: float = 0.05  # share of all gradient-equivalents; inf = no limit
     total_steps: int = 0  # 0 = unknown
+    front: float = FRONT  # share of the allowance that may be spent at once
     period: int = 1  # steps until the next probe is wanted
     last_probe: int = -1  # optimizer step of the last probe
     spent: float = 0.0  # G
@@ -53,7 +54,8 @@ class Cadence:
     def allowance(self, step: int) -> float:
         """G that may have been spent by the time optimizer step `step` (0-based) is probed."""
         horizon = self.total_steps or UNKNOWN_HORIZON
-        due = FRONT * horizon + (1.0 - FRONT) * step if step < horizon else float(step)
+        early = self.front * horizon + (1.0 - self.front) * step
+        due = early if step < horizon else float(step)
         return self.budget * due
 
     def in_burst(self, step: int) -> bool:

@@ -76,6 +76,7 @@ class CurvatureGuard:
             longest=settings.longest,
             budget=self.layers.rest_of_budget,
             total_steps=settings.total_steps,
+            front=settings.front,
         )
         self.ceiling = Ceiling(
             optimizer,

@@ -14,7 +14,7 @@ from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
 
 TARGETS = {"guard": 0.9, "auto": 1.5}  # single readings of 1 to 1.5 are part of a good rise
-SLICES = {"guard": 0.125, "auto": 0.25}  # the ramp's slope hangs on the first probes
+FRONTS = {"guard": 0.5, "auto": 0.8}  # what the rise needs to see, the decay can do without
 
 
 class HomotopyLR(CurvatureScheduler):
@@ -69,7 +69,7 @@ class HomotopyLR(CurvatureScheduler):
         floor: Least factor on the schedule.
         release: Largest rise of the ceiling per optimizer step.
         probe_fraction: Share of the batch's rows that a probe measures, halved in the first
-            steps unless it is 1; None takes 1/8, or 1/4 in mode auto. On a small GPT λ from
+            steps unless it is 1. On a small GPT λ from
             1/16, 1/8 and all of 32 rows agreed within 20 % as a rule; data with one label per
             row may want more.
         burst: Optimizer steps at the start that want a probe each; None takes 0.4 %
@@ -111,7 +111,7 @@ class HomotopyLR(CurvatureScheduler):
         total_steps: int = 0,
         floor: float = 1e-2,
         release: float = 1.05,
-        probe_fraction: float | None = None,
+        probe_fraction: float = 0.125,
         burst: int | None = None,
         kappa_freq: int = 4,
         layers_freq: int = 0,
@@ -148,7 +148,8 @@ class HomotopyLR(CurvatureScheduler):
             longest=longest,
             budget=budget,
             total_steps=total_steps,
-            probe_fraction=SLICES[mode] if probe_fraction is None else probe_fraction,
+            probe_fraction=probe_fraction,
+            front=FRONTS[mode],
             lanczos_steps=lanczos_steps,
             burst_lanczos_steps=burst_lanczos_steps,
             kappa_freq=kappa_freq,

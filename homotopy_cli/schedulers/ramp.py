@@ -27,7 +27,7 @@ FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no mea
 GROWTH = 8.0  # largest rise of the rate per step of the start
 CALM, FULL = 0.5, 1.0  # edge ratios at which the rise is the start's, and at which it halts
 BRISK = 2.0  # most that the rise may be faster than the start's
-SPAN = 8.0  # the average of λ reaches back over the last 1/SPAN of the steps so far
+RECENT = 5  # readings whose median is the curvature: one outlier stops no rise
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
 
 
@@ -50,7 +50,7 @@ class MeasuredRamp:
     fallback_ramp: int = 1000
     rate: float = UNMEASURED  # at step `taken_at`
     taken_at: int = -1
-    curvature: float | None = None  # log-average of |λ|/c, 1/lr; None before the first probe
+    recent: list[float] = field(default_factory=list)  # last readings of |λ|/c, 1/lr
     slope: float | None = None  # of the rate, per step, at the end of the start
     candidates: list[float] = field(default_factory=list)  # slopes the start has seen
 
@@ -63,7 +63,7 @@ class MeasuredRamp:
     @property
     def measured(self) -> bool:
         """Whether a probe has set the rate yet."""
-        return self.curvature is not None
+        return bool(self.recent)
 
     @property
     def over(self) -> bool:
@@ -96,12 +96,11 @@ class MeasuredRamp:
         step = min(step, self.ramp_steps)
         if self.slope is not None:
             self.rate = self._plan(step)
-            share = min(1.0, SPAN * max(1, step - self.taken_at) / (step + 1))
-            self.curvature *= (value / self.curvature) ** share
+            self.recent = [*self.recent[1 - RECENT :], value]
         else:
             wanted = self.share / value
             self.rate = min(wanted, GROWTH * self.rate) if self.measured else wanted
-            self.curvature = value
+            self.recent = [value]
             if step >= min(FIRST_TRUSTED, self.ramp_steps):
                 self.candidates.append(self.rate / (step + 1))
             if step >= START and self.candidates:
@@ -111,7 +110,7 @@ class MeasuredRamp:
     @property
     def freedom(self) -> float:
         """Slope now over that of the start: BRISK far from the edge, 1 at CALM, 0 from FULL on."""
-        ratio = self.rate * (self.curvature or 0.0)
+        ratio = self.rate * statistics.median(self.recent or [0.0])
         return min(BRISK, max(0.0, (FULL - ratio) / (FULL - CALM)))
 
     def _plan(self, step: int) -> float:
@@ -123,14 +122,15 @@ class MeasuredRamp:
     def state_dict(self) -> dict[str, Any]:
         """What moves; the settings belong to the constructor."""
         return {name: getattr(self, name) for name in _MOVING} | {
-            "candidates": list(self.candidates)
+            "candidates": list(self.candidates),
+            "recent": list(self.recent),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         for name in _MOVING:
             setattr(self, name, state[name])
-        self.candidates = list(state["candidates"])
+        self.candidates, self.recent = list(state["candidates"]), list(state["recent"])
 
 
-_MOVING = ("rate", "taken_at", "curvature", "slope")
+_MOVING = ("rate", "taken_at", "slope")
