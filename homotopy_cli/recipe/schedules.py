@@ -120,7 +120,7 @@ class Ceiling(Spec):
 
     inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
     target: Positive | None = _own(
-        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1.5"
+        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1"
     )
     alpha: NonNegative | None = _own(
         "strength; 1 is an exact ceiling, 0 only measures; default 1.0"
@@ -161,7 +161,9 @@ class Homotopy(Ceiling):
         "learning rate; default guard"
     )
     warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.25")
-    start_ratio: Positive | None = _own("mode auto: edge ratio at the start; default 0.15")
+    start_ratio: Positive | None = _own(
+        "mode auto: edge ratio at the start; default by the length of the rise"
+    )
     final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 
 

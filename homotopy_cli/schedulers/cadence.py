@@ -44,6 +44,7 @@ class Cadence:
     longest: int = 200  # steps
     budget: float = 0.05  # share of all gradient-equivalents; inf = no limit
     total_steps: int = 0  # 0 = unknown
+    shortest: int = 1  # steps between two probes after the burst
     front: float = FRONT  # share of the allowance that may be spent at once
     period: int = 1  # steps until the next probe is wanted
     last_probe: int = -1  # optimizer step of the last probe
@@ -94,7 +95,7 @@ class Cadence:
         if self.in_burst(step):
             self.period = 1
             return
-        self.period = rules.next_period(
+        planned = rules.next_period(
             self.period,
             base=self.base,
             longest=self.longest,
@@ -102,10 +103,11 @@ class Cadence:
             load=load,
             alarm=alarm,
         )
+        self.period = max(self.shortest, planned)
 
     def hasten(self) -> None:
         """A free alarm fired: quarter the period."""
-        self.period = max(1, self.period // 4)
+        self.period = max(self.shortest, self.period // 4)
 
     def state_dict(self) -> dict[str, Any]:
         """The counters; the settings belong to the constructor."""

@@ -77,6 +77,7 @@ class CurvatureGuard:
             budget=self.layers.rest_of_budget,
             total_steps=settings.total_steps,
             front=settings.front,
+            shortest=settings.shortest,
         )
         self.ceiling = Ceiling(
             optimizer,

@@ -27,6 +27,7 @@ class GuardSettings:
     burst: int | None = None  # steps at the start with a probe each; None: by total_steps
     longest: int = 200  # longest probe period, optimizer steps
     budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
+    shortest: int = 1  # steps between two probes after the burst
     front: float = 0.5  # share of the whole budget that may be spent at once
     total_steps: int = 0  # length of the run; 0 = unknown
     probe_fraction: float = 0.125  # share of the batch's rows a probe measures; half early on
