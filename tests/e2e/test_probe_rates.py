@@ -60,7 +60,8 @@ def test_the_saved_rate_is_held_against_every_edge(found):
         assert document["edge_ratios"][name] == pytest.approx(0.02 / edge)
     assert document["edges"]["sgd"] == pytest.approx(2.0 / document["lambda_max"]["value"])
     assert document["edges"]["adam"] == document["edges"]["own"]
-    assert "Learning rate 0.0200 (the checkpoint's adam) is at" in done.out
+    assert "Learning rate 0.0200 (the checkpoint's adam) is " in done.out
+    assert " of this checkpoint's optimizer's, " in done.out
 
 
 def test_the_critical_rates_bracket_a_real_rise_of_the_loss(found, folder):
