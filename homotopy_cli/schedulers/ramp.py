@@ -26,7 +26,7 @@ from typing import Any
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
-CALM, FULL = 0.6, 1.0  # edge ratios from which the rise slows, and at which it halts
+CALM, FULL = 0.8, 1.2  # edge ratios, read high by small slices: the rise slows, and halts
 START_RATIO, RISE_STEPS = 0.1, 500  # edge ratio of the start, for a rise of so many steps
 LEAST, MOST = 0.02, 0.2  # bounds of the share
 RECENT = 5  # readings whose median is the curvature: one outlier stops no rise

@@ -55,7 +55,7 @@ def test_an_edge_ratio_that_stays_up_stops_the_rise():
     assert all(b >= a for a, b in pairwise(rates[:2001]))
 
 
-@pytest.mark.parametrize(("ratio", "pace"), [(0.01, 1.0), (0.6, 1.0), (0.8, 0.5), (1.2, 0.0)])
+@pytest.mark.parametrize(("ratio", "pace"), [(0.01, 1.0), (0.75, 1.0), (1.0, 0.5), (1.4, 0.0)])
 def test_the_rise_goes_on_where_the_network_answers(ratio, pace):
     """λ·η settles at a share of the edge, whatever η: the rise has the pace that it allows."""
     ramp, rates = MeasuredRamp(2000), []
