@@ -66,8 +66,11 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
 def rate_sentences(made: dict[str, Any]) -> list[str]:
     """How far the learning rate in use is from the edges."""
     lr, ratios = made["lr"], made["edge_ratios"]
-    named = {"own": "this checkpoint's optimizer's", "sgd": "plain SGD's"}
-    named["momentum"] = "momentum 0.9's"
+    named = {
+        "own": "this checkpoint's optimizer's",
+        "sgd": "plain SGD's",
+        "momentum": "momentum 0.9's",
+    }
     if ratios["own"] is None:
         named.pop("own")
     parts = [f"{short(ratios[k], 3)} of {v}" for k, v in named.items() if ratios[k] is not None]
@@ -142,14 +145,12 @@ def check_sentences(checks: Any) -> list[str]:
         return []
     text = f"Products tested: asymmetry {checks.symmetry_error:.0e}"
     if checks.difference_error is not None and checks.difference_bound < 1.0:
-        text += f", distance to a difference of gradients {checks.difference_error:.0e}"
-        bound = checks.difference_bound
-        text += (
-            f" (bound {bound:.0e}"
-            if checks.difference_error <= bound
-            else (f" (above {bound:.0e}, what truncation and rounding explain: kinks")
-        )
-        text += ")"
+        found, bound = checks.difference_error, f"bound {checks.difference_bound:.0e}"
+        if found > checks.difference_bound:
+            bound = (
+                f"above {checks.difference_bound:.0e}, what truncation and rounding explain: kinks"
+            )
+        text += f", distance to a difference of gradients {found:.0e} ({bound})"
     elif checks.difference_error is not None:
         text += "; no finite step is fine enough here to test them against (try --dtype float64)"
     return [text + "."]

@@ -13,12 +13,11 @@ attention, compiled and checkpointed modules), and across kinks they see what a 
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from homotopy_cli.curvature.critical import critical_lr
 from homotopy_cli.curvature.hvp import GradientGraph
-from homotopy_cli.linalg.vectors import dot
+from homotopy_cli.linalg.vectors import dot, norm
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import CurvatureEstimate, HvpCost
 
@@ -65,13 +64,12 @@ def measure_along(
         cost += FORWARD_SHARE * found.n_forwards
         value = 2.0 / found.critical if found.critical else 0.0  # no rate raised the loss
     finite = value is not None and math.isfinite(value)
-    norm = float(torch.linalg.vector_norm(graph.grad))
     return (
         CurvatureEstimate(
             n_params=graph.n,
             n_terms=problem.n_terms,
             loss=graph.loss,
-            grad_norm=norm,
+            grad_norm=norm(graph.grad),
             lambda_max=None,
             lambda_min=None,
             eigenvalues=(),

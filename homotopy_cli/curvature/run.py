@@ -1,7 +1,7 @@
 """One estimate in the making: the gradient's graph, and everything measured on it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from homotopy_cli.linalg.extreme import ExtremeResult, Which
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.vectors import dot, norm
 from homotopy_cli.linalg.vectors import generator as seeded
+from homotopy_cli.problems.naming import listed
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import LOCAL
@@ -283,12 +284,15 @@ class Run:
             )
         missed = self.missed()
         if missed:
-            said.append(f"not reached by the loss, κ undefined there: {_listed(missed)}")
+            said.append(
+                f"not reached by the loss, κ undefined there: {listed(missed, 6, quote='')}"
+            )
         idle = [b.name for b in blocks if b.state == "not_reached"]
         idle = [name for name in idle if not any(m.startswith(name) for m in missed)]
         if idle:
             said.append(
-                f"not reached by this batch (gradient and Hessian rows zero): {_listed(idle)}"
+                "not reached by this batch (gradient and Hessian rows zero): "
+                + listed(idle, 6, quote="")
             )
         return tuple(said)
 
@@ -313,8 +317,3 @@ class Run:
     def tell(self, name: str, done: int, total: int) -> None:
         if self.report is not None:
             self.report(name, done, total)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - 6
-    return ", ".join(names[:6]) + (f" and {more} more" if more > 0 else "")

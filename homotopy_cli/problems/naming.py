@@ -193,7 +193,7 @@ class _Wanted:
             said.append(f'prefix "{best.prefix}" removed from the names')
         if best.outside:
             n = len(best.outside)
-            said.append(f"{n} tensors outside that prefix not used: {_some(best.outside)}")
+            said.append(f"{n} tensors outside that prefix not used: {listed(best.outside)}")
         rivals = [c.prefix for c in fitting[1:] if c.prefix and c.prefix != best.prefix]
         if rivals:
             said.append(f'the prefix "{rivals[0]}" would fit as well')
@@ -209,17 +209,17 @@ class _Wanted:
         strangers = [name for name in best.state if name not in self.shapes]
         if strangers:
             many = "tensors" if len(strangers) > 1 else "tensor"
-            said.append(f"{len(strangers)} {many} the model does not have: {_some(strangers)}")
+            said.append(f"{len(strangers)} {many} the model does not have: {listed(strangers)}")
         kinds = {t.dtype for t in best.state.values() if t.is_floating_point()}
         for kind in kinds & {torch.bfloat16, torch.float16}:
             said.append(f"weights are stored as {str(kind).removeprefix('torch.')}")
         return tuple(said)
 
 
-def _some(names: Sequence[str]) -> str:
-    """Three of the names, and how many more."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(f'"{name}"' for name in names[:3]) + more
+def listed(names: Sequence[str], limit: int = 3, quote: str = '"') -> str:
+    """Some of the names, and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f"{quote}{name}{quote}" for name in names[:limit]) + more
 
 
 def _readings(wanted: _Wanted, state: Mapping[str, Tensor], prefix: str) -> Iterator[_Candidate]:

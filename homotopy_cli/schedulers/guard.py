@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from homotopy_cli.curvature import along
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.errors import HomotopyError, NonFiniteError
 from homotopy_cli.problems.nest import Batch, n_rows
@@ -263,7 +264,7 @@ class CurvatureGuard:
     def _effort(self, step: int, rates: Sequence[float]) -> Effort:
         s = self.settings
         cold = not self.ceiling.measured
-        if self.signal in ("secant", "forward"):
+        if self.signal in along.SIGNALS:
             return Effort(s.probe_fraction, 2 if self.signal == "secant" else 5, 0)
         needed = self.ceiling.kappa_target is not None or s.kappa_freq == 1
         both = needed or cold or self.cadence.n_probes % s.kappa_freq == 0
