@@ -1,4 +1,4 @@
-"""`homotopy train --sweep --seeds`: a grid of runs, each in a process of its own, then one page.
+"""`homotopy train --sweep --seeds`: a grid of runs, `--jobs` processes at a time, then one page.
 
 The same command continues an interrupted sweep: finished runs are left alone, a run that was cut
 off goes on from its checkpoint.
@@ -6,19 +6,19 @@ off goes on from its checkpoint.
 
 import csv
 import json
-import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from homotopy_cli.cli.progress import duration, number
+from homotopy_cli.cli.sweep_worker import Ending, Worker
 from homotopy_cli.errors import HomotopyError
 
 if TYPE_CHECKING:
@@ -104,71 +104,73 @@ def _state(log: Path, loaded: Any) -> str:
 
 
 class _Runner:
-    """Starts processes and says how each ended."""
+    """Hands the runs to worker processes and says how each ended."""
 
     def __init__(self, recipe: Path | None, total: int, quiet: bool) -> None:
         self.recipe, self.total, self.quiet = recipe, total, quiet
         self.n = 0
         self.stopped = False
-        self.running: set[subprocess.Popen[str]] = set()
+        self.workers: list[Worker] = []
 
     def run(self, plans: Sequence[Plan], jobs: int) -> int:
         """The worst exit code: 0, that of a failed run, or 130."""
         code = 0
+        self.workers = [Worker() for _ in range(min(jobs, len(plans)))]
+        free: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self.workers:
+            free.put(worker)
         before = signal.signal(signal.SIGINT, self._stop)
         try:
             with ThreadPoolExecutor(jobs) as pool:
-                for future in as_completed([pool.submit(self._one, plan) for plan in plans]):
+                for future in as_completed([pool.submit(self._one, p, free) for p in plans]):
                     code = max(code, future.result())
         finally:
             signal.signal(signal.SIGINT, before)
+            for worker in self.workers:
+                worker.close()
         return 130 if self.stopped else code
 
     def _stop(self, *_: Any) -> None:
         """Let every run finish its step and save."""
         self.stopped = True
-        for process in list(self.running):
-            process.send_signal(signal.SIGINT)
+        for worker in self.workers:
+            worker.interrupt()
 
-    def _one(self, plan: Plan) -> int:
-        if self.stopped:
-            return 0
-        started = time.monotonic()
-        # A session of its own: Ctrl-C reaches the run once, from here.
-        process = subprocess.Popen(
-            self._command(plan),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-        self.running.add(process)
-        out, err = process.communicate()
-        self.running.discard(process)
+    def _one(self, plan: Plan, free: "SimpleQueue[Worker]") -> int:
+        worker = free.get()
+        try:
+            if self.stopped:
+                return 0
+            started = time.monotonic()
+            ending = worker.run(self._arguments(plan))
+        finally:
+            free.put(worker)
         self.n += 1
-        self._say(plan, process.returncode, time.monotonic() - started, out, err)
-        return 0 if process.returncode in (0, DIVERGED, 130) else process.returncode
+        self._say(plan, ending, time.monotonic() - started)
+        return 0 if ending.code in (0, DIVERGED, 130) else abs(ending.code)
 
-    def _command(self, plan: Plan) -> list[str]:
-        command = [sys.executable, "-m", "homotopy_cli", "train"]
-        command += [str(self.recipe)] if self.recipe is not None else []
-        command += ["--out", str(plan.log), "--no-report", "--quiet"]
-        command += {"resume": ["--resume"], "restart": ["--overwrite"]}.get(plan.state, [])
+    def _arguments(self, plan: Plan) -> list[str]:
+        arguments = ["train"]
+        arguments += [str(self.recipe)] if self.recipe is not None else []
+        arguments += ["--out", str(plan.log), "--no-report", "--quiet"]
+        arguments += {"resume": ["--resume"], "restart": ["--overwrite"]}.get(plan.state, [])
         if plan.loaded.profile is not None:
-            command += ["--profile", plan.loaded.profile]
+            arguments += ["--profile", plan.loaded.profile]
         for override in plan.loaded.overrides:
-            command += ["--set", override]
-        return command
+            arguments += ["--set", override]
+        return arguments
 
-    def _say(self, plan: Plan, code: int, seconds: float, out: str, err: str) -> None:
+    def _say(self, plan: Plan, ending: Ending, seconds: float) -> None:
+        code = ending.code
         words = {0: "finished", DIVERGED: "diverged", 130: "interrupted"}.get(code, f"exit {code}")
         if not self.quiet or code not in (0, DIVERGED):
-            held = next((x for x in out.splitlines() if x.startswith("held out:")), "")
+            held = next((x for x in ending.out.splitlines() if x.startswith("held out:")), "")
             line = f"[{self.n}/{self.total}] {plan.cell.name}: {words} in {duration(seconds)}"
             print(line + (f"; {held}" if held else ""), file=sys.stderr, flush=True)
         if code not in (0, DIVERGED, 130):
-            print("".join(f"    {x}\n" for x in err.splitlines()[-4:]), end="", file=sys.stderr)
+            print(
+                "".join(f"    {x}\n" for x in ending.err.splitlines()[-4:]), end="", file=sys.stderr
+            )
 
 
 def _publish(plans: Sequence[Plan], folder: Path) -> None:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 from commands import bytes_of, homotopy, is_two_lines
 
 from homotopy_cli.runlog.reader import read_log
@@ -101,3 +103,41 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(folder):
     stopped = read_log(folder / "g/seed=1.h5")
     assert stopped.status == "interrupted" and 0 < len(stopped.step) < 60000
     assert not (folder / "g/seed=2.h5").exists()
+
+
+def test_a_run_in_a_worker_is_the_run_of_a_process_of_its_own(folder):
+    """The second run of a worker against the same run alone: same rows, same weights."""
+    grid = ("--sweep", "profile=hot,fast", "--out", "g")
+    assert homotopy("train", "bowl.yaml", *grid, cwd=folder).code == 0
+    alone = homotopy("train", "bowl.yaml", "--profile", "fast", "--out", "a/run.h5", cwd=folder)
+    assert alone.code == 0, alone.err
+    one, other = read_log(folder / "g/profile=fast.h5"), read_log(folder / "a/run.h5")
+    for name in ("loss", "lr", "grad_norm", "update_norm"):
+        np.testing.assert_array_equal(one.steps[name], other.steps[name])
+    weights = [
+        torch.load(folder / p, weights_only=True)["model"]
+        for p in ("g/profile=fast.pt", "a/run.pt")
+    ]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[1])
+    assert "fast" in str(one.provenance["argv"])
+
+
+def test_a_worker_that_dies_loses_its_run_and_no_other(tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import os\nimport torch\n"
+        "def build(dies=False):\n"
+        "    if dies:\n        os.kill(os.getpid(), 9)\n"
+        "    return torch.nn.Linear(2, 1)\n"
+        "def loss(model, batch):\n    return model(batch[0]).square().mean()\n"
+    )
+    np.savez(tmp_path / "data.npz", x=np.ones((8, 2), np.float32), y=np.ones((8, 1), np.float32))
+    (tmp_path / "r.yaml").write_text(
+        "model: {name: 'model.py:build', dies: false}\nloss: model.py:loss\ndata: data.npz\n"
+        "optimizer: {name: sgd, lr: 0.1}\nscheduler: constant\ncurvature: {freq: 0}\n"
+        "batch_size: 4\nsteps: 2\n"
+    )
+    grid = ("--sweep", "model.dies=true,false", "--out", "g")
+    done = homotopy("train", "r.yaml", *grid, cwd=tmp_path)
+    assert done.code == 9, done.err
+    assert "dies=true: exit -9" in done.err and "ended without an answer" in done.err
+    assert [r["status"] for r in rows(tmp_path / "g")] == ["finished"]
