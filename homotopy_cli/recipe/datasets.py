@@ -11,6 +11,7 @@ from homotopy_cli.recipe.values import (
     NonNegative,
     Spec,
     Text,
+    Whole,
     choice,
     closest,
     fault,
@@ -61,6 +62,9 @@ class Cifar10Data(Spec):
     train_size: Count | None = Field(default=None, description="use only the first so many images")
     eval_size: Count | None = Field(default=None, description="use only the first so many")
     flip: Flag = Field(default=False, description="mirror each training image at random")
+    crop: Whole = Field(
+        default=0, description="pad training images by so many zeros, then cut at random"
+    )
 
 
 class QuadraticData(Spec):

@@ -36,6 +36,10 @@ class Gpt(Spec):
     qk_norm: Flag = Field(default=False, description="LayerNorm on queries and keys, per head")
     bias: Flag = Field(default=True, description="biases in linear layers and norms")
     dropout: Fraction = Field(default=0.0, description="probability, everywhere GPT-2 has it")
+    init: Literal["gpt2", "xavier"] = Field(
+        default="gpt2",
+        description="gpt2: N(0, 0.02²), residual writes over √(2·layers); xavier: Glorot uniform",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Gpt":
@@ -74,6 +78,36 @@ class ResNet(Spec):
         return self
 
 
+class _DeepResNet(Spec):
+    stem: Literal["auto", "cifar", "imagenet"] = Field(
+        default="auto",
+        description="cifar: one 3x3 convolution; imagenet: 7x7 of stride 2, max pooling; "
+        "auto: cifar for images up to 64 pixels",
+    )
+    width: Count = Field(default=64, description="channels of the first stage")
+    zero_init: Flag = Field(
+        default=False, description="the last BatchNorm of each block starts at weight 0"
+    )
+
+
+class ResNet18(_DeepResNet):
+    """ResNet-18 of He et al. 2016 for images, BatchNorm, torchvision's parameter names."""
+
+    name: Literal["resnet18"] = "resnet18"
+
+
+class ResNet34(_DeepResNet):
+    """ResNet-34, as `resnet18`."""
+
+    name: Literal["resnet34"] = "resnet34"
+
+
+class ResNet50(_DeepResNet):
+    """ResNet-50 of bottleneck blocks, as `resnet18`."""
+
+    name: Literal["resnet50"] = "resnet50"
+
+
 class Quadratic(Spec):
     """½θ'Aθ with known eigenvalues, for checking an estimator or a scheduler."""
 
@@ -102,6 +136,9 @@ MODEL_SPECS: dict[str, type[Spec]] = {
     "gpt": Gpt,
     "mlp": Mlp,
     "resnet": ResNet,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
     "quadratic": Quadratic,
 }
 

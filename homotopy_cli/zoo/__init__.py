@@ -4,12 +4,14 @@
     gpt.py           decoder-only Transformer, pre-LN or post-LN, tied or not
     mlp.py           fully connected network
     resnet.py        CIFAR ResNet with BatchNorm
+    residual.py      ResNet-18, -34 and -50 under torchvision's parameter names
     quadratic.py     ½θ'Aθ with eigenvalues known in closed form
     data.py          DataInfo, DataSource, and rows in memory
     randomness.py    generators keyed by (seed, counters): order without state
     files.py         finding a data file, or saying where it was looked for
     text.py          characters of a text
     npz.py           arrays of an .npz file, without pickle
+    augment.py       random mirrors and shifts of a batch of images
     cifar.py         CIFAR-10, binary and Python layouts, without running a pickle
     synthetic.py     the examples of the quadratic model
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.recipe.datasets import Cifar10Data
+from homotopy_cli.zoo.augment import flipped, shifted
 from homotopy_cli.zoo.data import Batch, DataInfo, Rows
 from homotopy_cli.zoo.files import find, read
 
@@ -53,9 +54,9 @@ def build_cifar10(spec: Cifar10Data, base_dir: Path | str | None, dtype: torch.d
         (records,) = rows
         images = records[:, 1:].reshape(-1, *SHAPE).to(dtype) / 255
         images = (images - _MEAN.to(dtype)) / _STD.to(dtype)
-        if spec.flip and generator is not None:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        if generator is not None:
+            images = flipped(images, generator) if spec.flip else images
+            images = shifted(images, spec.crop, generator) if spec.crop else images
         return images, records[:, 0].long()
 
     return Rows(info, (train,), (held_out,), transform=transform)

@@ -100,6 +100,7 @@ class GPT(nn.Module):
         qk_norm: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
+        init: str = "gpt2",
     ) -> None:
         super().__init__()
         self.context = context
@@ -112,14 +113,18 @@ class GPT(nn.Module):
         )
         self.norm = nn.LayerNorm(width, bias=bias) if norm == "pre" else nn.Identity()
         self.head = nn.Linear(width, vocab_size, bias=False)
-        self._initialise(layers)
+        self._initialise(layers, init)
         if tied:
             self.head.weight = self.token.weight
 
-    def _initialise(self, layers: int) -> None:
-        """N(0, 0.02²); layers that write to the residual stream scaled by 1/√(2·layers)."""
+    def _initialise(self, layers: int, init: str) -> None:
+        """gpt2: N(0, 0.02²), residual writes scaled by 1/√(2·layers); xavier: Glorot uniform."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if init == "xavier" and isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear | nn.Embedding):
                 residual = name.endswith(("attention.out", "feed_forward.down"))
                 scale = 1 / math.sqrt(2 * layers) if residual else 1.0
                 nn.init.normal_(module.weight, std=0.02 * scale)

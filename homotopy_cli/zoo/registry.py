@@ -15,6 +15,7 @@ from homotopy_cli.zoo.gpt import GPT
 from homotopy_cli.zoo.mlp import MLP
 from homotopy_cli.zoo.npz import array_rows, build_npz
 from homotopy_cli.zoo.quadratic import Quadratic
+from homotopy_cli.zoo.residual import DeepResNet, stem_for
 from homotopy_cli.zoo.resnet import ResNet
 from homotopy_cli.zoo.synthetic import build_quadratic_rows
 from homotopy_cli.zoo.text import build_text
@@ -46,14 +47,13 @@ def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None =
             )
         return GPT(data_info.vocab_size, **{**spec.settings(), "context": context})
     if isinstance(spec, models.ResNet):
-        _needs(spec, data_info, "classes")
-        if len(data_info.input_shape) != 3:
-            raise ProblemError(
-                f"resnet wants images (channels, height, width), the data have shape "
-                f"{list(data_info.input_shape)}",
-                hint="--set model=mlp",
-            )
-        return ResNet(spec.depth, spec.width, data_info.input_shape[0], data_info.n_classes)
+        n_channels, n_classes = _images(spec, data_info)
+        return ResNet(spec.depth, spec.width, n_channels, n_classes)
+    if isinstance(spec, models.ResNet18 | models.ResNet34 | models.ResNet50):
+        n_channels, n_classes = _images(spec, data_info)
+        depth = int(spec.name.removeprefix("resnet"))
+        settings = {**spec.settings(), "stem": stem_for(spec.stem, data_info.input_shape)}
+        return DeepResNet(depth, n_channels, n_classes, **settings)
     if isinstance(spec, models.Quadratic):
         _needs(spec, data_info, "none")
         return Quadratic(**spec.settings(), noise=data_info.noise, n_rows=data_info.n_rows)
@@ -95,6 +95,18 @@ def build_data(
     if isinstance(spec, datasets.Cifar10Data):
         return build_cifar10(spec, base_dir, dtype)
     return build_quadratic_rows(spec)
+
+
+def _images(spec: Any, info: DataInfo) -> tuple[int, int]:
+    """(channels, classes) of data that are images."""
+    _needs(spec, info, "classes")
+    if len(info.input_shape) != 3:
+        raise ProblemError(
+            f"{spec.name} wants images (channels, height, width), the data have shape "
+            f"{list(info.input_shape)}",
+            hint="--set model=mlp",
+        )
+    return info.input_shape[0], info.n_classes
 
 
 def _needs(spec: Any, info: DataInfo, *kinds: str) -> None:

@@ -74,6 +74,16 @@ def test_cifar_sizes_and_flips(cifar):
     assert torch.equal(plain.eval_batches(20, 1)[0][0], flipped.eval_batches(20, 1)[0][0])
 
 
+def test_cifar_crops_move_training_images_only(cifar):
+    plain = build_data(Cifar10Data(path="bin"), cifar)
+    cropped = build_data(Cifar10Data(path="bin", crop=4), cifar)
+    (a, y), (b, z) = plain.batch(3, 40, 1), cropped.batch(3, 40, 1)
+    assert torch.equal(y, z)
+    assert sum(torch.equal(p, q) for p, q in zip(a, b, strict=True)) < 5  # 40/81 expected
+    assert torch.equal(cropped.batch(3, 40, 1)[0], b)
+    assert torch.equal(plain.eval_batches(20, 1)[0][0], cropped.eval_batches(20, 1)[0][0])
+
+
 def test_cifar_faults(cifar):
     spec = Cifar10Data(path="bin")
     file = cifar / "bin" / "data_batch_1.bin"

@@ -109,6 +109,17 @@ def test_gpt_starts_near_the_uniform_guess():
         assert abs(weight.std().item() / std - 1) < 5 / math.sqrt(2 * n)  # 5 standard errors
 
 
+def test_gpt_xavier_initialisation():
+    """Glorot & Bengio 2010: uniform in ±√(6/(fan_in + fan_out)), in every linear layer."""
+    model = build_model(Gpt(layers=3, heads=2, width=32, init="xavier", tied=False), TOKENS)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            bound = math.sqrt(6 / sum(module.weight.shape))
+            assert 0.9 * bound < module.weight.abs().max().item() <= bound, name
+            assert module.bias is None or not module.bias.any()
+    assert abs(model.position.weight.std().item() / 0.02 - 1) < 0.2
+
+
 def test_gpt_dropout_acts_in_training_only():
     model = build_model(Gpt(layers=1, heads=1, width=8, dropout=0.5), TOKENS)
     tokens = torch.randint(11, (2, 12))

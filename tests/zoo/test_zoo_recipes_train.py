@@ -18,6 +18,8 @@ TINY = {
     "quadratic": ["steps=30", "optimizer.lr=1.0"],
     "gpt_wikitext2": ["steps=30", "model.width=32", "model.layers=2", "optimizer.lr=1e-2", *SHORT],
     "cifar10_resnet": ["steps=12", "model.width=4", "batch_size=32", "optimizer.lr=0.02"],
+    "cifar10_resnet18": ["steps=12", "model.width=4", "batch_size=32", "optimizer.lr=0.02"],
+    "gpt_depth": ["steps=30", "optimizer.lr=1e-2", *SHORT],
     "mlp_npz": ["steps=30"],
 }
 
@@ -52,6 +54,8 @@ def data_paths(tmp_path):
     return {
         "gpt_wikitext2": [f"data.path={tmp_path}/text.txt"],
         "cifar10_resnet": [f"data.path={tmp_path}"],
+        "cifar10_resnet18": [f"data.path={tmp_path}"],
+        "gpt_depth": [f"data.path={tmp_path}/text.txt"],
         "mlp_npz": [f"data.path={tmp_path}/data.npz"],
     }
 
