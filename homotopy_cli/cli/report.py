@@ -28,6 +28,12 @@ def report(
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Draw again while the run goes on; Ctrl-C ends it.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1.0, max=86400.0, help="How often, for --watch.")
+    ] = 10.0,
 ) -> int:
     """Turn a log into one self-contained page that opens anywhere, and stop a bad run in CI.
 
@@ -45,4 +51,5 @@ def report(
         junit=junit,
         fail_on=fail_on or [],
         title=title,
+        every=every if watch else None,
     )

@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from homotopy_cli.errors import HomotopyError
+
+INTERRUPTED = 130
 
 
 def run_report(
@@ -17,9 +20,15 @@ def run_report(
     junit: Path | None,
     fail_on: Sequence[str],
     title: str | None,
+    every: float | None = None,
 ) -> int:
-    """Read the logs, evaluate the gates, write every output; 1 when a gate fired."""
+    """Read the logs, evaluate the gates, write every output; 1 when a gate fired.
+
+    With `every` (seconds) the page is drawn again while a run goes on, and the other outputs are
+    written when it has ended; 130 when Ctrl-C ended the watch, after all outputs.
+    """
     from homotopy_cli.cli.document import refuse_missing_folders, write_json, write_text
+    from homotopy_cli.cli.watching import replace_text
     from homotopy_cli.report.gates import evaluate_all
     from homotopy_cli.report.junit import junit_xml
     from homotopy_cli.report.markdown import markdown_summary
@@ -33,11 +42,20 @@ def run_report(
     )
     if target.resolve() in {path.resolve() for path in logs}:
         raise HomotopyError(f"--out {target}: is the log itself", hint="give another --out")
-    runs = [read_log(path) for path in logs]
     base = read_log(baseline) if baseline is not None else None
-    gates = evaluate_all(fail_on, gate_names(runs[0], base))
 
-    write_text(str(target), render(runs, title=title, baseline=base, gates=gates))
+    def draw(runs: Sequence[Any], refresh: float | None = None) -> list[Any]:
+        gates = evaluate_all(fail_on, gate_names(runs[0], base))
+        page = render(runs, title=title, baseline=base, gates=gates, refresh=refresh)
+        if refresh is None:
+            write_text(str(target), page)
+        else:
+            replace_text(target, page)
+        return gates
+
+    interrupted = _watch(logs, target, draw, every) if every is not None else False
+    runs = [read_log(path) for path in logs]
+    gates = draw(runs)
     if markdown is not None:
         write_text(str(markdown), markdown_summary(runs, baseline=base, gates=gates))
     if junit is not None:
@@ -49,4 +67,13 @@ def run_report(
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
         print(f"gate fired: {gate.message}", file=sys.stderr)
+    if interrupted:
+        return INTERRUPTED
     return 1 if fired else 0
+
+
+def _watch(logs: Sequence[Path], target: Path, draw: Any, every: float) -> bool:
+    from homotopy_cli.cli.watching import watch
+
+    print(f"watching: {target} follows the run, every {every:g} s; Ctrl-C ends it", file=sys.stderr)
+    return watch(logs, lambda runs: draw(runs, every), every=every)

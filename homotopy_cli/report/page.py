@@ -6,7 +6,7 @@ import numpy as np
 
 from homotopy_cli._version import __version__
 from homotopy_cli.errors import HomotopyError
-from homotopy_cli.report import payload
+from homotopy_cli.report import payload, words
 from homotopy_cli.report.compare import compare_body
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import is_probe, run_name
@@ -34,6 +34,7 @@ def render(
     title: str | None = None,
     baseline: RunLog | None = None,
     gates: Sequence[GateResult] = (),
+    refresh: float | None = None,
 ) -> str:
     """Build the page: one run in full, or several overlaid.
 
@@ -42,6 +43,8 @@ def render(
         title: Of the page; default: the run's name.
         baseline: An older run, drawn grey and compared in the number cards.
         gates: What `--fail-on` found.
+        refresh: Seconds after which the page reloads itself from its own file, for a run that
+            goes on; None: never.
 
     Returns:
         A complete HTML document of about 2 MB (plotly.js) plus the thinned data. It makes no
@@ -52,7 +55,7 @@ def render(
         HomotopyError: No log was given.
     """
     with np.errstate(all="ignore"):  # a log may hold 1e308; what overflows becomes a gap
-        return _render(logs, title, baseline, gates)
+        return _render(logs, title, baseline, gates, refresh)
 
 
 def _render(
@@ -60,6 +63,7 @@ def _render(
     title: str | None,
     baseline: RunLog | None,
     gates: Sequence[GateResult],
+    refresh: float | None,
 ) -> str:
     if not logs:
         raise HomotopyError("no log to report on", hint="homotopy report RUN.h5")
@@ -70,10 +74,12 @@ def _render(
     else:
         body = compare_body(logs, baseline=baseline, gates=gates)
         name, kind = f"{len(logs)} runs", "compared"
-    return _document(body, title or name, kind, logs)
+    return _document(body, title or name, kind, logs, refresh)
 
 
-def _document(body: Body, title: str, kind: str, logs: Sequence[RunLog]) -> str:
+def _document(
+    body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None
+) -> str:
     script = payload.asset("page.js")
     figures = payload.figures_json(body.panels, step_domain(logs))
     live = any(panel.figure is not None for panel in body.panels)
@@ -88,7 +94,7 @@ def _document(body: Body, title: str, kind: str, logs: Sequence[RunLog]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
-<meta name="generator" content="homotopy {safe(__version__)}">
+{_reloading(refresh)}<meta name="generator" content="homotopy {safe(__version__)}">
 <title>{safe(title)} · homotopy</title>
 <style>
 {style}</style>
@@ -104,7 +110,7 @@ def _document(body: Body, title: str, kind: str, logs: Sequence[RunLog]) -> str:
 <span>light / dark</span></button>
 </header>
 <main>
-<p id="notice" class="notice" hidden></p>
+{_live(refresh, logs)}<p id="notice" class="notice" hidden></p>
 <noscript><p class="notice">Scripts are blocked here, so the curves below are static.
 Verdict, numbers and tables are complete.</p></noscript>
 {body.html}
@@ -118,6 +124,22 @@ network request.</footer>
 </body>
 </html>
 """
+
+
+def _reloading(refresh: float | None) -> str:
+    """A reload by the browser itself: no script, no network, and the policy allows it."""
+    return "" if refresh is None else f'<meta http-equiv="refresh" content="{round(refresh)}">\n'
+
+
+def _live(refresh: float | None, logs: Sequence[RunLog]) -> str:
+    if refresh is None:
+        return ""
+    at = max((int(log.step[-1]) for log in logs if len(log.step)), default=0)
+    every = words.plural(round(refresh), "second")
+    return (
+        f'<p class="live-note"><b>Live</b> Step {words.count(at)}. This page reloads every {every} '
+        "until the run ends.</p>\n"
+    )
 
 
 def step_domain(logs: Sequence[RunLog]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
-from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name
+from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name, setting
 from homotopy_cli.report.figures.edge import RED, edge_finding
 from homotopy_cli.report.figures.lr import reason_clause
 from homotopy_cli.report.layers import sharpest
@@ -78,6 +78,13 @@ def _training(log: RunLog) -> tuple[str, Tone]:
         return f"Barely moved: {change} over {n}.", "watch"
     if len(loss) == 1:
         return f"One step: loss {words.number(first)}.", "plain"
+    if log.attrs.get("status") in ("running", "interrupted"):
+        done, planned = n, setting(log, "steps")
+        if isinstance(planned, int) and planned > len(log.step):
+            done = f"{words.count(len(log.step))} of {words.plural(planned, 'step')}"
+        if log.attrs["status"] == "running":
+            return f"In progress: {change} in {done}.", "good"
+        return f"Interrupted: {change} in {done}.", "watch"
     return f"Trained: {change} in {n}.", "good"
 
 

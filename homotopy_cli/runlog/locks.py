@@ -71,6 +71,23 @@ def refuse_if_held(log: Path) -> None:
         os.close(fd)
 
 
+def writer_is_gone(log: Path) -> bool:
+    """Whether a journal is there and nobody holds it. Asks for the lock, for a moment: not often.
+
+    False where there is no journal, where it cannot be opened, or where nothing can be locked.
+    """
+    try:
+        fd = os.open(log.with_name(log.name + ".journal"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _flock(fd, fcntl.LOCK_SH, log)
+    except LogError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def _flock(fd: int, how: int, log: Path) -> bool:
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)

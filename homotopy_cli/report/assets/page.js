@@ -25,6 +25,18 @@
   const coarse = matchMedia("(pointer: coarse)").matches;
   let printing = false;
 
+  // A page that reloads itself keeps the reader's choice; a file: page may have no storage.
+  function remembered(theme) {
+    try {
+      if (theme) sessionStorage.setItem("homotopy-theme", theme);
+      return sessionStorage.getItem("homotopy-theme");
+    } catch {
+      return null;
+    }
+  }
+  const before = document.querySelector('meta[http-equiv="refresh"]') && remembered();
+  if (before) root.dataset.theme = before;
+
   const isDark = () =>
     !printing && (root.dataset.theme ? root.dataset.theme === "dark" : darkQuery.matches);
 
@@ -358,6 +370,7 @@
     button.hidden = false;
     button.addEventListener("click", () => {
       root.dataset.theme = isDark() ? "light" : "dark";
+      remembered(root.dataset.theme);
       redraw();
     });
     addEventListener("beforeprint", () => {

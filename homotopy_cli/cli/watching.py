@@ -1,0 +1,110 @@
+"""`homotopy report --watch`: the page again and again while the run goes on."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from homotopy_cli.errors import HomotopyError, LogError
+
+FAILURES = 3  # reads in a row that may fail, e.g. while a file system swaps the log, before we stop
+QUIET = 60.0  # seconds without a new byte before we ask whether anybody still writes
+
+
+def watch(
+    logs: Sequence[Path],
+    draw: Callable[[Sequence[Any]], None],
+    *,
+    every: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Draw whenever a log or its journal changed, until no run is running any more.
+
+    Args:
+        logs: Where the logs are; each must exist, or its journal.
+        draw: Gets the logs as read. Called once at least.
+        every: Seconds between two looks.
+        sleep, clock: For tests.
+
+    Returns:
+        Whether Ctrl-C ended it. A run that was killed says "running" for ever: when nothing has
+        been written for a minute and nobody holds the journal's lock, it counts as ended.
+
+    Raises:
+        LogError: A log cannot be read, at first or three times in a row.
+    """
+    from homotopy_cli.runlog.locks import writer_is_gone
+    from homotopy_cli.runlog.reader import read_log
+
+    seen: tuple[Any, ...] | None = None
+    changed, failures = clock(), 0
+    open_logs = list(logs)  # those whose run goes on
+    try:
+        while True:
+            now = signature(logs)
+            if now != seen:
+                try:
+                    runs = [read_log(path) for path in logs]
+                except LogError:
+                    failures += 1
+                    if seen is None or failures >= FAILURES:
+                        raise
+                else:
+                    draw(runs)
+                    seen, changed, failures = now, clock(), 0
+                    states = zip(logs, runs, strict=True)
+                    open_logs = [path for path, run in states if run.status == "running"]
+                    if not open_logs:
+                        return False
+            elif clock() - changed > QUIET and all(map(writer_is_gone, open_logs)):
+                print("nobody writes the log any more: the run was killed", file=sys.stderr)
+                return False
+            sleep(every)
+    except KeyboardInterrupt:
+        return True
+
+
+def signature(logs: Sequence[Path]) -> tuple[Any, ...]:
+    """Changes with every byte that is added to a log or its journal. Opens nothing."""
+    found = []
+    for path in logs:
+        for name in (path, path.with_name(path.name + ".journal")):
+            try:
+                stat = name.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def replace_text(target: Path, text: str) -> None:
+    """Write a file so that whoever opens it meanwhile sees the old one or the new one, whole."""
+    made = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=target.absolute().parent, prefix=f".{target.name}.", delete=False, encoding="utf-8"
+        ) as file:
+            made = file.name
+            file.write(text)
+        os.chmod(made, 0o666 & ~_umask())
+        os.replace(made, target)
+        made = None
+    except OSError as error:
+        raise HomotopyError(
+            f"{target}: cannot be written: {error.strerror or error}",
+            hint="give a path in a folder that exists and that you may write to",
+        ) from error
+    finally:
+        if made is not None:
+            Path(made).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,215 @@
+"""`report --watch` against a real writer: the page follows, ends, survives gaps, stops on Ctrl-C."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import report_samples as samples
+
+from homotopy_cli.cli.watching import replace_text, signature, watch
+from homotopy_cli.errors import HomotopyError, LogError
+from homotopy_cli.records import RunInfo, StepRecord
+from homotopy_cli.report.page import render
+from homotopy_cli.runlog.locks import writer_is_gone
+from homotopy_cli.runlog.writer import RunWriter
+
+
+INFO = RunInfo(
+    run_id="live",
+    layers=(),
+    layer_numel=(),
+    layer_kind=(),
+    recipe_source="steps: 20",
+    recipe_resolved={"steps": 20},
+    environment={},
+    argv=("homotopy", "train"),
+    seed=1,
+    n_params=3,
+)
+KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from test_report_watch import writing
+writing(sys.argv[1], 1)
+os.kill(os.getpid(), 9)
+"""
+
+
+def writing(path, n):
+    writer = RunWriter.create(path, INFO)
+    more(writer, range(n))
+    return writer
+
+
+def more(writer, steps):
+    for i in steps:
+        writer.append_step(StepRecord(i, {"loss": 3.0 / (i + 1), "lr": 1e-3}))
+
+
+def test_every_change_is_drawn_until_the_run_ends(tmp_path):
+    path = tmp_path / "run.h5"
+    writer = writing(path, 3)
+    seen, waits = [], []
+
+    def go_on(seconds):
+        waits.append(seconds)
+        if len(waits) == 1:
+            more(writer, range(3, 5))
+        if len(waits) == 3:  # nothing new at the second look: nothing drawn
+            writer.close("finished")
+
+    interrupted = watch(
+        [path], lambda runs: seen.append((len(runs[0].step), runs[0].status)), every=2, sleep=go_on
+    )
+    assert interrupted is False
+    assert seen == [(3, "running"), (5, "running"), (5, "finished")]
+    assert waits == [2, 2, 2]
+
+
+def test_ctrl_c_ends_it(tmp_path):
+    writer = writing(tmp_path / "run.h5", 3)
+
+    def pressed(seconds):
+        raise KeyboardInterrupt
+
+    assert watch([tmp_path / "run.h5"], lambda runs: None, every=1, sleep=pressed) is True
+    writer.close("interrupted")
+
+
+def test_a_killed_run_ends_it_after_a_quiet_minute(tmp_path, capsys):
+    path = tmp_path / "run.h5"
+    here = os.path.dirname(__file__)
+    subprocess.run([sys.executable, "-c", KILLED, str(path), here], check=False)
+    now = [0.0]
+
+    def tick(seconds):
+        now[0] += 30
+        assert now[0] < 200, "it never noticed"
+
+    assert watch([path], lambda runs: None, every=1, sleep=tick, clock=lambda: now[0]) is False
+    assert now[0] == 90
+    assert "the run was killed" in capsys.readouterr().err
+
+
+def test_only_a_lock_that_nobody_holds_says_gone(tmp_path):
+    path = tmp_path / "run.h5"
+    assert writer_is_gone(path) is False  # no journal: not ours to say
+    writer = writing(path, 2)
+    assert writer_is_gone(path) is False
+    writer.close("finished")
+    assert writer_is_gone(path) is False
+
+
+def test_a_log_that_cannot_be_read_for_a_moment_is_read_again(tmp_path):
+    path, away = tmp_path / "run.h5", tmp_path / "away"
+    writer = writing(path, 3)
+    drawn, looks = [], []
+    both = [path, tmp_path / "run.h5.journal"]
+
+    def swap(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            for i, file in enumerate(both):
+                file.rename(f"{away}{i}")
+        elif len(looks) == 2:
+            for i, file in enumerate(both):
+                (tmp_path / f"away{i}").rename(file)
+        else:
+            writer.close("finished")
+
+    watch([path], lambda runs: drawn.append(runs[0].status), every=1, sleep=swap)
+    assert drawn == ["running", "finished"]
+    assert len(looks) == 3
+
+
+def test_a_log_that_stays_unreadable_is_an_error_after_three_looks(tmp_path):
+    path = tmp_path / "run.h5"
+    writing(path, 3).close("finished")
+    whole = path.read_bytes()
+    path.unlink()
+    writer = writing(path, 3)
+    looks = []
+
+    def damage(seconds):
+        looks.append(seconds)
+        (tmp_path / "run.h5.journal").unlink(missing_ok=True)
+        path.write_bytes(whole[: 300 + len(looks)])
+
+    with pytest.raises(LogError, match="run.h5"):
+        watch([path], lambda runs: None, every=1, sleep=damage)
+    assert len(looks) == 3
+    assert writer is not None  # it held the journal until here
+
+
+def test_a_log_that_is_not_there_is_an_error_at_once(tmp_path):
+    with pytest.raises(LogError, match=r"none\.h5"):
+        watch([tmp_path / "none.h5"], lambda runs: None, every=1)
+
+
+def test_a_byte_more_changes_the_signature(tmp_path):
+    path = tmp_path / "run.h5"
+    writer = writing(path, 1)
+    before = signature([path])
+    assert signature([path]) == before
+    more(writer, range(1, 2))
+    assert signature([path]) != before
+    writer.close("finished")
+
+
+def test_only_a_watched_page_reloads_itself():
+    log = replace(samples.transformer_log(n=120), attrs={"status": "running", "run_id": "live"})
+    still, live = render([log]), render([log], refresh=10.0)
+    assert '<meta http-equiv="refresh"' not in still and "This page reloads" not in still
+    assert '<meta http-equiv="refresh" content="10">' in live
+    assert "Step 119. This page reloads every 10 seconds until the run ends." in live
+    assert live == render([log], refresh=10.0)
+    headline = re.search(r"<h1>(.*?)</h1>", live).group(1)
+    assert headline.startswith("In progress: loss 4.") and "120 of 2\u202f000 steps" in headline
+
+
+def test_the_page_is_replaced_whole_and_nothing_is_left_behind(tmp_path):
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    inode = target.stat().st_ino
+    replace_text(target, "new ‖H‖")
+    assert target.read_text(encoding="utf-8") == "new ‖H‖"
+    assert target.stat().st_ino != inode
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(HomotopyError, match="folder: cannot be written: Is a directory"):
+        replace_text(tmp_path / "folder", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "page.html"]
+
+
+def test_the_command_follows_a_run_and_ctrl_c_writes_everything(tmp_path):
+    path, page = tmp_path / "run.h5", tmp_path / "run.html"
+    writer = writing(path, 3)
+    command = [sys.executable, "-m", "homotopy_cli", "report", "run.h5", "--watch", "--every", "1"]
+    process = subprocess.Popen(
+        [*command, "--json", "metrics.json", "--fail-on", "steps > 4"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not page.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert '<meta http-equiv="refresh" content="1">' in page.read_text(encoding="utf-8")
+    more(writer, range(3, 6))
+    while "6 of 20 steps" not in page.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline, "the page does not follow the log"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "page: run.html\n"
+    assert "gate fired: steps > 4: steps = 6" in err and "Traceback" not in err
+    assert '<meta http-equiv="refresh"' not in page.read_text(encoding="utf-8")
+    assert (tmp_path / "metrics.json").exists()
+    writer.close("finished")
