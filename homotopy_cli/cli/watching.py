@@ -85,12 +85,11 @@ def signature(logs: Sequence[Path]) -> tuple[Any, ...]:
 def replace_text(target: Path, text: str) -> None:
     """Write a file so that whoever opens it meanwhile sees the old one or the new one, whole."""
     made = None
+    folder, prefix = target.absolute().parent, f".{target.name}."
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=target.absolute().parent, prefix=f".{target.name}.", delete=False, encoding="utf-8"
-        ) as file:
+        with tempfile.NamedTemporaryFile("wb", dir=folder, prefix=prefix, delete=False) as file:
             made = file.name
-            file.write(text)
+            file.write(text.encode("utf-8"))
         os.chmod(made, 0o666 & ~_umask())
         os.replace(made, target)
         made = None
