@@ -83,7 +83,7 @@ def extremes(
     n = operator.n
     if warm is not None:
         sqrt = None if metric is None else torch.where(metric > 0, 1.0 / metric, 0.0)
-        start = warm.start(key, n, generator=generator, sqrt=sqrt)
+        start = warm.start(key, n, generator=generator, sqrt=sqrt, device=operator.device)
     if config.steps is None:
         rtol, budget = config.resolution(n)
     else:

@@ -27,7 +27,13 @@ class WarmStarts:
         return key in self._vectors
 
     def start(
-        self, key: str, n: int, *, generator: torch.Generator, sqrt: Tensor | None = None
+        self,
+        key: str,
+        n: int,
+        *,
+        generator: torch.Generator,
+        sqrt: Tensor | None = None,
+        device: torch.device | None = None,
     ) -> Tensor | None:
         """Return a start vector (n,) for this key, or None when there is none.
 
@@ -36,10 +42,12 @@ class WarmStarts:
             n: Its size.
             generator: Draws the small random part.
             sqrt: P^1/2 of now, shape (n,), for a preconditioned operator.
+            device: The operator's: vectors read from a file lie on the CPU.
         """
         kept = self._vectors.get(key)
         if kept is None or kept.numel() != part_length(n):
             return None
+        kept = kept if device is None else kept.to(device)
         vector = unit(kept if sqrt is None else kept * sqrt.to(kept))
         if vector is None:
             return None

@@ -149,9 +149,9 @@ def _cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
 
 def check_labels(target: Tensor, n_classes: int) -> None:
     """Raise IndexError for a class index outside 0..n_classes-1, with the value."""
-    kept = target[target != IGNORED]
-    if kept.numel():
-        low, high = int(kept.min()), int(kept.max())
+    if target.numel():
+        kept = target.masked_fill(target == IGNORED, 0)
+        low, high = torch.stack(torch.aminmax(kept)).tolist()  # one transfer from the device
         if low < 0 or high >= n_classes:
             bad = high if high >= n_classes else low
             raise IndexError(f"label {bad} out of range 0..{n_classes - 1}")

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from homotopy_cli.recipe.datasets import DATA_SPECS, Data, DataSpec
 from homotopy_cli.recipe.models import MODEL_SPECS, Model, ModelSpec
 from homotopy_cli.recipe.optimizers import TORCH_SPECS, OptimizerSpec
+from homotopy_cli.recipe.running import Device
 from homotopy_cli.recipe.schedules import (
     CURVATURE_SPECS,
     FIXED_SPECS,
@@ -136,6 +137,10 @@ class Recipe(Spec):
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="of weights and arithmetic"
     )
+    device: Device = Field(
+        default="cpu",
+        description="cpu, cuda, cuda:N, mps, or auto: cuda where there is one, else cpu",
+    )
     profiles: dict[Text, dict[str, Any]] = Field(
         default_factory=dict,
         description="named sets of changes, dotted keys as in --set; chosen by --profile NAME",
@@ -171,6 +176,8 @@ class Recipe(Spec):
                     "dampening: 0",
                     ("optimizer", "dampening"),
                 )
+        if self.device == "mps" and self.dtype == "float64":
+            raise fault("mps has no float64", "dtype: float32", ("dtype",))
         if not -(2**63) <= self.seed < 2**63:
             raise fault(f"{self.seed} does not fit into 64 bits", "seed: 0", ("seed",))
         return self

@@ -1,6 +1,7 @@
 """Training: a recipe becomes a run, and a run survives what happens to it.
 
     build.py        Recipe -> Run: model, loss, data, optimizer, scheduler, curvature probe
+    devices.py      the recipe's device; batches onto it
     plans.py        the recipe's scheduler and curvature sections -> scheduler and probe
     clipping.py     gradient clipping
     step.py         one optimizer step; the only place that calls backward() and step()

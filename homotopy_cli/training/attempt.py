@@ -213,7 +213,7 @@ class Attempt:
                 "evaluations": dict(self.evaluations),
                 "curvature": dict(self.curvature),
             },
-            "rng": checkpoint.rng_state(),
+            "rng": checkpoint.rng_state(self.run.device),
             "environment": self.environment,
             "recipe": json.dumps(self.recipe.resolved()),
             "recipe_source": self.loaded.source,
@@ -230,7 +230,7 @@ class Attempt:
             detector.load_state_dict(kept["spikes"][name])
         self.evaluations = dict(kept["evaluations"])
         self.curvature = dict(kept["curvature"])
-        checkpoint.restore_rng(content["rng"])
+        checkpoint.restore_rng(content["rng"], self.run.device)
         self._saved_at = self.done
 
     def _announce(self) -> None:

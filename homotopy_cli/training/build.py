@@ -19,6 +19,7 @@ from homotopy_cli.problems.partition import Block, Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
 from homotopy_cli.recipe.targets import is_user_code, load_target
+from homotopy_cli.training.devices import on_device, resolve_device
 from homotopy_cli.training.plans import build_probe, build_scheduler
 from homotopy_cli.training.probing import NoProbe, Probe
 
@@ -56,8 +57,10 @@ class Run:
         return not isinstance(self.probe, NoProbe)
 
     def batch(self, step: int) -> Any:
-        """The training batch of step `step`: a pure function of step and seed."""
-        return self.data.batch(step, self.recipe.batch_size, self.recipe.seed)
+        """The training batch of step `step`, on the device: a function of step and seed."""
+        return on_device(
+            self.data.batch(step, self.recipe.batch_size, self.recipe.seed), self.device
+        )
 
     def snapshot(self) -> None:
         """Remember the parameters, for `distance`."""
@@ -79,7 +82,7 @@ class Run:
 
     def weights_are_finite(self) -> bool:
         """Whether every parameter is a number: only such weights are worth a checkpoint."""
-        return all(bool(torch.isfinite(p).all()) for p in self.params)
+        return bool(torch.stack([torch.isfinite(p.detach()).all() for p in self.params]).all())
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of these objects."""
@@ -107,16 +110,20 @@ def build_run(loaded: Any) -> Run:
             fit together. Nothing is written.
     """
     recipe = loaded.recipe
+    device = resolve_device(recipe.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # for user code that says .cuda()
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     seed_everything(recipe.seed)
     made = build_model_loss_data(recipe, base_dir=loaded.base_dir)
+    made.model.to(device)  # initialised on the CPU: the same weights on every device
     made.model.train()
     optimizer = build_optimizer(made.model, recipe.optimizer, loaded.base_dir)
     scheduler = build_scheduler(recipe, optimizer, made.model, made.loss, Path(loaded.base_dir))
     probe = build_probe(recipe, scheduler, optimizer, made.model, made.loss)
     with torch.random.fork_rng(devices=[]):
-        batch = made.data.batch(0, recipe.batch_size, recipe.seed)
+        batch = on_device(made.data.batch(0, recipe.batch_size, recipe.seed), device)
         problem = Problem.from_module(made.model, made.loss, [batch])
         layers = Partition.by_module(problem).blocks
     return Run(
@@ -128,8 +135,11 @@ def build_run(loaded: Any) -> Run:
         scheduler=scheduler,
         probe=probe,
         layers=layers,
-        eval_batches=made.data.eval_batches(recipe.batch_size, recipe.eval_batches),
-        device=next(made.model.parameters()).device,
+        eval_batches=[
+            on_device(batch, device)
+            for batch in made.data.eval_batches(recipe.batch_size, recipe.eval_batches)
+        ],
+        device=device,
     )
 
 

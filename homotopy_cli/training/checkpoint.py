@@ -6,7 +6,7 @@ The file loads with `torch.load(path, weights_only=True)` and explains itself:
     step          optimizer steps done; the next step's index, and the data position
     model, optimizer, scheduler, probe    state dicts (probe: the warm vectors)
     loop          spike detectors, first loss, counters that rows and events depend on
-    rng           torch, CUDA, Python and NumPy generators
+    rng           torch, Python and NumPy generators, and the device's own
     recipe        resolved recipe, JSON; recipe_source its exact text; recipe_dir the folder
                   its relative paths start from, relative to the checkpoint's own folder
     n_params, loss
@@ -95,16 +95,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def plain(value: Any, *, where: str = "checkpoint") -> Any:
+def plain(value: Any, *, where: str = "checkpoint", copies: dict[Any, Any] | None = None) -> Any:
     """`value` as tensors, dicts, lists, tuples, strings, numbers, None: all weights_only reads.
 
-    NumPy arrays become tensors and NumPy scalars numbers; a torch.device becomes its string.
+    Tensors of a device become CPU tensors, so that any machine reads them; tied ones stay one
+    tensor (`copies` remembers them). NumPy arrays become tensors and NumPy scalars numbers; a
+    torch.device becomes its string.
 
     Raises:
         TypeError: Anything else, with its place.
     """
+    copies = {} if copies is None else copies
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        return _on_cpu(value.detach(), copies)
     if value is None or type(value) in (bool, int, float, str, bytes, torch.dtype):
         return value
     if isinstance(value, np.generic):
@@ -117,32 +120,47 @@ def plain(value: Any, *, where: str = "checkpoint") -> Any:
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
     if isinstance(value, Mapping):
         return {
-            plain(key, where=where): plain(item, where=f"{where}.{key}")
+            plain(key, where=where): plain(item, where=f"{where}.{key}", copies=copies)
             for key, item in value.items()
         }
     if isinstance(value, Sequence | set | frozenset):
-        items = [plain(item, where=f"{where}[{i}]") for i, item in enumerate(value)]
+        items = [plain(item, where=f"{where}[{i}]", copies=copies) for i, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     raise TypeError(f"{where}: {type(value).__name__} cannot be kept in a checkpoint")
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of every global generator, plain."""
+def _on_cpu(tensor: torch.Tensor, copies: dict[Any, Any]) -> torch.Tensor:
+    """The tensor itself, or its one CPU copy."""
+    if tensor.device.type == "cpu":
+        return tensor
+    key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    if key not in copies:
+        copies[key] = tensor.cpu()
+    return copies[key]
+
+
+def rng_state(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state of every global generator and of the device's own, plain."""
+    device = torch.device(device)
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
+        **({"mps": [torch.mps.get_rng_state()]} if device.type == "mps" else {}),
         "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
     }
 
 
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Set every global generator to `rng_state()`'s result."""
+def restore_rng(state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+    """Set every global generator to `rng_state()`'s result, and the device's where it has one."""
+    device = torch.device(device)
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0], device)
+    if device.type == "mps" and state.get("mps"):
+        torch.mps.set_rng_state(state["mps"][0])
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

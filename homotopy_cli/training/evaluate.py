@@ -17,10 +17,10 @@ METRIC_NAMES = {"next_token": "perplexity", "cross_entropy": "accuracy"}
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, forked RNG; every submodule's own mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
         for module, mode in modes:
@@ -35,22 +35,24 @@ def evaluate(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> dict[str, 
         eval_metric: perplexity exp(loss) for next_token, accuracy in [0, 1] for cross_entropy
             on (x, y) batches; absent for any other loss.
     """
-    total, terms, hits, rows = 0.0, 0, 0, 0
+    losses, counts, hits, rows = [], [], [], 0
     with evaluating(model):
         for batch in batches:
-            count = loss.count(batch)
-            total += float(loss.function(model, batch)) * count
-            terms += count
+            counts.append(loss.count(batch))
+            losses.append(loss.function(model, batch).detach().reshape(()))
             if loss.name == "cross_entropy" and _is_labelled(batch):
                 inputs, labels = batch
-                hits += int((model(inputs).argmax(dim=-1) == labels).sum())
+                hits.append((model(inputs).argmax(dim=-1) == labels).sum())
                 rows += labels.numel()
+    terms, total = sum(counts), 0.0
+    for value, count in zip(torch.stack(losses).tolist() if losses else (), counts, strict=True):
+        total += value * count
     mean = total / terms if terms else math.nan
     values = {"eval_loss": mean}
     if loss.name == "next_token":
         values["eval_metric"] = math.exp(mean) if mean < 700 else math.inf
     elif rows:
-        values["eval_metric"] = hits / rows
+        values["eval_metric"] = int(sum(hits)) / rows
     return values
 
 

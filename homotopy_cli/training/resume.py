@@ -13,7 +13,7 @@ from homotopy_cli.training.checkpoint import load_checkpoint
 from homotopy_cli.training.outputs import RunPaths
 
 # Settings that may differ between attempts: they change how long, how often and where, not
-# what a step computes.
+# what a step computes; another device rounds differently, and the log says so.
 FREE = (
     "steps",
     "out",
@@ -22,6 +22,7 @@ FREE = (
     "eval_batches",
     "checkpoint_every",
     "threads",
+    "device",
     "profiles",
 )
 

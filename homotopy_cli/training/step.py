@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,12 +33,11 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
     batch = run.batch(step)
     run.optimizer.zero_grad(set_to_none=True)
     loss = run.loss.function(run.model, batch)
-    value = float(loss.detach())
+    loss.backward()
+    value, norm = loss_and_norm(loss, run.params)
     out.values["loss"] = value
     if not math.isfinite(value):
         return _stopped(run, out, began, f"loss is {value}")
-    loss.backward()
-    norm = gradient_norm(run.params)
     out.values["grad_norm"] = norm
     if not math.isfinite(norm):
         return _stopped(run, out, began, f"gradient norm is {norm}")
@@ -72,21 +72,30 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
     return out
 
 
-def gradient_norm(params: list[Tensor]) -> float:
-    """‖g‖ over all parameters, accumulated in float64 across tensors; 0 when none has one.
+def loss_and_norm(loss: Tensor, params: list[Tensor]) -> tuple[float, float]:
+    """(loss, ‖g‖) after backward(), in one transfer from the device.
 
-    float32 overflows inside a tensor's own norm for entries above 1.8e19: then, and only then,
-    the norm is taken again in float64, so that "inf" means an infinite or NaN gradient.
+    ‖g‖ is over all parameters, accumulated in float64 across tensors; 0 when none has a
+    gradient. float32 overflows inside a tensor's own norm for entries above 1.8e19: then, and
+    only then, the norm is taken again in float64, so that "inf" means an infinite or NaN
+    gradient.
     """
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
-        return 0.0
-    norms = torch.stack([n.double() for n in torch._foreach_norm(grads)])
-    total = float(torch.linalg.vector_norm(norms))
-    if math.isfinite(total):
-        return total
-    wide = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in grads])
-    return float(torch.linalg.vector_norm(wide))
+        return float(loss.detach()), 0.0
+    norm = norm_of(torch._foreach_norm(grads))
+    value, total = torch.stack([loss.detach().to(norm).reshape(()), norm]).tolist()
+    return value, total if math.isfinite(total) else _wide_norm(grads)
+
+
+def norm_of(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of vectors whose norms these are, accumulated in float64; as a 0-d tensor."""
+    return torch.linalg.vector_norm(torch.stack([n.double() for n in norms]))
+
+
+def _wide_norm(grads: Sequence[Tensor]) -> float:
+    """‖g‖ in float64 throughout."""
+    return float(norm_of([torch.linalg.vector_norm(g, dtype=torch.float64) for g in grads]))
 
 
 def used_lr(optimizer: torch.optim.Optimizer) -> float:
@@ -107,9 +116,14 @@ def layer_values(run: Run, clipped: float) -> dict[str, list[float]]:
     lr_of = {
         id(p): float(group["lr"]) for group in run.optimizer.param_groups for p in group["params"]
     }
-    norms, rates = [], []
-    for block in run.layers:
-        members = [run.named[name] for name in block.params]
-        norms.append(gradient_norm(members) / clipped)
-        rates.append(lr_of.get(id(members[0]), math.nan))
-    return {"layer_grad_norm": norms, "layer_lr": rates}
+    blocks = [[run.named[name] for name in block.params] for block in run.layers]
+    grads = [[p.grad for p in members if p.grad is not None] for members in blocks]
+    found = [norm_of(torch._foreach_norm(block)) for block in grads if block]
+    known = iter(torch.stack(found).tolist() if found else ())  # one transfer for all layers
+    norms = [next(known) if block else 0.0 for block in grads]
+    values = [
+        (norm if math.isfinite(norm) else _wide_norm(block)) / clipped
+        for norm, block in zip(norms, grads, strict=True)
+    ]
+    rates = [lr_of.get(id(members[0]), math.nan) for members in blocks]
+    return {"layer_grad_norm": values, "layer_lr": rates}

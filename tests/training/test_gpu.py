@@ -1,0 +1,92 @@
+"""Training on a CUDA device: the laws of device_laws.py, and what only a GPU can show."""
+
+import pytest
+import torch
+from device_laws import (
+    SCHEDULERS,
+    law_checkpoint_is_probed_without_the_device,
+    law_resumes_bitwise,
+    law_trains_and_probes,
+)
+from training_runs import StopAt, folder
+
+from homotopy_cli.errors import RecipeError
+from homotopy_cli.recipe.load import load_recipe
+from homotopy_cli.runlog.reader import read_log
+from homotopy_cli.training.build import build_run
+from homotopy_cli.training.loop import train
+from homotopy_cli.training.step import optimizer_step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_trains_and_probes(tmp_path, name):
+    law_trains_and_probes(tmp_path, "cuda", SCHEDULERS[name])
+
+
+@pytest.mark.parametrize("name", ["constant", "homotopy", "per_layer", "auto"])
+def test_a_resumed_run_is_the_same_bits(tmp_path, name):
+    """Dropout draws from the device's generator; warm vectors come back from the file."""
+    law_resumes_bitwise(tmp_path, "cuda", SCHEDULERS[name])
+
+
+def test_the_checkpoint_is_probed_on_a_machine_without_gpu(tmp_path):
+    law_checkpoint_is_probed_without_the_device(tmp_path, "cuda")
+
+
+def test_the_first_steps_are_the_cpus(tmp_path):
+    """The same initial weights and batches; float64 rounding apart, the same trajectory."""
+    recipe = folder(tmp_path, scheduler="homotopy", optimizer="{name: adamw, lr: 1e-2}")
+    rows = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device / "run.h5"
+        train(load_recipe(recipe, [f"device={device}", "dtype=float64"]), out)
+        rows[device] = read_log(out)
+    for name in ("loss", "grad_norm", "update_norm", "lr"):
+        here, there = (rows[d].steps[name] for d in ("cpu", "cuda"))
+        assert there == pytest.approx(here, rel=1e-6), name
+    here, there = (rows[d].probes["lambda_max"] for d in ("cpu", "cuda"))
+    assert there == pytest.approx(here, rel=1e-3, nan_ok=True)
+
+
+def test_everything_lies_on_the_device(tmp_path):
+    run = build_run(load_recipe(folder(tmp_path, model="build_with_state"), ["device=cuda"]))
+    assert optimizer_step(run, 0).fault == ""
+    held = [*run.model.state_dict().values(), *run.batch(1), *run.eval_batches[0]]
+    assert {t.device.type for t in held} == {"cuda"}
+
+
+@pytest.mark.parametrize(("first", "second"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_going_on_elsewhere_works_and_is_recorded(tmp_path, first, second):
+    recipe = folder(tmp_path, scheduler="homotopy", optimizer="{name: adamw, lr: 1e-2}")
+    train(load_recipe(recipe, [f"device={first}"]), tmp_path / "run.h5", observer=StopAt(7))
+    result = train(load_recipe(recipe, [f"device={second}"]), tmp_path / "run.h5", resume=True)
+    assert (result.status, result.step) == ("finished", 20)
+    said = [e.message for e in read_log(tmp_path / "run.h5").events if e.code.startswith("ENV")]
+    assert f"device {first} -> {second}" in said
+
+
+def test_a_second_gpu_that_is_not_there_is_refused(tmp_path):
+    n = torch.cuda.device_count()
+    with pytest.raises(RecipeError, match=f"device: cuda:{n} is not here: torch sees cuda:0"):
+        build_run(load_recipe(folder(tmp_path), [f"device=cuda:{n}"]))
+
+
+def test_a_step_waits_for_the_device_twice(tmp_path):
+    """Loss and gradient norm come over together, the update's norm after it; nothing else."""
+    recipe = folder(tmp_path, freq=0, optimizer="{name: adamw, lr: 1e-2}")
+    run = build_run(load_recipe(recipe, ["device=cuda", "clip={max_norm: 1.0}"]))
+    optimizer_step(run, 0)
+    batch = run.batch(1)
+    run.batch = lambda step: batch  # copying a batch from pageable memory waits, too
+    with pytest.warns(UserWarning, match="called a synchronizing") as waits:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            optimizer_step(run, 1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in waits if "called a synchronizing" in str(w.message)]) <= 2
