@@ -1,5 +1,6 @@
 """Layers ranked by curvature: which number, in which order, how named."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,13 @@ MEASURES: dict[str, tuple[str, str]] = {
     "layer_grad_norm": ("gradient norm", "loss/parameter"),
     "layer_lr": ("learning rate", "lr"),
 }
+COMPONENT_MEASURES: dict[str, tuple[str, str]] = {
+    "layer_attention_max_logit": ("attention logit", "1"),
+    "layer_attention_entropy": ("attention entropy", "nat"),
+    "layer_norm_sigma_min": ("norm σ", "activation"),
+    "layer_norm_eps_over_var": ("norm ε/σ²", "1"),
+}
+SMALL_IS_WORST = ("layer_attention_entropy", "layer_norm_sigma_min")
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,12 @@ class Ranking:
     latest: np.ndarray  # (L,) last finite value of each layer, NaN if none
 
 
-def measured(log: RunLog) -> dict[str, np.ndarray]:
-    """The layer columns that hold any finite value, f8 (m, L), in MEASURES' order."""
+def measured(
+    log: RunLog, measures: Mapping[str, tuple[str, str]] = MEASURES
+) -> dict[str, np.ndarray]:
+    """The layer columns that hold any finite value, f8 (m, L), in the order of `measures`."""
     found = {}
-    for name in MEASURES:
+    for name in measures:
         values = log.layer_values.get(name)
         if values is None:
             continue
@@ -50,16 +60,26 @@ def latest(values: np.ndarray) -> np.ndarray:
     return np.where(finite.any(axis=0), picked, np.nan)
 
 
-def rank(log: RunLog) -> Ranking | None:
-    """Rank by the newest value of the first measured column; ties keep the model's order."""
-    columns = measured(log)
+def order_by(name: str, values: np.ndarray) -> np.ndarray:
+    """Layers (k,) that hold a value of column `name`, the worst newest value first.
+
+    Ties keep the model's order; what no probe measured is left out.
+    """
+    now = latest(values)
+    key = np.where(np.isfinite(now), now if name in SMALL_IS_WORST else -now, np.inf)
+    return np.argsort(key, kind="stable")[: int(np.isfinite(now).sum())]
+
+
+def rank(log: RunLog, measures: Mapping[str, tuple[str, str]] = MEASURES) -> Ranking | None:
+    """Rank by the newest value of the first measured column; layers without one come last."""
+    columns = measured(log, measures)
     if not columns:
         return None
     name = next(iter(columns))
-    label, unit = MEASURES[name]
-    now = latest(columns[name])
-    key = np.where(np.isfinite(now), -now, np.inf)
-    return Ranking(name, label, unit, np.argsort(key, kind="stable"), now)
+    label, unit = measures[name]
+    first = order_by(name, columns[name])
+    rest = np.setdiff1d(np.arange(len(log.layers)), first)
+    return Ranking(name, label, unit, np.concatenate([first, rest]), latest(columns[name]))
 
 
 def sharpest(log: RunLog, n: int = 3) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The body of a page about one run: verdict, gates, panels in groups, events, facts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,14 @@ from homotopy_cli.report.figures.components import COMPONENTS, components_panel
 from homotopy_cli.report.figures.curvature import eigenvalue_panel, kappa_panel, sharpness_panel
 from homotopy_cli.report.figures.draw import add_marks
 from homotopy_cli.report.figures.edge import edge_panel
-from homotopy_cli.report.figures.layers import layers_panel
+from homotopy_cli.report.figures.layers import component_layers_panel, layers_panel
 from homotopy_cli.report.figures.loss import loss_panel
 from homotopy_cli.report.figures.lr import lr_panel
 from homotopy_cli.report.figures.norms import norms_panel
 from homotopy_cli.report.figures.overhead import overhead_panel
 from homotopy_cli.report.figures.spectrum import spectrum_panel
 from homotopy_cli.report.gates import GateResult
-from homotopy_cli.report.layers import rank
+from homotopy_cli.report.layers import COMPONENT_MEASURES, MEASURES, rank
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced
@@ -81,11 +81,8 @@ def _training_groups(log: RunLog, baseline: RunLog | None) -> list[Group]:
             ),
         ),
         ("layers", "Layers", (layers_panel(log),)),
-        (
-            "structure",
-            "Spectrum and cost",
-            (spectrum_panel(log), overhead_panel(log), components_panel(log)),
-        ),
+        ("structure", "Spectrum and cost", (spectrum_panel(log), overhead_panel(log))),
+        ("components", "Attention, norms, output", _component_panels(log)),
     ]
     lines = marks(log)
     for _, _, panels in groups:
@@ -101,8 +98,13 @@ def _probe_groups(log: RunLog) -> list[Group]:
         ("layers", "Layers", (layers_panel(log),)),
     ]
     if any(column(log.probes, name) is not None for name, *_ in COMPONENTS):
-        groups.append(("components", "Components", (components_panel(log),)))
+        groups.append(("components", "Attention, norms, output", _component_panels(log)))
     return groups
+
+
+def _component_panels(log: RunLog) -> tuple[Panel, ...]:
+    by_layer = component_layers_panel(log)
+    return (components_panel(log), *(() if by_layer is None else (by_layer,)))
 
 
 def _probe_cards(log: RunLog) -> str:
@@ -151,8 +153,8 @@ def static(log: RunLog, panel: Panel) -> str:
     """The panel without scripts: an SVG that the script replaces."""
     if panel.figure is None:
         return ""
-    if panel.key == "layers":
-        return _static_layers(log)
+    if panel.key in _STATIC_LAYERS:
+        return _static_layers(log, _STATIC_LAYERS[panel.key])
     if panel.key not in _STATIC:
         return ""
     table, wanted = _STATIC[panel.key]
@@ -163,8 +165,11 @@ def static(log: RunLog, panel: Panel) -> str:
     return static_chart(np.asarray(x), curves, log=log_axis)
 
 
-def _static_layers(log: RunLog) -> str:
-    ranking = rank(log)
+_STATIC_LAYERS = {"layers": MEASURES, "component-layers": COMPONENT_MEASURES}
+
+
+def _static_layers(log: RunLog, measures: Mapping[str, tuple[str, str]]) -> str:
+    ranking = rank(log, measures)
     if ranking is None:
         return ""
     top = ranking.order[:16]

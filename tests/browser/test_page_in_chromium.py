@@ -198,6 +198,11 @@ def test_layers_can_be_filtered_switched_and_shown_all(opened):
     before = page.run(top)
     page.run("document.querySelectorAll('#p-layers [data-measure]')[1].click()")
     page.wait_for(f"{top} !== {before}")
+    page.box("#p-component-layers")
+    drawn = "document.getElementById('plot-component-layers').layout.yaxis.ticktext.join()"
+    assert "attn" in page.run(drawn) and "ln_" not in page.run(drawn)
+    page.run("document.querySelectorAll('#p-component-layers [data-measure]')[2].click()")
+    page.wait_for(f"{drawn}.includes('ln_') && !{drawn}.includes('attn')")
     assert page.faults() == []
 
 

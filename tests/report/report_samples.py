@@ -70,6 +70,14 @@ def transformer_log(
     layer_lambda = base * grow * np.exp(0.08 * rng.standard_normal((m, len(names))))
     lambda_max = 14 * (1 + 8 * np.exp(-t * 3)) * np.exp(0.07 * rng.standard_normal(m))
     layer_lambda *= (lambda_max / layer_lambda.max(axis=1))[:, None] * 0.8
+    attention = np.array(["attn.qkv" in name for name in names])
+    norms = np.array([kind == "LayerNorm" for kind in kinds])
+    logit = (4 + 9 * (1 - np.exp(-probe_step / 400)))[:, None] * depth
+    component = {
+        "layer_attention_max_logit": np.where(attention, logit, np.nan),
+        "layer_attention_entropy": np.where(attention, 40 / (10 + logit), np.nan),
+        "layer_norm_sigma_min": np.where(norms, 0.7 / depth + 0 * logit, np.nan),
+    }
     eval_step = np.arange(0, n + 1, max(1, n // 10))
     evals = 1.62 + 2.5 * np.exp(-eval_step / 60) + 0.55 * np.exp(-eval_step / 700)
     spectra = tuple(
@@ -140,6 +148,7 @@ def transformer_log(
             "layer_lambda_max": layer_lambda.astype("f4"),
             "layer_kappa": (layer_lambda / 0.02).astype("f4"),
             "layer_grad_norm": np.sqrt(layer_lambda / 40).astype("f4"),
+            **{name: values.astype("f4") for name, values in component.items()},
         },
         eval_step=eval_step,
         evals={"eval_loss": evals},

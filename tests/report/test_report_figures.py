@@ -189,6 +189,39 @@ def test_layers_are_ranked_by_the_latest_finite_value():
     assert "Largest κ: b (9), a (2) and c (1)." in layers.layers_panel(log).finding
 
 
+def test_components_by_layer_rank_the_worst_first_and_leave_other_layers_out():
+    nan = np.nan
+    log = replace(
+        samples.plain_log(2),
+        probe_step=np.array([0, 1]),
+        layers=("a.attn", "b.attn", "c.norm", "d.linear"),
+        layer_values={
+            "layer_attention_entropy": np.array([[3, 3, nan, nan], [2, 0.5, nan, nan]], "f4"),
+            "layer_norm_eps_over_var": np.array([[nan, nan, 0.1, nan], [nan, nan, 0.2, nan]], "f4"),
+        },
+    )
+    assert layers.layers_panel(log).figure is None
+    panel = layers.component_layers_panel(log)
+    assert panel.finding == (
+        "Smallest attention entropy 0.5 in b.attn and largest norm ε/σ² 0.2 in c.norm."
+    )
+    assert panel.extra["names"] == ["b.attn", "a.attn", "c.norm"]
+    assert [m["order"] for m in panel.extra["measures"]] == [[0, 1], [2]]
+    assert [row[0] for row in panel.table.rows] == panel.extra["names"]
+    assert layers.component_layers_panel(samples.plain_log(5)) is None
+
+
+def test_a_cell_of_many_probes_shows_the_smallest_entropy():
+    values = np.full((1000, 1), 10.0, dtype="f4")
+    values[501] = 0.01
+    log = replace(
+        samples.plain_log(1000), layers=("a",), layer_values={"layer_attention_entropy": values}
+    )
+    panel = layers.component_layers_panel(log)
+    assert min(panel.figure.data[0].z[0]) == -2.0
+    assert any("entropy and σ: the smallest" in note for note in panel.notes)
+
+
 def test_many_probes_share_cells_that_hold_the_largest():
     values = np.ones((1000, 2), dtype="f4")
     values[501, 1] = 100.0

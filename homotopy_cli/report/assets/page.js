@@ -56,11 +56,16 @@
     text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
   function chosenLayers(panel) {
-    const { names, shown } = panel.spec.extra;
-    const { filter, all } = panel.layers;
+    const { names, shown, measures } = panel.spec.extra;
+    const { filter, all, measure } = panel.layers;
     const wanted = filter.trim().toLowerCase();
-    const rows = names.map((_, i) => i).filter((i) => names[i].toLowerCase().includes(wanted));
-    return { rows: wanted || all ? rows : rows.slice(0, shown), matching: rows.length };
+    const { order } = measures[measure]; // the layers that have this measure, worst first
+    const rows = order.filter((i) => names[i].toLowerCase().includes(wanted));
+    return {
+      rows: wanted || all ? rows : rows.slice(0, shown),
+      matching: rows.length,
+      total: order.length,
+    };
   }
 
   function plain(value) {
@@ -90,7 +95,7 @@
   function layerData(panel, layout) {
     const extra = panel.spec.extra;
     const measure = extra.measures[panel.layers.measure];
-    const { rows, matching } = chosenLayers(panel);
+    const { rows, matching, total } = chosenLayers(panel);
     const full = rows.map((i) => escaped(extra.names[i]));
     layout.height = extra.frameHeight + extra.rowHeight * Math.max(rows.length, 1);
     Object.assign(layout.yaxis, {
@@ -101,7 +106,7 @@
     });
     const output = panel.section.querySelector(".matched");
     output.textContent =
-      rows.length < extra.names.length ? `${rows.length} of ${extra.names.length} layers` : "";
+      rows.length < total ? `${rows.length} of ${total} layers` : "";
     if (!matching) output.textContent = `no layer matches “${panel.layers.filter.trim()}”`;
     const trace = { ...panel.spec.data[0], y: rows.map((_, j) => j) };
     if (measure.bars) {

@@ -52,7 +52,7 @@ def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list
 
 def components_panel(log: RunLog) -> Panel:
     """The panel: the usual suspects, with their alarms."""
-    key, title = "components", "Attention, norm layers, output"
+    key, title = "components", "Over the run"
     columns = _measured(log)
     if not columns:
         return Panel(

@@ -1,5 +1,6 @@
 """Curvature layer by layer over time: a ranked heat map, or bars for a single probe."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,15 @@ import plotly.graph_objects as go
 
 from homotopy_cli.report import words
 from homotopy_cli.report.escaping import safe, visible
-from homotopy_cli.report.layers import MEASURES, latest, measured, rank
+from homotopy_cli.report.layers import (
+    COMPONENT_MEASURES,
+    MEASURES,
+    SMALL_IS_WORST,
+    latest,
+    measured,
+    order_by,
+    rank,
+)
 from homotopy_cli.report.panel import Panel, Table
 from homotopy_cli.report.series import rounded
 from homotopy_cli.report.theme import base_figure, color
@@ -18,16 +27,17 @@ COLUMNS = 160  # probes drawn; more are joined, each cell then holds its largest
 SHOWN = 24  # layers drawn before the reader asks for all
 ROW_HEIGHT, FRAME_HEIGHT = 19, 70  # px
 LABEL_WIDTH = 30  # characters
+Measures = Mapping[str, tuple[str, str]]  # column -> label, unit
 
 
-def layers_figure(log: RunLog) -> go.Figure:
+def layers_figure(log: RunLog, measures: Measures = MEASURES) -> go.Figure:
     """The most curved layers over probes, log10 colour; bars if there is one probe."""
-    columns = measured(log)
-    ranking = rank(log)
+    columns = measured(log, measures)
+    ranking = rank(log, measures)
     figure = base_figure(height=FRAME_HEIGHT + ROW_HEIGHT * SHOWN)
     if ranking is None:
         return figure
-    rows = ranking.order[:SHOWN]
+    rows = order_by(ranking.measure, columns[ranking.measure])[:SHOWN]
     height = FRAME_HEIGHT + ROW_HEIGHT * len(rows)
     names = [safe(words.shorten(log.layers[i], LABEL_WIDTH)) for i in rows]
     full = [safe(log.layers[i]) for i in rows]
@@ -42,7 +52,7 @@ def layers_figure(log: RunLog) -> go.Figure:
     }
     if measured_once(columns[ranking.measure]):
         return _bars(ranking.latest[rows], full, axis, ranking.label, height)
-    x, z = _matrix(log, columns[ranking.measure])
+    x, z = _matrix(log, ranking.measure, columns[ranking.measure])
     figure.add_trace(
         go.Heatmap(
             x=x,
@@ -91,15 +101,18 @@ def measured_once(values: np.ndarray) -> bool:
     return int(np.isfinite(values).any(axis=1).sum()) <= 1
 
 
-def _matrix(log: RunLog, values: np.ndarray) -> tuple[list[int], list[list[float | None]]]:
+def _matrix(
+    log: RunLog, name: str, values: np.ndarray
+) -> tuple[list[int], list[list[float | None]]]:
     """Edges in steps (b + 1,) and log10 of each layer's values (L, b).
 
     A measurement holds until the next one, the last to the end of the run; a cell of several
-    probes shows the largest.
+    probes shows the largest, or the smallest where small is worst.
     """
     edges = bin_columns(len(log.probe_step), COLUMNS)
     shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-    binned = np.fmax.reduceat(shown, edges[:-1], axis=0)
+    worst = np.fmin if name in SMALL_IS_WORST else np.fmax
+    binned = worst.reduceat(shown, edges[:-1], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.log10(binned).T
     measured_columns = np.isfinite(binned).any(axis=1)
@@ -114,17 +127,36 @@ def _matrix(log: RunLog, values: np.ndarray) -> tuple[list[int], list[list[float
 
 def layers_panel(log: RunLog) -> Panel:
     """The panel: which layers are most curved; all of them for the page's filter box."""
-    key, title = "layers", "Layers"
-    ranking = rank(log)
-    if ranking is None:
+    if rank(log) is None:
         empty = (
             "This log names no layers."
             if not log.layers
             else f"None of layer_lambda_max, layer_kappa, layer_trace was recorded for the "
             f"{words.plural(len(log.layers), 'layer')}."
         )
-        return Panel(key, title, "No curvature per layer was recorded.", empty=empty)
-    columns = measured(log)
+        said = "No curvature per layer was recorded."
+        return Panel("layers", "Layers", said, empty=empty)
+    return _panel(log, MEASURES, "layers", "Layers", _finding(log))
+
+
+def component_layers_panel(log: RunLog) -> Panel | None:
+    """The panel: attention and norms layer by layer; None if no column of theirs was logged."""
+    columns = measured(log, COMPONENT_MEASURES)
+    if not columns:
+        return None
+    parts = []
+    for name, values in columns.items():
+        worst = order_by(name, values)[0]
+        word = "smallest" if name in SMALL_IS_WORST else "largest"
+        value = words.number(float(latest(values)[worst]), 3)
+        parts.append(f"{word} {COMPONENT_MEASURES[name][0]} {value} in {log.layers[worst]}")
+    title, finding = "Attention and norms by layer", words.sentences([words.join(parts)])
+    return _panel(log, COMPONENT_MEASURES, "component-layers", title, finding)
+
+
+def _panel(log: RunLog, measures: Measures, key: str, title: str, finding: str) -> Panel:
+    columns, ranking = measured(log, measures), rank(log, measures)
+    assert ranking is not None
     single = measured_once(columns[ranking.measure])
     notes = []
     edges = bin_columns(len(log.probe_step), COLUMNS)
@@ -132,46 +164,56 @@ def layers_panel(log: RunLog) -> Panel:
         notes.append(
             f"{words.count(len(edges) - 1)} of {words.count(len(log.probe_step))} probes drawn, "
             "each cell the largest of its probes"
+            + (" (entropy and σ: the smallest)" if set(columns) & set(SMALL_IS_WORST) else "")
         )
     unseen = int((np.isfinite(columns[ranking.measure]) & (columns[ranking.measure] <= 0)).sum())
     if unseen and not single:
         notes.append(f"{words.plural(unseen, 'value')} ≤ 0 not drawn on the log colours")
+    known = np.isfinite(np.stack(list(columns.values()))).any(axis=(0, 1))
+    order = ranking.order[known[ranking.order]]
     return Panel(
         key,
         title,
-        _finding(log),
-        layers_figure(log),
-        f"{ranking.label}, ranked by the latest probe"
-        + ("" if single else "; each holds until the next"),
+        finding,
+        layers_figure(log, measures),
+        "ranked by the latest probe" + ("" if single else "; each value holds until the next"),
         tuple(notes),
-        _table(log),
+        _table(log, columns, measures, order),
         linked=not single,
         wide=True,
-        extra=_extra(log, columns, ranking.order, single),
+        extra=_extra(log, columns, measures, order, single),
     )
 
 
 def _extra(
-    log: RunLog, columns: dict[str, np.ndarray], order: np.ndarray, single: bool
+    log: RunLog,
+    columns: dict[str, np.ndarray],
+    measures: Measures,
+    order: np.ndarray,
+    single: bool,
 ) -> dict[str, Any]:
     names = [visible(log.layers[i]) for i in order]
-    measures = []
+    place = {int(layer): at for at, layer in enumerate(order)}
+    shown = []
     for name, values in columns.items():
-        label, unit = MEASURES[name]
+        label, unit = measures[name]
+        mine = {
+            "label": label,
+            "unit": unit,
+            "order": [place[int(i)] for i in order_by(name, values)],
+        }
         if single:
             now = latest(values)[order]
             bars = [rounded(v) if np.isfinite(v) else None for v in now]
-            measures.append({"label": label, "unit": unit, "bars": bars})
-            continue
-        if not (values > 0).any():
-            continue
-        x, z = _matrix(log, values)
-        measures.append({"label": label, "unit": unit, "x": x, "z": [z[i] for i in order]})
+            shown.append({**mine, "bars": bars})
+        elif (values > 0).any():
+            x, z = _matrix(log, name, values)
+            shown.append({**mine, "x": x, "z": [z[i] for i in order]})
     return {
         "kind": "layers",
         "names": names,
         "short": [words.shorten(name, LABEL_WIDTH) for name in names],
-        "measures": measures,
+        "measures": shown,
         "shown": SHOWN,
         "rowHeight": ROW_HEIGHT,
         "frameHeight": FRAME_HEIGHT,
@@ -196,10 +238,9 @@ def _finding(log: RunLog) -> str:
     return text + "."
 
 
-def _table(log: RunLog) -> Table:
-    ranking = rank(log)
-    assert ranking is not None
-    columns = measured(log)
+def _table(
+    log: RunLog, columns: dict[str, np.ndarray], measures: Measures, order: np.ndarray
+) -> Table:
     now = {name: latest(values) for name, values in columns.items()}
     rows = tuple(
         (
@@ -210,10 +251,11 @@ def _table(log: RunLog) -> Table:
             else words.NONE,
             *(words.number(_known(values[i])) for values in now.values()),
         )
-        for i in ranking.order
+        for i in order
     )
-    head = ("layer", "kind", "parameters", *(MEASURES[name][0] for name in columns))
-    caption = f"{words.plural(len(rows), 'layer')}, latest values, most curved first"
+    head = ("layer", "kind", "parameters", *(measures[name][0] for name in columns))
+    ranked_by = measures[next(iter(columns))][0]
+    caption = f"{words.plural(len(rows), 'layer')}, latest values, ranked by {ranked_by}"
     return Table(head, rows, caption, (0, 1))
 
 
