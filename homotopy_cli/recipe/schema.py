@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from homotopy_cli.recipe.datasets import DATA_SPECS, Data, DataSpec
 from homotopy_cli.recipe.models import MODEL_SPECS, Model, ModelSpec
 from homotopy_cli.recipe.optimizers import TORCH_SPECS, OptimizerSpec
-from homotopy_cli.recipe.running import Device
+from homotopy_cli.recipe.running import Amp, Compile, Device
 from homotopy_cli.recipe.schedules import (
     CURVATURE_SPECS,
     FIXED_SPECS,
@@ -23,6 +23,7 @@ from homotopy_cli.recipe.schedules import (
 )
 from homotopy_cli.recipe.values import (
     Count,
+    Flag,
     Fraction,
     Integer,
     Positive,
@@ -141,6 +142,26 @@ class Recipe(Spec):
         default="cpu",
         description="cpu, cuda, cuda:N, mps, or auto: cuda where there is one, else cpu",
     )
+    amp: Amp = Field(
+        default=None,
+        description="bf16: the training forward pass under autocast; weights, probes and "
+        "evaluations stay float32",
+    )
+    accumulate: Count = Field(
+        default=1,
+        description="parts that the batch of one step is split into, to save memory; "
+        "batch_size stays the examples per step",
+    )
+    compile: Compile = Field(
+        default=None,
+        description="torch.compile for the training forward pass: true, or {backend, mode, "
+        "fullgraph, dynamic}",
+    )
+    activation_checkpointing: Flag = Field(
+        default=False,
+        description="compute the activations inside blocks again in the backward pass, to save "
+        "memory",
+    )
     profiles: dict[Text, dict[str, Any]] = Field(
         default_factory=dict,
         description="named sets of changes, dotted keys as in --set; chosen by --profile NAME",
@@ -176,6 +197,14 @@ class Recipe(Spec):
                     "dampening: 0",
                     ("optimizer", "dampening"),
                 )
+        if self.amp is not None and self.dtype != "float32":
+            raise fault(f"bf16 needs dtype float32, not {self.dtype}", "dtype: float32", ("amp",))
+        if self.accumulate > self.batch_size:
+            raise fault(
+                f"{self.accumulate} parts of {self.batch_size} examples",
+                f"at most {self.batch_size}, or a larger batch_size",
+                ("accumulate",),
+            )
         if self.device == "mps" and self.dtype == "float64":
             raise fault("mps has no float64", "dtype: float32", ("dtype",))
         if not -(2**63) <= self.seed < 2**63:

@@ -4,7 +4,9 @@
     devices.py      the recipe's device; batches onto it
     plans.py        the recipe's scheduler and curvature sections -> scheduler and probe
     clipping.py     gradient clipping
-    step.py         one optimizer step; the only place that calls backward() and step()
+    forward.py      the training loss and its gradient: autocast, compilation, accumulation
+    recompute.py    activation checkpointing
+    step.py         one optimizer step
     loop.py         train(): from a recipe to a result; what is refused before the first byte
     attempt.py      one attempt: steps, evaluations, checkpoints, signals, the log
     probing.py      what a probe saw -> one ProbeRecord; the passive probe of fixed schedules

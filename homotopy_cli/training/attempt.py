@@ -238,6 +238,9 @@ class Attempt:
         if self.start.missing_rows:
             words = f"{self.start.missing_rows} rows before step {self.done} are not in the log"
             self._event("warning", "LOG_GAP", words)
+        if self.recipe.amp and self.start.checkpoint is None:
+            words = "the training forward pass runs in bf16; probes and evaluations in float32"
+            self._event("info", "AMP", words)
         for change in self.start.changes:
             self._event("info", "RECIPE_CHANGED", change)
         if self.start.checkpoint is not None:

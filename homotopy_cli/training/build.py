@@ -20,6 +20,7 @@ from homotopy_cli.problems.problem import Problem
 from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
 from homotopy_cli.recipe.targets import is_user_code, load_target
 from homotopy_cli.training.devices import on_device, resolve_device
+from homotopy_cli.training.forward import Forward
 from homotopy_cli.training.plans import build_probe, build_scheduler
 from homotopy_cli.training.probing import NoProbe, Probe
 
@@ -40,6 +41,7 @@ class Run:
     layers: tuple[Block, ...]
     eval_batches: list[Any]
     device: torch.device
+    forward: Forward
 
     def __post_init__(self) -> None:
         self.named: dict[str, Tensor] = {
@@ -120,6 +122,14 @@ def build_run(loaded: Any) -> Run:
     made.model.to(device)  # initialised on the CPU: the same weights on every device
     made.model.train()
     optimizer = build_optimizer(made.model, recipe.optimizer, loaded.base_dir)
+    forward = Forward(
+        made.model,
+        made.loss,
+        device,
+        amp=recipe.amp,
+        compile=None if recipe.compile is None else recipe.compile.settings(),
+        recompute=recipe.activation_checkpointing,
+    )
     scheduler = build_scheduler(recipe, optimizer, made.model, made.loss, Path(loaded.base_dir))
     probe = build_probe(recipe, scheduler, optimizer, made.model, made.loss)
     with torch.random.fork_rng(devices=[]):
@@ -140,6 +150,7 @@ def build_run(loaded: Any) -> Run:
             for batch in made.data.eval_batches(recipe.batch_size, recipe.eval_batches)
         ],
         device=device,
+        forward=forward,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, RecipeError
+from homotopy_cli.recipe.load import recipe_from_resolved
 from homotopy_cli.runlog.reader import read_log
 from homotopy_cli.training.checkpoint import load_checkpoint
 from homotopy_cli.training.outputs import RunPaths
@@ -23,6 +24,8 @@ FREE = (
     "checkpoint_every",
     "threads",
     "device",
+    "compile",
+    "activation_checkpointing",
     "profiles",
 )
 
@@ -58,7 +61,7 @@ def find_start(paths: RunPaths, recipe: Mapping[str, Any]) -> StartPoint:
             f"{paths.log}: is missing, but {paths.checkpoint.name} is at step {content['step']}",
             hint="bring the log back beside it, or start again with --overwrite",
         )
-    before = json.loads(content["recipe"])
+    before = _with_defaults(json.loads(content["recipe"]))
     changes = list(differences(before, recipe))
     wrong = [change for change in changes if change[0].split(".")[0] not in FREE]
     if wrong:
@@ -78,6 +81,14 @@ def find_start(paths: RunPaths, recipe: Mapping[str, Any]) -> StartPoint:
     wall_time = float(times.max()) if len(times) else 0.0
     missing = step - int(np.count_nonzero(kept))
     return StartPoint(step, content, True, words, wall_time, missing)
+
+
+def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored recipe with the settings that came after it at their defaults."""
+    try:
+        return recipe_from_resolved(stored).resolved()
+    except RecipeError:
+        return stored
 
 
 def differences(

@@ -1,4 +1,4 @@
-"""One optimizer step, the only place that calls backward() and optimizer.step()."""
+"""One optimizer step, the only place that calls optimizer.step()."""
 
 import math
 import time
@@ -11,6 +11,7 @@ from torch import Tensor
 from homotopy_cli.records import ProbeRecord
 from homotopy_cli.training.build import Run
 from homotopy_cli.training.clipping import clip
+from homotopy_cli.training.forward import backward
 
 
 @dataclass
@@ -32,8 +33,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
     out = StepOutcome()
     batch = run.batch(step)
     run.optimizer.zero_grad(set_to_none=True)
-    loss = run.loss.function(run.model, batch)
-    loss.backward()
+    loss = backward(run.forward, batch, accumulate=run.recipe.accumulate)
     value, norm = loss_and_norm(loss, run.params)
     out.values["loss"] = value
     if not math.isfinite(value):
@@ -73,7 +73,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
 
 
 def loss_and_norm(loss: Tensor, params: list[Tensor]) -> tuple[float, float]:
-    """(loss, ‖g‖) after backward(), in one transfer from the device.
+    """(loss, ‖g‖) after the backward pass, in one transfer from the device.
 
     ‖g‖ is over all parameters, accumulated in float64 across tensors; 0 when none has a
     gradient. float32 overflows inside a tensor's own norm for entries above 1.8e19: then, and
@@ -82,9 +82,9 @@ def loss_and_norm(loss: Tensor, params: list[Tensor]) -> tuple[float, float]:
     """
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
-        return float(loss.detach()), 0.0
+        return float(loss), 0.0
     norm = norm_of(torch._foreach_norm(grads))
-    value, total = torch.stack([loss.detach().to(norm).reshape(()), norm]).tolist()
+    value, total = torch.stack([loss.to(norm).reshape(()), norm]).tolist()
     return value, total if math.isfinite(total) else _wide_norm(grads)
 
 

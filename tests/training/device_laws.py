@@ -23,6 +23,13 @@ SCHEDULERS = {
     "warmup": "curvature_warmup",
     "curvature_adaptive": "curvature_adaptive",
 }
+MODES = {
+    "bf16": ["amp=bf16"],
+    "compile": ["compile.backend=aot_eager"],
+    "recompute": ["activation_checkpointing=true"],
+    "parts": ["accumulate=3"],
+    "bf16 in parts, recomputed": ["amp=bf16", "accumulate=3", "activation_checkpointing=true"],
+}
 
 
 def law_trains_and_probes(path, device, scheduler, *, more=(), optimizer="{name: adamw, lr: 1e-2}"):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from device_laws import (
+    MODES,
     SCHEDULERS,
     law_checkpoint_is_probed_without_the_device,
     law_resumes_bitwise,
@@ -15,6 +16,7 @@ from training_runs import StopAt, folder
 from homotopy_cli.errors import RecipeError
 from homotopy_cli.recipe.load import load_recipe
 from homotopy_cli.runlog.reader import read_log
+from homotopy_cli.training.check import check
 from homotopy_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from homotopy_cli.training.devices import on_device, resolve_device
 from homotopy_cli.training.loop import train
@@ -28,6 +30,23 @@ def test_every_scheduler_trains_and_probes(tmp_path, name):
 @pytest.mark.parametrize("name", ["per_layer", "auto"])
 def test_a_resumed_run_is_the_same_bits(tmp_path, name):
     law_resumes_bitwise(tmp_path, "cpu", SCHEDULERS[name])
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_way_to_run_a_step_trains_and_resumes(tmp_path, name):
+    """With dropout and batch norm; the second law stops and goes on, bit for bit."""
+    law_trains_and_probes(tmp_path / "a", "cpu", "homotopy", more=MODES[name])
+    law_resumes_bitwise(tmp_path / "b", "cpu", "homotopy", more=MODES[name])
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_check_makes_its_step_in_the_same_way(tmp_path, name):
+    recipe = folder(tmp_path)
+    plain = check(load_recipe(recipe), tmp_path / "run.h5")
+    report = check(load_recipe(recipe, MODES[name]), tmp_path / "run.h5")
+    assert report.loss == pytest.approx(plain.loss, rel=0.01)
+    assert (report.loss == plain.loss) == (name in ("compile", "recompute"))
+    assert not (tmp_path / "run.h5").exists()
 
 
 def test_the_checkpoint_is_read_anywhere(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from device_laws import (
+    MODES,
     SCHEDULERS,
     law_checkpoint_is_probed_without_the_device,
     law_resumes_bitwise,
@@ -32,6 +33,13 @@ def test_every_scheduler_trains_and_probes(tmp_path, name):
 def test_a_resumed_run_is_the_same_bits(tmp_path, name):
     """Dropout draws from the device's generator; warm vectors come back from the file."""
     law_resumes_bitwise(tmp_path, "cuda", SCHEDULERS[name])
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_way_to_run_a_step_trains_and_resumes(tmp_path, name):
+    """With dropout and batch norm; the second law stops and goes on, bit for bit."""
+    law_trains_and_probes(tmp_path / "a", "cuda", "homotopy", more=MODES[name])
+    law_resumes_bitwise(tmp_path / "b", "cuda", "homotopy", more=MODES[name])
 
 
 def test_the_checkpoint_is_probed_on_a_machine_without_gpu(tmp_path):
@@ -90,3 +98,38 @@ def test_a_step_waits_for_the_device_twice(tmp_path):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert len([w for w in waits if "called a synchronizing" in str(w.message)]) <= 2
+
+
+def test_inductor_gives_the_plain_run(tmp_path):
+    """torch.compile's own kernels, in float64, on a model without dropout."""
+    recipe = folder(tmp_path)
+    rows = {}
+    for name, more in (("plain", []), ("compiled", ["compile=true"])):
+        out = tmp_path / name / "run.h5"
+        train(load_recipe(recipe, ["device=cuda", "dtype=float64", *more]), out)
+        rows[name] = read_log(out)
+    for column in ("loss", "grad_norm"):
+        here, there = (rows[n].steps[column] for n in ("plain", "compiled"))
+        assert there == pytest.approx(here, rel=1e-8), column
+
+
+def test_recomputed_activations_save_memory_on_the_device(tmp_path):
+    """Peak memory of one pass of a deep MLP: kept blocks against recomputed ones."""
+    from homotopy_cli.problems.criteria import NAMES
+    from homotopy_cli.training.forward import Forward, backward
+
+    peaks = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        block = [
+            torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 64))
+            for _ in range(16)
+        ]
+        net = torch.nn.Sequential(*block).cuda()
+        batch = torch.randn(4096, 64, device="cuda"), torch.randn(4096, 64, device="cuda")
+        forward = Forward(net, NAMES["mse"], torch.device("cuda"), recompute=recompute)
+        backward(forward, batch)
+        torch.cuda.reset_peak_memory_stats()
+        backward(forward, batch)
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] < 0.5 * peaks[0]

@@ -1,0 +1,135 @@
+"""The training loss of a batch: plain, in bf16, compiled, or with recomputed activations.
+
+Only training's own forward pass goes through here. Probes, evaluations and checkpoints use the
+plain module: the same parameters, float32 arithmetic, nothing compiled, nothing recomputed.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homotopy_cli.errors import RecipeError
+from homotopy_cli.problems.batches import cast_floats
+from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.nest import Batch, n_rows, split_rows
+from homotopy_cli.training.recompute import Recomputed
+
+
+class Forward:
+    """loss(batch) of the model in training, differentiable.
+
+    Args:
+        model: The plain module. `self.model` is what is called: it, or its compiled form.
+        loss: The recipe's.
+        device: Where both are.
+        amp: "bf16": the model runs under autocast. A named loss is computed from its outputs in
+            float32; a user's loss runs under autocast whole, and its value becomes float32.
+        compile: Keywords of torch.compile, or None.
+        recompute: Drop the activations inside the model's blocks and compute them again.
+
+    Raises:
+        RecipeError: torch.compile knows no such backend or mode, or the model has no blocks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        device: torch.device,
+        *,
+        amp: str | None = None,
+        compile: dict[str, Any] | None = None,
+        recompute: bool = False,
+    ) -> None:
+        self.loss, self.device, self.amp = loss, device, amp
+        self.blocks = Recomputed(model) if recompute else None
+        self.model: Callable[..., Any] = model
+        self.compiled = compile is not None
+        if compile is not None:
+            if self.blocks is not None:
+                self.blocks.refuse_batch_norm()
+            self.model = _compiled(model, compile)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The mean loss over the batch; 0-d, with its graph.
+
+        Raises:
+            RecipeError: torch.compile fails on this model or this machine.
+        """
+        with self.blocks or nullcontext():
+            if not self.compiled:
+                return self._loss(batch)
+            try:
+                return self._loss(batch)
+            except Exception as error:
+                raise (explain_compile(error) or error) from error
+
+    def _loss(self, batch: Batch) -> Tensor:
+        if self.amp is None:
+            return self.loss.function(self.model, batch)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            if self.loss.predict is None or self.loss.criterion is None:
+                return self.loss.function(self.model, batch).float()
+            outputs = self.loss.predict(self.model, batch)
+        return self.loss.criterion(cast_floats(outputs, torch.float32), batch)
+
+
+def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
+    """Add the batch's gradient to `.grad`; returns its mean loss, detached, 0-d.
+
+    Args:
+        forward: The loss.
+        batch: Of one optimizer step.
+        accumulate: Split it into so many parts of nearly equal size, one after the other in
+            memory. Their mean is weighted by their loss terms, so that loss and gradient are
+            the whole batch's to rounding wherever the loss is a mean over rows; batch norm sees
+            each part alone, and dropout draws for each.
+    """
+    rows = n_rows(batch)
+    parts = split_rows(batch, -(-rows // accumulate)) if accumulate > 1 else [batch]
+    if len(parts) == 1:
+        loss = forward(batch)
+        loss.backward()
+        return loss.detach()
+    counts = [forward.loss.count(part) for part in parts]
+    terms = sum(counts)
+    total: Tensor | None = None
+    for part, count in zip(parts, counts, strict=True):
+        if not count and terms:
+            continue  # a part without any term has no mean, and no weight
+        loss = forward(part) * (count / terms if terms else 1 / len(parts))
+        loss.backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None  # some part has a term, or all are taken
+    return total
+
+
+def _compiled(model: nn.Module, settings: dict[str, Any]) -> Callable[..., Any]:
+    try:
+        return torch.compile(model, **settings)
+    except Exception as error:  # an unknown backend or mode: each has its own class
+        known = ", ".join(torch.compiler.list_backends())
+        raise RecipeError(
+            f"compile: torch.compile refused {settings}: {_said(error)}",
+            hint=f"backends here: {known}",
+        ) from error
+
+
+def explain_compile(error: Exception) -> RecipeError | None:
+    """The RecipeError that a failure inside torch.compile means, or None for any other error."""
+    module = type(error).__module__
+    if not module.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    return RecipeError(
+        f"compile: the model cannot be compiled here: {_said(error)}",
+        hint="compile: {backend: aot_eager} needs no C++ compiler, compile: false none at all",
+    )
+
+
+def _said(error: Exception) -> str:
+    """The error's first line, with the next one where it ends in a colon."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])
