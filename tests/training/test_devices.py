@@ -44,8 +44,8 @@ def test_check_makes_its_step_in_the_same_way(tmp_path, name):
     recipe = folder(tmp_path)
     plain = check(load_recipe(recipe), tmp_path / "run.h5")
     report = check(load_recipe(recipe, MODES[name]), tmp_path / "run.h5")
-    assert report.loss == pytest.approx(plain.loss, rel=0.01)
-    assert (report.loss == plain.loss) == (name in ("compile", "recompute"))
+    assert report.loss == pytest.approx(plain.loss, rel=0.01 if "bf16" in name else 1e-6)
+    assert (report.grad_norm == plain.grad_norm) == (name in ("compile", "recompute"))
     assert not (tmp_path / "run.h5").exists()
 
 
