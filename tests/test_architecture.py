@@ -27,7 +27,7 @@ THIRD_PARTY = {
     "records": {"numpy"},
     "linalg": {"torch", "numpy"},
     "recipe": {"yaml", "pydantic"},
-    "zoo": {"torch", "numpy"},
+    "zoo": {"torch", "numpy", "transformers", "tokenizers", "PIL", "sklearn", "datasets"},
     "problems": {"torch", "numpy", "safetensors", "transformers"},
     "curvature": {"torch", "numpy"},
     "schedulers": {"torch", "numpy", "plotly"},
@@ -37,7 +37,8 @@ THIRD_PARTY = {
     "report": {"plotly", "numpy"},
     "cli": {"typer", "rich", "numpy", "torch"},
 }
-EXTRAS = {"transformers", "pytorch_lightning"}  # may be absent: imported where they are needed
+# May be absent: imported where they are needed.
+EXTRAS = {"transformers", "pytorch_lightning", "tokenizers", "PIL", "sklearn", "datasets"}
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 IDS = [str(p.relative_to(PACKAGE)) for p in FILES]
 

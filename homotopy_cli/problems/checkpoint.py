@@ -15,7 +15,6 @@ from homotopy_cli.problems.entries import Parts
 from homotopy_cli.problems.exported import is_exported, read_exported
 from homotopy_cli.problems.folders import read_folder, read_safetensors
 from homotopy_cli.problems.naming import fit, strip_wrappers
-from homotopy_cli.problems.pretrained import config_of
 from homotopy_cli.problems.reading import (
     Content,
     read_legacy,
@@ -23,6 +22,7 @@ from homotopy_cli.problems.reading import (
     read_trusted,
     read_zip,
 )
+from homotopy_cli.zoo.pretrained import config_of
 
 
 @dataclass(frozen=True)

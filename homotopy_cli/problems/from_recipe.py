@@ -18,7 +18,12 @@ from homotopy_cli.zoo.data import DataSource
 from homotopy_cli.zoo.registry import build_data, build_model
 
 PROBE_ROWS = 64  # at least so many rows, where a row is one example: our choice
-_BY_KIND = {"tokens": "next_token", "classes": "cross_entropy", "regression": "mse"}
+_BY_KIND = {
+    "tokens": "next_token",
+    "masked": "cross_entropy",
+    "classes": "cross_entropy",
+    "regression": "mse",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def probe_batches(data: DataSource, recipe: Recipe, *, rows: int | None = None) 
     As many as a training step sees; small batches of single examples are made larger, rows of
     tokens are not, since each is many terms.
     """
-    least = 1 if data.info.kind == "tokens" else PROBE_ROWS
+    least = 1 if data.info.kind in ("tokens", "masked") else PROBE_ROWS
     return data.probe_batches(rows or max(least, recipe.batch_size), 1)
 
 

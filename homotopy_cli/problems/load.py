@@ -23,6 +23,7 @@ from homotopy_cli.problems.pretrained_text import text_problem
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.sources import Setting, find_setting
 from homotopy_cli.zoo.registry import build_data
+from homotopy_cli.zoo.text import another_text
 
 
 @dataclass(frozen=True)
@@ -149,23 +150,16 @@ def _given(batches: Iterable[Any] | str | Path) -> list[tuple[str, Any]]:
 
 
 def _data(setting: Setting) -> Any:
-    """The recipe's data; another text must be written in the characters the model learnt."""
+    """The recipe's data; another text is read in the tokens that the model learnt."""
 
     def build(recipe: Any) -> Any:
         dtype = getattr(torch, recipe.dtype)
         return build_data(recipe.data, setting.base_dir, recipe.seed, dtype=dtype)
 
-    data = build(setting.recipe)
-    if setting.replaced is not None:
-        own = build(setting.replaced)
-        if own.vocabulary != data.vocabulary:
-            strange = sorted(set(data.vocabulary) - set(own.vocabulary))
-            raise ProblemError(
-                f"{setting.words}: its {len(data.vocabulary)} distinct characters are not the "
-                f"{len(own.vocabulary)} that the model learnt",
-                hint=f"remove {', '.join(map(repr, strange[:5]))}" if strange else "another text",
-            )
-    return data
+    if setting.replaced is None:
+        return build(setting.recipe)
+    known = build(setting.replaced).vocabulary
+    return another_text(setting.recipe.data, setting.base_dir, known, origin=setting.words)
 
 
 def _recipe_batches(setting: Setting, data: Any) -> list[Any]:

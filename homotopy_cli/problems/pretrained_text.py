@@ -19,7 +19,7 @@ from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.calling import call_model
 from homotopy_cli.problems.counting import IGNORED
 from homotopy_cli.problems.criteria import NAMES, Loss
-from homotopy_cli.problems.pretrained import quiet, transformers_for
+from homotopy_cli.zoo.pretrained import quiet, transformers_for
 
 TOKENS = 1024  # in a batch, about: our choice
 LENGTH = 256  # longest row; shorter where the model's positions end before

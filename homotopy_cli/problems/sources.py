@@ -6,11 +6,11 @@ from typing import Any
 
 from homotopy_cli.errors import CheckpointError, ProblemError
 from homotopy_cli.problems.checkpoint import Checkpoint
-from homotopy_cli.problems.pretrained import architecture
 from homotopy_cli.recipe.datasets import TextData
 from homotopy_cli.recipe.load import load_recipe, recipe_from_resolved
 from homotopy_cli.recipe.schema import Recipe
 from homotopy_cli.recipe.targets import is_user_code
+from homotopy_cli.zoo.pretrained import architecture
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from homotopy_cli.recipe.values import (
     Flag,
     Fraction,
     NonNegative,
+    Share,
     Spec,
     Text,
     Whole,
@@ -22,16 +23,41 @@ HoldOut = Annotated[
 ]
 
 
-class TextData(Spec):
-    """Characters of one text; training and held-out parts are contiguous."""
+class TokenData(Spec):
+    """How a text becomes tokens, and what is asked of them."""
+
+    tokenizer: Text = Field(
+        default="chars",
+        description="chars; bpe, trained on the training part; or a folder with tokenizer.json "
+        "(the last two: extra `hf`)",
+    )
+    vocab_size: Count = Field(default=2048, description="bpe: tokens, at least 257")
+    context: Count = Field(default=64, description="tokens per example")
+    objective: Literal["next", "masked"] = Field(
+        default="next", description="predict each next token, or restore masked ones"
+    )
+    mask: Share = Field(default=0.15, description="masked: share of the tokens that is hidden")
+    holdout: HoldOut = 0.1
+
+    @model_validator(mode="after")
+    def _bytes_fit(self) -> "TokenData":
+        if self.tokenizer == "bpe" and self.vocab_size <= 256:
+            raise fault(
+                f"{self.vocab_size} is too small: BPE starts from 256 bytes",
+                "vocab_size: 1024",
+                ("vocab_size",),
+            )
+        return self
+
+
+class TextData(TokenData):
+    """One text, as characters or tokens; training and held-out parts are contiguous."""
 
     name: Literal["text"] = "text"
     path: Text | None = Field(default=None, description="a UTF-8 text file")
     source: Literal["pydoc_topics"] | None = Field(
         default=None, description="a text that comes with Python, instead of a path"
     )
-    context: Count = Field(default=64, description="tokens per example")
-    holdout: HoldOut = 0.1
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TextData":

@@ -19,6 +19,16 @@ from homotopy_cli.recipe.values import (
 )
 
 
+def _heads_divide_width(spec: Any) -> Any:
+    if spec.width % spec.heads:
+        raise fault(
+            f"{spec.width} is not divisible by {spec.heads} heads",
+            f"width: {max(1, round(spec.width / spec.heads)) * spec.heads}",
+            ("width",),
+        )
+    return spec
+
+
 class Gpt(Spec):
     """Decoder-only Transformer over tokens: GELU MLP, learned positions, causal attention."""
 
@@ -42,14 +52,61 @@ class Gpt(Spec):
     )
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "Gpt":
-        if self.width % self.heads:
-            raise fault(
-                f"{self.width} is not divisible by {self.heads} heads",
-                f"width: {max(1, round(self.width / self.heads)) * self.heads}",
-                ("width",),
-            )
-        return self
+    def _heads_fit(self) -> "Gpt":
+        return _heads_divide_width(self)
+
+
+class Encoder(Spec):
+    """Transformer encoder over tokens: restores masked ones, or classifies rows."""
+
+    name: Literal["encoder"] = "encoder"
+    layers: Count = Field(default=4, description="Transformer blocks")
+    heads: Count = Field(default=4, description="attention heads; divides width")
+    width: Count = Field(default=128, description="embedding width")
+    norm: Literal["pre", "post"] = Field(
+        default="pre", description="LayerNorm before each sublayer, or after its sum (BERT)"
+    )
+    qk_norm: Flag = Field(default=False, description="LayerNorm on queries and keys, per head")
+    dropout: Fraction = Field(default=0.0, description="probability, after each sublayer")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Encoder":
+        return _heads_divide_width(self)
+
+
+class Vit(Spec):
+    """Vision Transformer on square patches, pre-LN, class token; ViT-tiny by default."""
+
+    name: Literal["vit"] = "vit"
+    layers: Count = Field(default=12, description="Transformer blocks")
+    heads: Count = Field(default=3, description="attention heads; divides width")
+    width: Count = Field(default=192, description="embedding width")
+    patch: Count | None = Field(
+        default=None,
+        description="side of a patch, pixels; default 16, an eighth of images up to 64 pixels",
+    )
+    qk_norm: Flag = Field(default=False, description="LayerNorm on queries and keys, per head")
+    dropout: Fraction = Field(default=0.0, description="probability, after each sublayer")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Vit":
+        return _heads_divide_width(self)
+
+
+class Hf(Spec):
+    """A transformers folder (extra `hf`): its architecture, and its weights unless told not to."""
+
+    name: Literal["hf"] = "hf"
+    path: Text = Field(description="folder with config.json, as save_pretrained writes it")
+    task: Literal["causal_lm", "masked_lm", "image_classification"] = Field(
+        default="causal_lm", description="which head: the data must be of that kind"
+    )
+    weights: Literal["folder", "random"] = Field(
+        default="folder", description="start from the folder's weights, or from chance"
+    )
+    attention: Literal["eager", "sdpa"] = Field(
+        default="eager", description="transformers' attn_implementation"
+    )
 
 
 class Mlp(Spec):
@@ -134,11 +191,14 @@ class UserModel(Spec):
 
 MODEL_SPECS: dict[str, type[Spec]] = {
     "gpt": Gpt,
+    "encoder": Encoder,
+    "vit": Vit,
     "mlp": Mlp,
     "resnet": ResNet,
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,
+    "hf": Hf,
     "quadratic": Quadratic,
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from homotopy_cli.problems.calling import call_model, result_outputs
 from homotopy_cli.problems.criteria import Loss
 
 METRIC_NAMES = {"next_token": "perplexity", "cross_entropy": "accuracy"}
@@ -42,7 +43,8 @@ def evaluate(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> dict[str, 
             losses.append(loss.function(model, batch).detach().reshape(()))
             if loss.name == "cross_entropy" and _is_labelled(batch):
                 inputs, labels = batch
-                hits.append((model(inputs).argmax(dim=-1) == labels).sum())
+                scores = result_outputs(call_model(model, inputs))
+                hits.append((scores.argmax(dim=-1) == labels).sum())
                 rows += labels.numel()
     terms, total = sum(counts), 0.0
     for value, count in zip(torch.stack(losses).tolist() if losses else (), counts, strict=True):

@@ -2,6 +2,9 @@
 
     registry.py      build_model, build_data: a recipe's section -> the object
     gpt.py           decoder-only Transformer, pre-LN or post-LN, tied or not
+    encoder.py       Transformer encoder over tokens; Vision Transformer
+    hf.py            a transformers folder as a recipe's model
+    pretrained.py    transformers' own loader, its reports made errors
     mlp.py           fully connected network
     resnet.py        CIFAR ResNet with BatchNorm
     residual.py      ResNet-18, -34 and -50 under torchvision's parameter names
@@ -9,7 +12,9 @@
     data.py          DataInfo, DataSource, and rows in memory
     randomness.py    generators keyed by (seed, counters): order without state
     files.py         finding a data file, or saying where it was looked for
-    text.py          characters of a text
+    text.py          windows of a text, to continue or to restore
+    vocabulary.py    a text as characters, as BPE, or by a tokenizer's file
+    extras.py        a library that is missing -> the extra that brings it
     npz.py           arrays of an .npz file, without pickle
     augment.py       random mirrors and shifts of a batch of images
     cifar.py         CIFAR-10, binary and Python layouts, without running a pickle

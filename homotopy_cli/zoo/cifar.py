@@ -37,7 +37,7 @@ def build_cifar10(spec: Cifar10Data, base_dir: Path | str | None, dtype: torch.d
     Raises:
         ProblemError: No such folder, not this layout, or a damaged file.
     """
-    folder = find(spec.path, base_dir, what="data folder")
+    folder = find(spec.path, base_dir, what="data folder", how=_HINT)
     if not folder.is_dir():
         raise ProblemError(f"{spec.path}: is a file, not a folder", hint=_HINT)
     train = _part(folder, "data_batch_*", spec.path)[: spec.train_size]

@@ -10,7 +10,8 @@ from torch import Tensor
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.zoo.randomness import keyed_generator
 
-Kind = Literal["tokens", "classes", "regression", "none"]
+Kind = Literal["tokens", "masked", "classes", "regression", "none"]
+IGNORED = -100  # a target that no loss counts: torch's default ignore_index
 Batch = Any  # (inputs, targets), or whatever the model and its loss take
 
 
@@ -21,8 +22,9 @@ class DataInfo:
     kind: Kind
     description: str  # one line
     n_classes: int = 0  # kind "classes"
-    vocab_size: int = 0  # kind "tokens"
-    context: int = 0  # kind "tokens": tokens per example
+    vocab_size: int = 0  # where inputs are tokens; 0: they are not
+    context: int = 0  # where inputs are tokens: tokens per example
+    pad: int | None = None  # where inputs are tokens: the one that fills up short rows
     input_shape: tuple[int, ...] = ()  # of one example
     target_shape: tuple[int, ...] = ()  # of one example; () for one number
     n_rows: int = 0  # kind "none": distinct examples

@@ -6,8 +6,20 @@ from pathlib import Path
 from homotopy_cli.errors import ProblemError
 
 
-def find(path: str, base_dir: Path | str | None, *, what: str = "data file") -> Path:
+def find(
+    path: str,
+    base_dir: Path | str | None,
+    *,
+    what: str = "data file",
+    key: str = "data.path",
+    how: str = "",
+) -> Path:
     """`path`, relative to `base_dir`, as an existing file or folder.
+
+    Args:
+        what: What it is, in a message.
+        key: The setting that names it.
+        how: Where to get it, as the hint; default only the setting.
 
     Raises:
         ProblemError: Nothing there.
@@ -20,10 +32,10 @@ def find(path: str, base_dir: Path | str | None, *, what: str = "data file") -> 
     if folder.is_dir():
         near = difflib.get_close_matches(full.name, [p.name for p in folder.iterdir()], n=1)
         place = f"looked in {folder.resolve()}"
-        hint = f"did you mean {near[0]!r}?" if near else "--set data.path=PATH"
+        hint = f"did you mean {near[0]!r}?" if near else how or f"--set {key}=PATH"
     else:
         place = f"looked in {folder}, which does not exist"
-        hint = "--set data.path=PATH"
+        hint = how or f"--set {key}=PATH"
     raise ProblemError(f"{path}: no such {what}; {place}", hint=hint)
 
 

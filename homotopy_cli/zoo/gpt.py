@@ -13,21 +13,21 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; `qk_norm` adds a LayerNorm to queries and keys."""
+    """Multi-head self-attention; `qk_norm` adds a LayerNorm to queries and keys."""
 
     def __init__(
-        self, width: int, heads: int, *, bias: bool, dropout: float, qk_norm: bool
+        self, width: int, heads: int, *, bias: bool, dropout: float, qk_norm: bool, causal: bool
     ) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
         size = width // heads
         self.query_norm = nn.LayerNorm(size, bias=bias) if qk_norm else nn.Identity()
         self.key_norm = nn.LayerNorm(size, bias=bias) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, T, width) -> (B, T, width); `seen` (B, T) bool: positions that are attended to."""
         n, length, width = x.shape
         split = self.qkv(x).view(n, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, heads, T, size)
@@ -35,8 +35,9 @@ class Attention(nn.Module):
             self.query_norm(query),
             self.key_norm(key),
             value,
+            attn_mask=None if seen is None else seen[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            is_causal=self.causal,
         )
         return self.out(y.transpose(1, 2).reshape(n, length, width))
 
@@ -66,22 +67,44 @@ class Block(nn.Module):
         bias: bool,
         dropout: float,
         qk_norm: bool,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.pre = pre
         self.norm1 = nn.LayerNorm(width, bias=bias)
-        self.attention = Attention(width, heads, bias=bias, dropout=dropout, qk_norm=qk_norm)
+        self.attention = Attention(
+            width, heads, bias=bias, dropout=dropout, qk_norm=qk_norm, causal=causal
+        )
         self.norm2 = nn.LayerNorm(width, bias=bias)
         self.feed_forward = FeedForward(width, bias=bias)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, T, width) -> (B, T, width); `seen` as in Attention."""
         if self.pre:
-            x = x + self.drop(self.attention(self.norm1(x)))
+            x = x + self.drop(self.attention(self.norm1(x), seen))
             return x + self.drop(self.feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.drop(self.attention(x)))
+        x = self.norm1(x + self.drop(self.attention(x, seen)))
         return self.norm2(x + self.drop(self.feed_forward(x)))
+
+
+def initialise(model: nn.Module, layers: int, init: str) -> None:
+    """Set every linear layer and embedding of a Transformer, in place.
+
+    Args:
+        layers: Blocks, each with two writes to the residual stream.
+        init: `gpt2`: N(0, 0.02²), residual writes scaled by 1/√(2·layers) (Radford et al. 2019);
+            `xavier`: Glorot uniform in linear layers, as the Transformer of 2017.
+    """
+    for name, module in model.named_modules():
+        if init == "xavier" and isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            residual = name.endswith(("attention.out", "feed_forward.down"))
+            scale = 1 / math.sqrt(2 * layers) if residual else 1.0
+            nn.init.normal_(module.weight, std=0.02 * scale)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class GPT(nn.Module):
@@ -113,23 +136,9 @@ class GPT(nn.Module):
         )
         self.norm = nn.LayerNorm(width, bias=bias) if norm == "pre" else nn.Identity()
         self.head = nn.Linear(width, vocab_size, bias=False)
-        self._initialise(layers, init)
+        initialise(self, layers, init)
         if tied:
             self.head.weight = self.token.weight
-
-    def _initialise(self, layers: int, init: str) -> None:
-        """gpt2: N(0, 0.02²), residual writes scaled by 1/√(2·layers); xavier: Glorot uniform."""
-        for name, module in self.named_modules():
-            if init == "xavier" and isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear | nn.Embedding):
-                residual = name.endswith(("attention.out", "feed_forward.down"))
-                scale = 1 / math.sqrt(2 * layers) if residual else 1.0
-                nn.init.normal_(module.weight, std=0.02 * scale)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores of the next token at every position."""

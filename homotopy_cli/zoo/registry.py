@@ -1,5 +1,6 @@
 """A recipe's `model` and `data` sections -> the objects they name."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from homotopy_cli.recipe import datasets, models
 from homotopy_cli.recipe.targets import load_target
 from homotopy_cli.zoo.cifar import build_cifar10
 from homotopy_cli.zoo.data import DataInfo, DataSource
+from homotopy_cli.zoo.encoder import Encoder, VisionTransformer, patch_for
 from homotopy_cli.zoo.gpt import GPT
+from homotopy_cli.zoo.hf import build_hf
 from homotopy_cli.zoo.mlp import MLP
 from homotopy_cli.zoo.npz import array_rows, build_npz
 from homotopy_cli.zoo.quadratic import Quadratic
@@ -37,15 +40,13 @@ def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None =
     """
     if isinstance(spec, str | models.UserModel):
         return _user_model(spec, base_dir)
-    if isinstance(spec, models.Gpt):
-        _needs(spec, data_info, "tokens")
-        context = spec.context or data_info.context
-        if context < data_info.context:
-            raise ProblemError(
-                f"model.context {context} is shorter than data.context {data_info.context}",
-                hint=f"--set data.context={context}",
-            )
-        return GPT(data_info.vocab_size, **{**spec.settings(), "context": context})
+    if isinstance(spec, models.Hf):
+        return build_hf(spec, data_info, base_dir)
+    if isinstance(spec, models.Gpt | models.Encoder):
+        return _transformer(spec, data_info)
+    if isinstance(spec, models.Vit):
+        _, n_classes = _images(spec, data_info)
+        return _vit(spec, data_info.input_shape, n_classes)
     if isinstance(spec, models.ResNet):
         n_channels, n_classes = _images(spec, data_info)
         return ResNet(spec.depth, spec.width, n_channels, n_classes)
@@ -97,6 +98,44 @@ def build_data(
     return build_quadratic_rows(spec)
 
 
+def _transformer(spec: Any, info: DataInfo) -> nn.Module:
+    """A model over tokens: `gpt` or `encoder`."""
+    if isinstance(spec, models.Gpt):
+        _needs(spec, info, "tokens")
+        context = spec.context or info.context
+        if context < info.context:
+            raise ProblemError(
+                f"model.context {context} is shorter than data.context {info.context}",
+                hint=f"--set data.context={context}",
+            )
+        return GPT(info.vocab_size, **{**spec.settings(), "context": context})
+    _needs(spec, info, "masked", "classes")
+    if not info.vocab_size:
+        raise ProblemError(
+            f"model encoder wants tokens, the data are {info.kind}: {info.description}",
+            hint="model: {name: vit} for images, {name: mlp} for rows of numbers",
+        )
+    pooled = info.kind == "classes"
+    return Encoder(
+        info.vocab_size,
+        info.n_classes if pooled else info.vocab_size,
+        pooled=pooled,
+        pad=info.pad,
+        context=info.context,
+        **spec.settings(),
+    )
+
+
+def _vit(spec: models.Vit, shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    patch = patch_for(spec.patch, shape)
+    if any(side % patch for side in shape[1:]):
+        raise ProblemError(
+            f"model.patch {patch} does not divide images of {shape[1]}x{shape[2]} pixels",
+            hint=f"--set model.patch={math.gcd(*shape[1:])}",
+        )
+    return VisionTransformer(shape, n_classes, **{**spec.settings(), "patch": patch})
+
+
 def _images(spec: Any, info: DataInfo) -> tuple[int, int]:
     """(channels, classes) of data that are images."""
     _needs(spec, info, "classes")
@@ -113,6 +152,7 @@ def _needs(spec: Any, info: DataInfo, *kinds: str) -> None:
     if info.kind not in kinds:
         fitting = {
             "tokens": "gpt",
+            "masked": "encoder",
             "classes": "mlp or resnet",
             "regression": "mlp",
             "none": "quadratic",

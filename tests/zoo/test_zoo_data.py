@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from homotopy_cli.errors import ProblemError
-from homotopy_cli.recipe.datasets import NpzData, QuadraticData, TextData, UserData
+from homotopy_cli.recipe.datasets import NpzData, QuadraticData, TextData, TokenData, UserData
 from homotopy_cli.zoo.data import Rows, split_rows, spread
 from homotopy_cli.zoo.randomness import mix
 from homotopy_cli.zoo.registry import build_data
-from homotopy_cli.zoo.text import ASCII, CharacterText, pydoc_topics, unigram_entropy
+from homotopy_cli.zoo.text import ASCII, pydoc_topics, token_text, unigram_entropy
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 
@@ -140,11 +140,11 @@ def test_text_windows_are_shifted_by_one(sources):
 
 def test_held_out_text_is_the_last_part(tmp_path):
     text = "a" * 900 + "b" * 100
-    source = CharacterText(text, context=10, holdout=0.1, origin="t")
+    source = token_text(text, TokenData(context=10, holdout=0.1), origin="t")
     assert source.decode(source.eval_batches(1, 1)[0][0][0]) == "b" * 10
     seen = torch.cat([source.batch(step, 64, 0)[0] for step in range(50)])
     assert set(source.decode(seen.flatten())) == {"a"}
-    whole = CharacterText(text, context=10, holdout=0.0, origin="t")
+    whole = token_text(text, TokenData(context=10, holdout=0.0), origin="t")
     assert whole.decode(whole.eval_batches(1, 1)[0][0][0]) == "a" * 10
 
 
@@ -171,7 +171,7 @@ def test_any_alphabet_makes_a_vocabulary(tmp_path):
     text = "Καλημέρα 世界 🙂\r\n" * 40
     (tmp_path / "t.txt").write_bytes(text.encode())
     source = build_data(TextData(path="t.txt", context=8), tmp_path)
-    assert source.vocabulary == "".join(sorted(set(text) - {"\r"}))
+    assert source.vocabulary.letters == "".join(sorted(set(text) - {"\r"}))
     assert source.decode(source.batch(0, 1, 0)[0][0]) in text.replace("\r\n", "\n")
 
 
