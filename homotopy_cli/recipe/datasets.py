@@ -93,6 +93,49 @@ class Cifar10Data(Spec):
     )
 
 
+class ImageFolderData(Spec):
+    """Images in one folder per class, decoded when drawn (extra `images`)."""
+
+    name: Literal["image_folder"] = "image_folder"
+    path: Text = Field(description="folder of CLASS/*.png, or of train/CLASS and val/CLASS")
+    train: Text = Field(default="train", description="folder of the training images, if there")
+    val: Text = Field(default="val", description="folder of the held-out images, if there")
+    size: Count = Field(default=224, description="side of what the model sees, pixels")
+    crop: Literal["center", "random", "resized"] = Field(
+        default="random",
+        description="training: the middle, a square anywhere, or 8 to 100 % of the area",
+    )
+    flip: Flag = Field(default=True, description="mirror each training image at random")
+    max_classes: Count | None = Field(default=None, description="use only the first so many")
+    max_per_class: Count | None = Field(
+        default=None, description="use only the first so many images of each class"
+    )
+    holdout: HoldOut = 0.1
+    check: Flag = Field(default=True, description="open every file once before training")
+    workers: Count = Field(default=4, description="threads that decode")
+
+
+class DigitsData(Spec):
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels (extra `digits`)."""
+
+    name: Literal["digits"] = "digits"
+    holdout: HoldOut = 0.2
+
+
+class HfDatasetData(TokenData):
+    """A Hugging Face dataset saved by save_to_disk (extra `datasets`): arrays, images or text."""
+
+    name: Literal["hf_dataset"] = "hf_dataset"
+    path: Text = Field(description="folder that save_to_disk wrote")
+    x: Text = Field(default="x", description="column of arrays or images, one example per row")
+    y: Text = Field(default="y", description="column of targets: int classes, or floats")
+    text: Text | None = Field(
+        default=None, description="column of texts, instead of x; classified by y where it is given"
+    )
+    train: Text = Field(default="train", description="split that is trained on, if it has splits")
+    val: Text = Field(default="test", description="split that is held out, if it has splits")
+
+
 class QuadraticData(Spec):
     """No data: a linear tilt of the quadratic model per example, which averages to 0."""
 
@@ -114,6 +157,9 @@ DATA_SPECS: dict[str, type[Spec]] = {
     "text": TextData,
     "npz": NpzData,
     "cifar10": Cifar10Data,
+    "image_folder": ImageFolderData,
+    "digits": DigitsData,
+    "hf_dataset": HfDatasetData,
     "quadratic": QuadraticData,
 }
 

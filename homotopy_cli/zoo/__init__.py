@@ -16,8 +16,11 @@
     vocabulary.py    a text as characters, as BPE, or by a tokenizer's file
     extras.py        a library that is missing -> the extra that brings it
     npz.py           arrays of an .npz file, without pickle
-    augment.py       random mirrors and shifts of a batch of images
+    augment.py       random mirrors, shifts and cuts of images
     cifar.py         CIFAR-10, binary and Python layouts, without running a pickle
+    digits.py        scikit-learn's handwritten digits
+    image_folder.py  images in one folder per class, decoded when drawn
+    hf_dataset.py    a dataset that Hugging Face's `datasets` saved: arrays, images, texts
     synthetic.py     the examples of the quadratic model
 
 A DataSource keeps no position: `batch(step, batch_size, seed)` is a pure function, so a

@@ -129,3 +129,9 @@ def split_rows(n: int, holdout: float) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=keyed_generator(n, 0x5EED))
     n_eval = min(n - 1, max(1, round(n * holdout))) if holdout > 0 and n > 1 else 0
     return order[n_eval:].sort().values, order[:n_eval].sort().values
+
+
+def class_entropy(labels: Tensor) -> float:
+    """-Σ p log p of the class frequencies, nats: the loss of a model that only counts."""
+    p = torch.bincount(labels.reshape(-1)).double() / labels.numel()
+    return float(-(p[p > 0] * p[p > 0].log()).sum())

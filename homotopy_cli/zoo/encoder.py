@@ -51,6 +51,8 @@ class Encoder(nn.Module):
         if length > self.context:
             raise ValueError(f"{length} tokens, but the model's context is {self.context}")
         seen = None if self.pad is None else tokens != self.pad
+        if seen is not None:  # a row of nothing but padding is read whole: no 0/0
+            seen = seen | ~seen.any(dim=1, keepdim=True)
         positions = torch.arange(length, device=tokens.device)
         x = self.drop(self.token(tokens) + self.position(positions))
         for block in self.blocks:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.recipe.datasets import NpzData
-from homotopy_cli.zoo.data import DataInfo, Rows, split_rows
+from homotopy_cli.zoo.data import DataInfo, Rows, class_entropy, split_rows
 from homotopy_cli.zoo.files import find, read
 
 
@@ -22,14 +22,27 @@ def build_npz(spec: NpzData, base_dir: Path | str | None, dtype: torch.dtype) ->
     """
     file = find(spec.path, base_dir)
     arrays = _load(file, spec)
-    x, y = (_tensor(arrays[name], f"{spec.path}: {name}", dtype) for name in (spec.x, spec.y))
+    x, y = (to_tensor(arrays[name], f"{spec.path}: {name}", dtype) for name in (spec.x, spec.y))
     return array_rows(x, y, holdout=spec.holdout, origin=spec.path, names=(spec.x, spec.y))
 
 
 def array_rows(
-    x: Tensor, y: Tensor, *, holdout: float, origin: str, names: tuple[str, str] = ("x", "y")
+    x: Tensor,
+    y: Tensor,
+    *,
+    origin: str,
+    holdout: float = 0.0,
+    split: tuple[Tensor, Tensor] | None = None,
+    names: tuple[str, str] = ("x", "y"),
 ) -> Rows:
     """Rows of (x, y), checked, with a fixed part held out.
+
+    Args:
+        x, y: Row i of both is example i.
+        origin: How messages and the description name them.
+        holdout: Share that is held out, by a fixed shuffle.
+        split: Row numbers (training, held out), instead of a share.
+        names: How messages call x and y.
 
     Raises:
         ProblemError: Row counts differ, no row, or a negative class.
@@ -44,7 +57,7 @@ def array_rows(
         )
     if not y.is_floating_point() and y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    train, held_out = split_rows(len(x), holdout)
+    train, held_out = split or split_rows(len(x), holdout)
     info = _describe(x, y, len(held_out), origin, names[1])
     return Rows(info, (x[train], y[train]), (x[held_out], y[held_out]))
 
@@ -66,15 +79,13 @@ def _describe(x: Tensor, y: Tensor, n_held_out: int, origin: str, y_name: str) -
             f"{origin}: {y_name} holds class {int(y.min())}", hint="classes count from 0"
         )
     n_classes = int(y.max()) + 1
-    p = torch.bincount(y.reshape(-1), minlength=n_classes).double() / y.numel()
-    entropy = float(-(p[p > 0] * p[p > 0].log()).sum())
     return DataInfo(
         kind="classes",
         description=f"{origin}: {len(x)} rows of shape {list(shape)}, {n_classes} classes, {tail}",
         n_classes=n_classes,
         input_shape=shape,
         target_shape=tuple(y.shape[1:]),
-        baseline={"class_entropy": entropy},
+        baseline={"class_entropy": class_entropy(y)},
     )
 
 
@@ -107,7 +118,12 @@ def _load(file: Path, spec: NpzData) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _tensor(array: np.ndarray, where: str, dtype: torch.dtype) -> Tensor:
+def to_tensor(array: np.ndarray, where: str, dtype: torch.dtype) -> Tensor:
+    """Floats in `dtype`, whole numbers as int64.
+
+    Raises:
+        ProblemError: Not finite, or neither of these.
+    """
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             n = int((~np.isfinite(array)).sum())

@@ -12,9 +12,12 @@ from homotopy_cli.recipe import datasets, models
 from homotopy_cli.recipe.targets import load_target
 from homotopy_cli.zoo.cifar import build_cifar10
 from homotopy_cli.zoo.data import DataInfo, DataSource
+from homotopy_cli.zoo.digits import build_digits
 from homotopy_cli.zoo.encoder import Encoder, VisionTransformer, patch_for
 from homotopy_cli.zoo.gpt import GPT
 from homotopy_cli.zoo.hf import build_hf
+from homotopy_cli.zoo.hf_dataset import build_hf_dataset
+from homotopy_cli.zoo.image_folder import build_image_folder
 from homotopy_cli.zoo.mlp import MLP
 from homotopy_cli.zoo.npz import array_rows, build_npz
 from homotopy_cli.zoo.quadratic import Quadratic
@@ -95,6 +98,12 @@ def build_data(
         return build_npz(spec, base_dir, dtype)
     if isinstance(spec, datasets.Cifar10Data):
         return build_cifar10(spec, base_dir, dtype)
+    if isinstance(spec, datasets.ImageFolderData):
+        return build_image_folder(spec, base_dir, dtype)
+    if isinstance(spec, datasets.DigitsData):
+        return build_digits(spec, dtype)
+    if isinstance(spec, datasets.HfDatasetData):
+        return build_hf_dataset(spec, base_dir, dtype)
     return build_quadratic_rows(spec)
 
 

@@ -50,6 +50,8 @@ def test_padding_changes_nothing():
     padded = torch.cat([short, torch.zeros(4, 4, dtype=torch.int64)], dim=1)
     assert model(padded).shape == (4, 3)
     torch.testing.assert_close(model(padded), model(short), rtol=1e-12, atol=1e-12)
+    empty = torch.zeros(1, 10, dtype=torch.int64)
+    assert torch.isfinite(model(torch.cat([padded, empty]))).all()
     blind = Encoder(12, 3, pooled=True, layers=2, heads=2, width=8, context=10).double()
     assert not torch.allclose(blind(padded), blind(short))
 
