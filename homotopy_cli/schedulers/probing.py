@@ -306,4 +306,5 @@ def upper_value(estimate: CurvatureEstimate, column: str) -> float:
 
 
 def _array(values: Any) -> np.ndarray:
-    return np.array([math.nan if v is None else v for v in values], dtype=np.float32)
+    with np.errstate(over="ignore"):  # κ near a minimum: inf, as float32 columns write it
+        return np.array([math.nan if v is None else v for v in values], dtype=np.float32)
