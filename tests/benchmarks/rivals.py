@@ -85,7 +85,7 @@ def curvlinops_layers(case: Case, seed: int) -> Answer:
 
 
 def _pyhessian(case: Case):
-    return pyhessian.hessian(case.model, criterion, data=case.batch, cuda=False)
+    return pyhessian.hessian(case.model, criterion, data=case.batch, cuda=case.batch[0].is_cuda)
 
 
 def pyhessian_lambda_max(case: Case, seed: int) -> Answer:
