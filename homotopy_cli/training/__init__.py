@@ -10,6 +10,7 @@
     loop.py         train(): from a recipe to a result; what is refused before the first byte
     attempt.py      one attempt: steps, evaluations, checkpoints, signals, the log
     probing.py      what a probe saw -> one ProbeRecord; the passive probe of fixed schedules
+    averaging.py    optimizers with weights to train on and weights to use (Schedule-Free)
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run
     spikes.py       loss and gradient-norm spikes as events
     checkpoint.py   run.pt: atomic, plain, self-describing; RNG captured and restored

@@ -12,6 +12,7 @@ from homotopy_cli.errors import CheckpointError
 from homotopy_cli.records import EvalRecord, EventRecord, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
 from homotopy_cli.training import checkpoint
+from homotopy_cli.training.averaging import weights_to_use
 from homotopy_cli.training.build import Run
 from homotopy_cli.training.environment import changed, environment
 from homotopy_cli.training.evaluate import METRIC_NAMES, evaluate
@@ -151,7 +152,8 @@ class Attempt:
             self._save()
 
     def _evaluate(self) -> None:
-        values = evaluate(self.run.model, self.run.loss, self.run.eval_batches)
+        with weights_to_use(self.run.optimizer, self.run.params):
+            values = evaluate(self.run.model, self.run.loss, self.run.eval_batches)
         record = EvalRecord(self.done, values)
         self.evaluations.setdefault("first", values["eval_loss"])
         self.evaluations["step"] = self.done

@@ -19,6 +19,7 @@ from homotopy_cli.problems.partition import Block, Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
 from homotopy_cli.recipe.targets import is_user_code, load_target
+from homotopy_cli.training.averaging import begin_training
 from homotopy_cli.training.devices import on_device, resolve_device
 from homotopy_cli.training.forward import Forward
 from homotopy_cli.training.plans import build_probe, build_scheduler
@@ -122,6 +123,7 @@ def build_run(loaded: Any) -> Run:
     made.model.to(device)  # initialised on the CPU: the same weights on every device
     made.model.train()
     optimizer = build_optimizer(made.model, recipe.optimizer, loaded.base_dir)
+    begin_training(optimizer)
     forward = Forward(
         made.model,
         made.loss,
