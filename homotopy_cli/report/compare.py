@@ -1,14 +1,14 @@
 """Several runs on one page: what differs first, then every curve overlaid."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from homotopy_cli.report import words
+from homotopy_cli.report.arms import Arm, arms, flattened
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import recipe, run_name
+from homotopy_cli.report.figures.bands import bands_panel
 from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
 from homotopy_cli.report.figures.sweep import sweep_panel
@@ -17,6 +17,7 @@ from homotopy_cli.report.layers import sharpest
 from homotopy_cli.report.markup import TONES, panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.panel import Panel, Table, balanced
+from homotopy_cli.report.seeds import endpoint_table, seeds_verdict
 from homotopy_cli.report.series import column, curve, probed, trailing_mean, wants_log
 from homotopy_cli.report.single import Body, Group
 from homotopy_cli.report.tables import gates_html, metric_text, table_html
@@ -44,17 +45,31 @@ def compare_body(
     names = distinct_names(runs, baseline)
     metrics = [summarise(run) for run in runs]
     reference = len(runs) - 1 if baseline is not None else 0
-    panels = [overlay(runs, names, baseline is not None, *row) for row in OVERLAYS]
-    table = metrics_table(names, metrics, reference=reference)
+    seeded = _seeded(logs, baseline)
+    if seeded:
+        panels = [
+            bands_panel(runs, seeded, *row, last_is_baseline=baseline is not None)
+            for row in OVERLAYS
+        ]
+    else:
+        panels = [overlay(runs, names, baseline is not None, *row) for row in OVERLAYS]
+    table = table_html(metrics_table(names, metrics, reference=reference))
+    if seeded:
+        n = words.plural(len(runs), "run")
+        table = f"<details class=data><summary>Every metric of {n}</summary>{table}</details>"
+        table = table_html(endpoint_table(seeded, metrics)) + table
+        runs, names = [runs[arm.runs[0]] for arm in seeded], [arm.name for arm in seeded]
     drawn = balanced([panel for panel in panels if panel is not None])
     sweep = sweep_panel(logs, metrics[: len(logs)])
     groups: list[Group] = [("curves", "Curves", drawn)]
     if sweep is not None:
         groups.insert(0, ("sweep", "Learning-rate sensitivity", (sweep,)))
     html = [
-        verdict_html(_headline(logs, names, metrics), ""),
+        verdict_html(
+            seeds_verdict(seeded, logs, metrics) if seeded else _headline(logs, names, metrics), ""
+        ),
         gates_html(gates),
-        _section("metrics", "Metrics", table_html(table)),
+        _section("metrics", "Metrics", table),
         *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
         _section("layers", "Most curved layers", _layers_table(runs, names)),
         _section("recipes", "What differs in the recipes", _recipe_diff(runs, names)),
@@ -69,6 +84,16 @@ def compare_body(
     ]
     panels_all = tuple(panel for _, _, group in groups for panel in group)
     return Body("\n".join(part for part in html if part), panels_all, tuple(sections))
+
+
+def _seeded(logs: Sequence[RunLog], baseline: RunLog | None) -> list[Arm]:
+    """The arms, the baseline last, if any of them ran with more than one seed; else none."""
+    found = arms(logs)
+    if all(arm.n == 1 for arm in found):
+        return []
+    if baseline is not None:
+        found.append(Arm("baseline", (len(logs),), (None,)))
+    return found
 
 
 def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> list[str]:
@@ -251,7 +276,7 @@ def _layers_table(runs: Sequence[RunLog], names: Sequence[str]) -> str:
 
 
 def _recipe_diff(runs: Sequence[RunLog], names: Sequence[str]) -> str:
-    flat = [dict(_flattened(recipe(run))) for run in runs]
+    flat = [dict(flattened(recipe(run))) for run in runs]
     keys = sorted({key for settings in flat for key in settings})
     rows = tuple(
         (key, *(settings.get(key, words.NONE) for settings in flat))
@@ -262,15 +287,6 @@ def _recipe_diff(runs: Sequence[RunLog], names: Sequence[str]) -> str:
         said = "The recipes are the same." if keys else "No log holds a recipe."
         return f'<p class="empty">{safe(said)}</p>'
     return table_html(Table(("setting", *names), rows, "", tuple(range(len(names) + 1))))
-
-
-def _flattened(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        pairs = []
-        for key, inner in value.items():
-            pairs += _flattened(inner, f"{prefix}.{key}" if prefix else str(key))
-        return pairs
-    return [(prefix, value if isinstance(value, str) else json.dumps(value, default=str))]
 
 
 def _section(key: str, title: str, inner: str) -> str:

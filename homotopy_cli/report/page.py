@@ -158,4 +158,4 @@ def step_domain(logs: Sequence[RunLog]) -> tuple[float, float]:
 
 def _sources(logs: Sequence[RunLog]) -> str:
     names = [str(log.path).replace("\\", "/").rsplit("/", 1)[-1] for log in logs]
-    return ", ".join(names)
+    return ", ".join(names) if len(names) <= 4 else words.plural(len(names), "log")

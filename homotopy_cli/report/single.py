@@ -25,7 +25,7 @@ from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list, static_chart
-from homotopy_cli.report.tables import cards_html, events_html, facts_html, gates_html
+from homotopy_cli.report.tables import card_list, cards_html, events_html, facts_html, gates_html
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
@@ -134,7 +134,7 @@ def _probe_cards(log: RunLog) -> str:
             f'<div class="card"><dt>{safe(label)}</dt>'
             f"<dd>{safe(words.number(float(values[-1])))}{small}</dd></div>"
         )
-    return f'<dl class="cards">{"".join(cards)}</dl>' if cards else ""
+    return card_list(cards)
 
 
 # Which columns the static chart of a panel shows: (table, column, role).

@@ -13,6 +13,7 @@ from homotopy_cli.report.series import column, probed
 from homotopy_cli.report.sparkline import sparkline
 from homotopy_cli.runlog.reader import RunLog
 
+MAX_CARDS = 7  # number cards in a row of a wide page
 MAX_EVENTS = 200  # rows of the events table; the log has them all
 
 
@@ -32,7 +33,7 @@ def table_html(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
-    caption = f"<caption>{safe(table.caption)}</caption>" if table.caption else ""
+    caption = f"<caption><span>{safe(table.caption)}</span></caption>" if table.caption else ""
     return (
         f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -116,7 +117,16 @@ def cards_html(
             f'<div class="card"><dt>{safe(label)}</dt><dd>{safe(metric_text(name, value))}'
             f"{f'<small>{safe(change)}</small>' if change else ''}</dd>{spark}</div>"
         )
-    return f'<dl class="cards">{"".join(cards)}</dl>' if cards else ""
+    return card_list(cards)
+
+
+def card_list(cards: Sequence[str]) -> str:
+    """The cards on rows of nearly equal length: 12 of them as 6 + 6, not 8 + 4."""
+    if not cards:
+        return ""
+    rows = -(-len(cards) // MAX_CARDS)
+    per_row = -(-len(cards) // rows)
+    return f'<dl class="cards" style="--cols:{per_row}">{"".join(cards)}</dl>'
 
 
 def _spark_log(values: np.ndarray) -> bool:
@@ -161,7 +171,8 @@ def events_html(events: Sequence[EventRecord]) -> str:
     rest = len(events) - len(shown)
     left = f"<p class=note>{words.plural(rest, 'further event')} in the log.</p>" if rest else ""
     return (
-        "<div class='scroll tall' tabindex=0><table><thead><tr><th scope=col class=n>step</th>"
+        "<div class='scroll tall events' tabindex=0><table><thead><tr>"
+        "<th scope=col class=n>step</th>"
         "<th scope=col>level</th><th scope=col>code</th><th scope=col>message</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>{left}"
     )

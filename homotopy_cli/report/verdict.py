@@ -14,6 +14,9 @@ from homotopy_cli.report.layers import sharpest
 from homotopy_cli.report.series import column, first_finite, last_finite, probed
 from homotopy_cli.runlog.reader import RunLog
 
+PROBES_BEFORE = 3  # probes before an event that may tell its cause; our choice
+NEAR = 0.7  # edge ratio above which runs take damage: see figures/edge.py
+
 Tone = Literal["good", "watch", "bad", "plain"]
 
 
@@ -104,7 +107,9 @@ def stability(log: RunLog) -> Finding:
     bad = int((~np.isfinite(loss)).sum())
     events = spike_rule.find_spikes(loss)
     if bad:
-        return Finding(label, words.gaps("loss", log.step, loss), "bad")
+        first = int(np.argmax(~np.isfinite(loss)))
+        text = words.gaps("loss", log.step, loss) + edge_before(log, int(log.step[first]))
+        return Finding(label, text + ".", "bad")
     if not events:
         quiet = "No loss spike." if len(loss) > spike_rule.WARMUP else ""
         return Finding(label, quiet, "good" if quiet else "plain")
@@ -119,7 +124,29 @@ def stability(log: RunLog) -> Finding:
         if worst.recovered is not None
         else " and did not recover"
     )
+    text += edge_before(log, int(log.step[worst.row]))
     return Finding(label, text + ".", "watch" if worst.recovered is not None else "bad")
+
+
+def edge_before(log: RunLog, step: int) -> str:
+    """What the last probes before a step say about its cause; nothing if there are none.
+
+    Looks at the three probes up to `step`: the edge ratio moves within a few of them.
+    """
+    pair = probed(log, "edge_ratio")
+    if pair is None:
+        return ""
+    steps, ratio = pair
+    near = np.flatnonzero((steps <= step) & np.isfinite(ratio))[-PROBES_BEFORE:]
+    if not len(near):
+        return ""
+    peak = near[int(np.argmax(ratio[near]))]
+    read = f"{words.number(float(ratio[peak]), 3)} at step {words.count(steps[peak])}"
+    if ratio[peak] > RED:
+        return f"; training was beyond the edge of stability just before (edge ratio {read})"
+    if ratio[peak] > NEAR:
+        return f"; training was close to the edge of stability just before (edge ratio {read})"
+    return f"; no probe just before it was near the edge of stability (edge ratio at most {read})"
 
 
 def _edge(log: RunLog) -> Finding:

@@ -18,6 +18,7 @@ from homotopy_cli.errors import HomotopyError
 from homotopy_cli.records import EventRecord
 from homotopy_cli.report.gates import evaluate
 from homotopy_cli.report.page import render
+from homotopy_cli.report.verdict import edge_before, stability
 from homotopy_cli.runlog.reader import RunLog, Spectrum
 
 HERE = Path(__file__).parent
@@ -58,10 +59,35 @@ def test_the_verdict_comes_first_and_in_words(page):
     text = text_of(page)
     assert "Trained: loss 4.652 → 1.605 in 2 000 steps." in text
     assert "1 loss spike, at step 1 200; the worst rose from 1.67 to 3.05" in text
+    assert "no probe just before it was near the edge of stability (edge ratio at most 0.5" in text
     assert "of the stability limit" in text
     assert "The homotopy scheduler: curvature set the rate on 514 steps of 2 000" in text
     assert "Most curved: blocks." in text
     assert text.index("Trained:") < text.index("Learning rate")
+
+
+def test_a_spike_is_set_beside_the_probes_before_it():
+    log = samples.plain_log(100)
+    steps = np.array([0, 20, 40, 60, 80])
+
+    def said(*ratios):
+        probes = {"edge_ratio": np.array(ratios)}
+        return edge_before(replace(log, probe_step=steps, probes=probes), 60)
+
+    beyond = "; training was beyond the edge of stability just before (edge ratio 1.4 at step 40)"
+    assert said(9.0, 0.5, 1.4, 1.1, 9.0) == beyond
+    close = "; training was close to the edge of stability just before (edge ratio 0.8 at step 60)"
+    assert said(9.0, 0.5, 0.4, 0.8, 9.0) == close
+    assert said(9.0, 0.1, 0.2, np.nan, 9.0) == (  # the probe at 60 measured nothing: 0, 20, 40
+        "; training was beyond the edge of stability just before (edge ratio 9 at step 0)"
+    )
+    assert edge_before(log, 60) == ""
+    diverged = replace(log, probe_step=steps, probes={"edge_ratio": np.full(5, 2.0)})
+    diverged.steps["loss"][90:] = np.nan
+    assert stability(diverged).text == (
+        "loss non-finite from step 90 (10 rows); training was beyond the edge of stability just "
+        "before (edge ratio 2 at step 40)."
+    )
 
 
 def test_every_panel_has_heading_finding_label_and_table(page):

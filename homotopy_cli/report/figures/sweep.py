@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from homotopy_cli.report import words
-from homotopy_cli.report.facts import scheduler_name, setting
+from homotopy_cli.report.arms import IGNORED, arms
+from homotopy_cli.report.facts import setting
 from homotopy_cli.report.panel import Panel, Table
 from homotopy_cli.report.series import column, first_finite, rounded
 from homotopy_cli.report.theme import RUN_ROLES, base_figure, color
@@ -18,7 +19,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 def sweep_points(
     logs: Sequence[RunLog], metrics: Sequence[Mapping[str, float | int | None]]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Scheduler -> (lr, loss) sorted by lr; the held-out loss if every run has one.
+    """Arm -> (lr, loss) sorted by lr; the held-out loss if every run has one.
+
+    Runs whose recipes differ in learning rate and seed only are one arm.
 
     A run that diverged counts with its first loss, the value at which training is worthless:
     min(l, l0) of Wortsman et al. (2023).
@@ -26,7 +29,9 @@ def sweep_points(
     held_out = all(run["val_loss"] is not None for run in metrics)
     name = "val_loss" if held_out else "final_loss"
     points: dict[str, list[tuple[float, float]]] = {}
-    for log, run in zip(logs, metrics, strict=True):
+    members = arms(logs, ignoring=(*IGNORED, "optimizer.lr"))
+    arm_of = {run: arm.name for arm in members for run in arm.runs}
+    for i, (log, run) in enumerate(zip(logs, metrics, strict=True)):
         lr = setting(log, "optimizer", "lr")
         if not isinstance(lr, (int, float)) or isinstance(lr, bool) or lr <= 0:
             continue
@@ -34,8 +39,7 @@ def sweep_points(
         start = first_finite(loss) if loss is not None else None
         values = [v for v in (run[name], start) if v is not None]
         if values:
-            key = scheduler_name(log) or "runs"
-            points.setdefault(key, []).append((float(lr), float(min(values))))
+            points.setdefault(arm_of[i], []).append((float(lr), float(min(values))))
     return {key: sorted(values) for key, values in points.items()}
 
 
@@ -64,7 +68,7 @@ def sweep_panel(
             "lower is flatter"
         ]
     )
-    table = Table(("scheduler", "learning rate", "loss"), tuple(rows))
+    table = Table(("arm", "learning rate", "loss"), tuple(rows))
     title = "Loss against learning rate"
     return Panel("sweep", title, finding, figure, "loss", (), table, linked=False, wide=True)
 
