@@ -41,7 +41,7 @@ def run_train(
         argv=("homotopy", *sys.argv[1:]),
         command=command,
     )
-    written = page and result.status != "interrupted" and _write_page(result.paths)
+    written = page and not result.signal and _write_page(result.paths)
     needed = consent(loaded.recipe, recipe)
     for line in sentences(result, command=command, page=bool(written), consent=needed):
         print(line)
@@ -102,11 +102,17 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
     from homotopy_cli.training.summary import advice, findings
 
     tally = result.tally
-    words = {"finished": "finished", "diverged": "stopped", "interrupted": result.signal}
+    words = {
+        "finished": "finished early" if result.early else "finished",
+        "diverged": "stopped",
+        "interrupted": result.signal or "time limit",
+    }
     lines = [
         f"{words[result.status]}: {result.step} of {result.total} steps, "
         f"{result.n_params:,} parameters, {duration(result.seconds)} in this process"
     ]
+    if result.early or result.late:
+        lines.append(f"why: {result.early or result.late}")
     if tally.first_loss is not None:
         lines.append(
             f"loss: {tally.first_loss:.4g} -> {tally.last_loss:.4g} on training batches "
@@ -131,6 +137,9 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
     lines += ["", f"log         {paths.log}"]
     if paths.checkpoint.exists():
         lines.append(f"checkpoint  {paths.checkpoint}")
+    if result.best_eval is not None and paths.best.exists():
+        step, loss = result.best_eval
+        lines.append(f"best        {paths.best} (held-out loss {loss:.4g} after {step} steps)")
     if page:
         lines.append(f"report      {paths.page}")
     if result.status == "interrupted":

@@ -1,7 +1,7 @@
 """Recipes: YAML becomes typed settings, without torch.
 
     values.py       numbers, counts, flags that refuse look-alikes, with words and a hint
-    running.py      device, mixed precision, compilation
+    running.py      device, mixed precision, compilation, early end
     schema.py       Recipe: everything `homotopy train` can be told
     models.py       one settings class per zoo model
     datasets.py     one settings class per kind of data

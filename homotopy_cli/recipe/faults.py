@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from homotopy_cli.recipe.document import Document, Path, dotted
 from homotopy_cli.recipe.optimizers import NEEDS_A_CLOSURE, NEEDS_SPARSE_GRADIENTS
-from homotopy_cli.recipe.running import CompileSpec
+from homotopy_cli.recipe.running import CompileSpec, EarlyStopSpec
 from homotopy_cli.recipe.schema import (
     DATA_SPECS,
     FIXED_SPECS,
@@ -162,7 +162,12 @@ def _spec_of(path: Path, data: Any) -> tuple[Any, str]:
         value = _value_at(path, data)
         name = value.get("name") if isinstance(value, dict) else value
         return _SECTIONS[section].get(name), f"{name}"
-    sections = {"curvature": CurvatureSpec, "clip": ClipSpec, "compile": CompileSpec}
+    sections = {
+        "curvature": CurvatureSpec,
+        "clip": ClipSpec,
+        "compile": CompileSpec,
+        "early_stop": EarlyStopSpec,
+    }
     return sections.get(section), section
 
 

@@ -1,11 +1,20 @@
-"""How a recipe's steps are run: device, mixed precision, compilation."""
+"""How a recipe's steps are run: device, mixed precision, compilation, early end."""
 
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from homotopy_cli.recipe.values import Flag, Spec, Text, closest, fault, shown
+from homotopy_cli.recipe.values import (
+    Count,
+    Flag,
+    NonNegative,
+    Spec,
+    Text,
+    closest,
+    fault,
+    shown,
+)
 
 _DEVICES = ("cpu", "cuda", "mps", "auto")
 
@@ -57,3 +66,12 @@ def _amp(value: Any) -> Any:
 
 
 Amp = Annotated[Literal["bf16"] | None, BeforeValidator(_amp)]
+
+
+class EarlyStopSpec(Spec):
+    """End the run when evaluations stop gaining."""
+
+    patience: Count = Field(
+        default=5, description="evaluations in a row without a gain that end the run"
+    )
+    min_delta: NonNegative = Field(default=0.0, description="smallest gain that counts, loss")

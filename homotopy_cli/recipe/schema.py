@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from homotopy_cli.recipe.datasets import DATA_SPECS, Data, DataSpec
 from homotopy_cli.recipe.models import MODEL_SPECS, Model, ModelSpec
 from homotopy_cli.recipe.optimizers import TORCH_SPECS, OptimizerSpec
-from homotopy_cli.recipe.running import Amp, Compile, Device
+from homotopy_cli.recipe.running import Amp, Compile, Device, EarlyStopSpec
 from homotopy_cli.recipe.schedules import (
     CURVATURE_SPECS,
     FIXED_SPECS,
@@ -130,6 +130,17 @@ class Recipe(Spec):
     checkpoint_every: Whole = Field(
         default=0, description="steps between checkpoints; 0 = at the end only"
     )
+    keep_best: Flag = Field(
+        default=False,
+        description="keep the weights of the best evaluation in best.pt beside run.pt",
+    )
+    early_stop: EarlyStopSpec | None = Field(
+        default=None, description="end the run when evaluations stop gaining; default never"
+    )
+    max_seconds: Positive | None = Field(
+        default=None,
+        description="training time after which the run saves and ends, to be resumed; per start",
+    )
     seed: Integer = Field(default=0, description="of weights, data order, dropout and probes")
     out: Annotated[Text, BeforeValidator(_out)] | None = Field(
         default=None, description="the log; default runs/NAME/run.h5; the checkpoint lies beside"
@@ -197,6 +208,9 @@ class Recipe(Spec):
                     "dampening: 0",
                     ("optimizer", "dampening"),
                 )
+        for key in ("keep_best", "early_stop"):
+            if getattr(self, key) and not self.eval_every:
+                raise fault("needs evaluations on the way", "eval_every: 100", (key,))
         if self.amp is not None and self.dtype != "float32":
             raise fault(f"bf16 needs dtype float32, not {self.dtype}", "dtype: float32", ("amp",))
         if self.accumulate > self.batch_size:

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import yaml
 from pydantic.json_schema import GenerateJsonSchema
 
-from homotopy_cli.recipe.running import CompileSpec
+from homotopy_cli.recipe.running import CompileSpec, EarlyStopSpec
 from homotopy_cli.recipe.schedules import Ceiling
 from homotopy_cli.recipe.schema import (
     DATA_SPECS,
@@ -66,6 +66,7 @@ def schema_table() -> str:
     parts += ["### `curvature`", "", _first_line(CurvatureSpec), "", *_table(CurvatureSpec), ""]
     parts += ["### `clip`", "", _first_line(ClipSpec), "", *_table(ClipSpec), ""]
     parts += ["### `compile`", "", _first_line(CompileSpec), "", *_table(CompileSpec), ""]
+    parts += ["### `early_stop`", "", _first_line(EarlyStopSpec), "", *_table(EarlyStopSpec), ""]
     parts += ["### Optimizers: `optimizer: {name: ...}`", "", *_optimizers(), ""]
     return "\n".join(parts)
 

@@ -13,6 +13,7 @@
     averaging.py    optimizers with weights to train on and weights to use (Schedule-Free)
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run
     spikes.py       loss and gradient-norm spikes as events
+    stopping.py     the best evaluation, an early end, a limit on time
     checkpoint.py   run.pt: atomic, plain, self-describing; RNG captured and restored
     resume.py       run.pt + run.h5 -> the same run at the same step
     outputs.py      where log, checkpoint and page go, and what refuses to be overwritten

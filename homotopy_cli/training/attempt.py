@@ -23,6 +23,7 @@ from homotopy_cli.training.signals import StopRequest
 from homotopy_cli.training.snapshot import spectrum_due, take_snapshot
 from homotopy_cli.training.spikes import SpikeDetector
 from homotopy_cli.training.step import optimizer_step
+from homotopy_cli.training.stopping import Stopping
 from homotopy_cli.training.summary import Tally, TrainResult
 
 SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
@@ -41,9 +42,11 @@ class Attempt:
         observer: Observer,
         start: StartPoint,
         loaded: Any,
+        stopping: Stopping,
     ) -> None:
         self.run, self.paths, self.writer, self.observer = run, paths, writer, observer
         self.loaded, self.recipe, self.start = loaded, loaded.recipe, start
+        self.stopping = stopping
         self.tally = Tally()
         self.detectors = {"loss": SpikeDetector(), "grad_norm": SpikeDetector()}
         self.curvature: dict[str, float] = {}
@@ -72,25 +75,33 @@ class Attempt:
                 self._save()
             elif self.done == 0 and self.recipe.eval_every and self.run.measured:
                 self._snapshot()  # the first attempt's row at step 0 gave way to this attempt's
-            fault = ""
-            while self.done < total and stop.signum is None and not fault:
+            fault = early = late = ""
+            while self.done < total and stop.signum is None and not (fault or early or late):
                 fault = self._step(self.done)
                 if not fault:
                     self._after_step(total)
+                    early, late = self.stopping.early, self.stopping.late(self.began)
             seconds = time.perf_counter() - self.began
-            status = "diverged" if fault else "finished" if self.done >= total else "interrupted"
-            if status == "interrupted":
+            ended = early or self.done >= total
+            status = "diverged" if fault else "finished" if ended else "interrupted"
+            early = early if status == "finished" else ""
+            late = late if status == "interrupted" else ""
+            if early:
+                self._event("info", "EARLY_STOP", early)
+            if late:
+                self._event("info", "TIME_LIMIT", f"{late} after step {self.done - 1}")
+            elif status == "interrupted":
                 self._event("warning", "INTERRUPTED", f"{stop.name} after step {self.done - 1}")
-            elif status == "finished" and self.run.eval_batches:
+            if (late or status == "finished") and self.run.eval_batches:
                 self._evaluate_once()
             failed = None
             if not fault:
-                failed = self._save(final=True)
+                failed = self._save()
             self.observer.stop()
             self.writer.close(status)
         if failed is not None:
             raise failed
-        return self._result(status, fault, seconds, stop)
+        return self._result(status, seconds, stop, fault=fault, early=early, late=late)
 
     def _step(self, step: int) -> str:
         """One optimizer step and its row; returns why training must stop, or ""."""
@@ -160,6 +171,11 @@ class Attempt:
         self.evaluations |= values
         self.writer.append_eval(record)
         self.observer.evaluation(record)
+        every = self.recipe.eval_every
+        planned = bool(every) and self.done % every == 0
+        better = self.stopping.evaluated(self.done, values["eval_loss"], counts=planned)
+        if better and self.recipe.keep_best:
+            self._save(self.paths.best)
         if self.run.measured:
             self._snapshot()
 
@@ -184,23 +200,25 @@ class Attempt:
         if self.evaluations.get("step") != self.done:
             self._evaluate()
 
-    def _save(self, *, final: bool = False) -> CheckpointError | None:
-        """Write run.pt; a failure in mid-run is an event, at the end it is returned."""
-        if self._saved_at == self.done:
+    def _save(self, path: Path | None = None) -> CheckpointError | None:
+        """Write run.pt, or best.pt; a failure in mid-run is an event, at the end it is returned."""
+        best = path is not None
+        if self._saved_at == self.done and not best:
             return None
         if not self.run.weights_are_finite():
             self._event("warning", "CHECKPOINT_KEPT", "weights are not finite: kept the last good")
             return None
         began = time.perf_counter()
         try:
-            checkpoint.save_checkpoint(self.paths.checkpoint, self._content())
+            checkpoint.save_checkpoint(path or self.paths.checkpoint, self._content())
         except CheckpointError as error:
             self._event("warning", "CHECKPOINT_FAILED", error.message)
             return error
         finally:
             self._last_save = time.perf_counter()
             self._save_seconds += self._last_save - began
-        self._saved_at = self.done
+        if not best:
+            self._saved_at = self.done
         return None
 
     def _content(self) -> dict[str, Any]:
@@ -214,6 +232,7 @@ class Attempt:
                 "spikes": {name: d.state_dict() for name, d in self.detectors.items()},
                 "evaluations": dict(self.evaluations),
                 "curvature": dict(self.curvature),
+                "stopping": self.stopping.state_dict(),
             },
             "rng": checkpoint.rng_state(self.run.device),
             "environment": self.environment,
@@ -255,7 +274,7 @@ class Attempt:
         if level == "warning":
             self.warnings.append(message)
 
-    def _result(self, status: str, fault: str, seconds: float, stop: StopRequest) -> TrainResult:
+    def _result(self, status: str, seconds: float, stop: StopRequest, **why: str) -> TrainResult:
         return TrainResult(
             status=status,
             step=self.done,
@@ -272,7 +291,8 @@ class Attempt:
             first_eval_loss=self.evaluations.get("first"),
             baseline=dict(self.run.baseline),
             scheduler=self.recipe.scheduler.name,
-            fault=fault,
+            **why,
+            best_eval=self.stopping.best if self.recipe.keep_best else None,
             signal=stop.name if status == "interrupted" else "",
             exit_code={"finished": 0, "diverged": 3}.get(status, stop.exit_code),
             warnings=tuple(self.warnings),

@@ -9,6 +9,7 @@ from homotopy_cli.training.build import build_run
 from homotopy_cli.training.evaluate import evaluate
 from homotopy_cli.training.outputs import refuse_unwritable, run_paths
 from homotopy_cli.training.step import optimizer_step
+from homotopy_cli.training.stopping import Stopping
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def check(loaded: Any, out: Any) -> CheckReport:
     """
     refuse_unwritable(run_paths(out))
     run = build_run(loaded)
+    Stopping.of(loaded.recipe, len(run.eval_batches))
     eval_loss = None
     if run.eval_batches:
         eval_loss = evaluate(run.model, run.loss, run.eval_batches[:1])["eval_loss"]

@@ -21,6 +21,7 @@ from homotopy_cli.training.outputs import (
     run_paths,
 )
 from homotopy_cli.training.resume import StartPoint, find_start
+from homotopy_cli.training.stopping import Stopping
 from homotopy_cli.training.summary import Tally, TrainResult
 
 
@@ -59,8 +60,11 @@ def train(
     run = build_run(loaded)
     resolved = loaded.recipe.resolved()
     start = find_start(paths, resolved) if resume else StartPoint()
-    if start.step >= loaded.recipe.steps:
-        return _nothing_to_do(run, paths, start)
+    stopping = Stopping.of(loaded.recipe, len(run.eval_batches))
+    if start.checkpoint is not None:
+        stopping.load_state_dict(start.checkpoint["loop"].get("stopping", stopping.state_dict()))
+    if start.step >= loaded.recipe.steps or stopping.early:
+        return _nothing_to_do(run, paths, start, stopping)
     make_folder(paths)
     info = _run_info(loaded, run, argv)
     watcher = observer or Silent()
@@ -71,9 +75,10 @@ def train(
         writer = RunWriter.create(paths.log, info, overwrite=overwrite, **options)
     try:
         if not start.continues_log:
+            paths.best.unlink(missing_ok=True)
             paths.checkpoint.unlink(missing_ok=True)  # of the run that --overwrite replaces
             paths.page.unlink(missing_ok=True)
-        return Attempt(run, paths, writer, watcher, start, loaded).go()
+        return Attempt(run, paths, writer, watcher, start, loaded, stopping).go()
     except BaseException:
         # A bug, a second Ctrl-C, a full memory: the rows so far are worth keeping.
         writer.close("interrupted")
@@ -102,7 +107,7 @@ def _run_info(loaded: Any, run: Run, argv: Sequence[str]) -> RunInfo:
     )
 
 
-def _nothing_to_do(run: Run, paths: RunPaths, start: StartPoint) -> TrainResult:
+def _nothing_to_do(run: Run, paths: RunPaths, start: StartPoint, stopping: Stopping) -> TrainResult:
     """The run is already as long as the recipe asks: report it, touch nothing."""
     assert start.checkpoint is not None  # only a checkpoint has steps
     kept = start.checkpoint["loop"]
@@ -123,5 +128,10 @@ def _nothing_to_do(run: Run, paths: RunPaths, start: StartPoint) -> TrainResult:
         eval_metric_name=METRIC_NAMES.get(run.loss.name, ""),
         first_eval_loss=kept["evaluations"].get("first"),
         baseline=dict(run.baseline),
-        warnings=(f"the run already has {start.step} steps; --set steps=N for more",),
+        early=stopping.early,
+        best_eval=stopping.best if run.recipe.keep_best else None,
+        warnings=(
+            f"the run already has {start.step} steps; "
+            f"--set {'early_stop.patience' if stopping.early else 'steps'}=N for more",
+        ),
     )

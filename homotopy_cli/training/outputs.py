@@ -20,9 +20,15 @@ class RunPaths:
         """The append-only journal beside the log, present while the run lives."""
         return self.log.with_name(self.log.name + ".journal")
 
+    @property
+    def best(self) -> Path:
+        """The weights of the best evaluation: best.pt for run.h5, NAME-best.pt for NAME.h5."""
+        stem = self.log.stem
+        return self.log.with_name("best.pt" if stem == "run" else f"{stem}-best.pt")
+
     def existing(self) -> tuple[Path, ...]:
         """The files of an earlier run that are already there."""
-        every = (self.log, self.journal, self.checkpoint, self.page)
+        every = (self.log, self.journal, self.checkpoint, self.best, self.page)
         return tuple(path for path in every if os.path.lexists(path))
 
 

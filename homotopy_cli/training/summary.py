@@ -69,7 +69,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. `exit_code` is the process's: 0, 3 (diverged), 130 or 143 (signal)."""
+    """How a run ended. `exit_code` is the process's: 0, 3 (diverged), 130 or 143 (signal).
+
+    A limit on time ends a run as "interrupted" with exit code 0: it is saved and resumable.
+    """
 
     status: str  # finished | diverged | interrupted
     step: int  # optimizer steps done, all attempts together
@@ -86,7 +89,10 @@ class TrainResult:
     first_eval_loss: float | None = None
     baseline: dict[str, float] = field(default_factory=dict)  # e.g. unigram_entropy, nats
     scheduler: str = ""
+    best_eval: tuple[int, float] | None = None  # (steps, loss) of best.pt; None: not kept
     fault: str = ""  # why it diverged, with the step
+    early: str = ""  # why it finished before its last step
+    late: str = ""  # which limit on time interrupted it
     signal: str = ""
     exit_code: int = 0
     warnings: tuple[str, ...] = ()
