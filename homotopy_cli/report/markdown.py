@@ -7,6 +7,7 @@ import numpy as np
 
 from homotopy_cli.report import words
 from homotopy_cli.report.compare import difference, distinct_names
+from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.tables import metric_text
@@ -46,7 +47,7 @@ def markdown_summary(
     for name, one in zip(names, verdicts, strict=False):
         parts.append(_findings(one, name if len(logs) > 1 else ""))
     text = "\n\n".join(part for part in parts if part) + "\n"
-    return _cut(text)
+    return _cut(encodable(text))
 
 
 def _title(verdicts: Sequence[Verdict], names: Sequence[str], gates: Sequence[GateResult]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from homotopy_cli.report import layers
 from homotopy_cli.report import spikes as spike_rule
+from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.series import column, last_finite
 from homotopy_cli.runlog.reader import RunLog
 
@@ -105,18 +106,18 @@ def metrics_document(
         "schema_version": "1.0",
         "runs": [
             {
-                "run_id": str(log.attrs.get("run_id", "")),
-                "status": str(log.attrs.get("status", "")),
+                "run_id": encodable(str(log.attrs.get("run_id", ""))),
+                "status": encodable(str(log.attrs.get("status", ""))),
                 "metrics": summarise(log),
                 "missing": list(log.missing),
-                "notes": list(log.notes),
+                "notes": [encodable(note) for note in log.notes],
             }
             for log in logs
         ],
         "baseline": None
         if baseline is None
         else {
-            "run_id": str(baseline.attrs.get("run_id", "")),
+            "run_id": encodable(str(baseline.attrs.get("run_id", ""))),
             "metrics": summarise(baseline),
         },
         "gates": [gate.document() for gate in gates],

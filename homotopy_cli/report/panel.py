@@ -52,7 +52,7 @@ def balanced(panels: Sequence[Panel]) -> tuple[Panel, ...]:
         after = panels[i + 1] if i + 1 < len(panels) else None
         last = after is None or after.wide or (after.figure is None and panel.figure is not None)
         alone = last and narrow % 2 == 1
-        done.append(replace(panel, wide=True) if alone and panel.figure is not None else panel)
+        done.append(replace(panel, wide=True) if alone else panel)
     return tuple(done)
 
 

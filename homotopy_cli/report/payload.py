@@ -12,6 +12,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.panel import Panel
 from homotopy_cli.report.theme import CONFIG, dark_colors, template
 
@@ -99,4 +100,4 @@ def embedded_json(document: Any) -> str:
     )
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return encodable(text)

@@ -53,6 +53,8 @@ def verdict(log: RunLog) -> Verdict:
     kept = tuple(f for f in findings if f.text)
     if tone == "good" and any(f.tone != "plain" and f.tone != "good" for f in kept):
         tone = "watch" if all(f.tone != "bad" for f in kept) else "bad"
+    if tone == "bad":
+        headline = headline.replace("Trained:", "Trained, but unstable:", 1)
     return Verdict(headline, tone, kept)
 
 
@@ -188,6 +190,10 @@ def _recording(log: RunLog) -> list[Finding]:
             found.append(Finding("Data", said + "; drawn as gaps", "watch"))
     if log.missing:
         found.append(Finding("Data", f"Missing columns: {words.join(list(log.missing))}.", "watch"))
+    for axis, steps in (("steps", log.step), ("probes", log.probe_step)):
+        if (np.diff(steps) <= 0).any():
+            text = f"The {axis} are not in increasing order: the log is damaged, curves fold back."
+            found.append(Finding("Data", text, "bad"))
     found += [Finding("Data", note) for note in log.notes]
     errors = [event for event in log.events if event.level == "error"]
     if errors:

@@ -139,7 +139,7 @@ def test_edge_words():
     ratio = np.array([0.2, 0.4, 1.5, 1.2, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5])
     log = replace(log, probes={"edge_ratio": ratio})
     assert edge.edge_finding(log) == (
-        "Closest at step 2, with 1.5 of the stability limit. "
+        "Furthest beyond at step 2, at 1.5 times the stability limit. "
         "Median 0.5 over the second half of the probes. "
         "2 probes of 10 beyond the edge (steps 2–3)."
     )

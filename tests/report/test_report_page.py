@@ -17,6 +17,8 @@ import report_samples as samples
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.records import EventRecord
 from homotopy_cli.report.gates import evaluate
+from homotopy_cli.report.markdown import markdown_summary
+from homotopy_cli.report.metrics import metrics_document, metrics_json
 from homotopy_cli.report.page import render
 from homotopy_cli.report.verdict import edge_before, stability
 from homotopy_cli.runlog.reader import RunLog, Spectrum
@@ -88,6 +90,21 @@ def test_a_spike_is_set_beside_the_probes_before_it():
         "loss non-finite from step 90 (10 rows); training was beyond the edge of stability just "
         "before (edge ratio 2 at step 40)."
     )
+
+
+def test_steps_out_of_order_are_said_and_drawn():
+    log = samples.transformer_log(n=100)
+    damaged = replace(log, step=np.concatenate([log.step[:99], [2**62]])[::-1])
+    text = text_of(render([damaged]))
+    assert "The steps are not in increasing order: the log is damaged" in text
+    assert "not in increasing order" not in text_of(render([log]))
+
+
+def test_text_that_is_no_utf8_becomes_a_page_that_is():
+    log = replace(samples.plain_log(), attrs={"run_id": "a\udcff", "status": "\udc80"})
+    log = replace(log, notes=("note \udcfe",), layers=("\udcfd",))
+    for text in (render([log]), markdown_summary([log]), metrics_json(metrics_document([log]))):
+        text.encode("utf-8")
 
 
 def test_every_panel_has_heading_finding_label_and_table(page):
@@ -336,5 +353,5 @@ def test_a_loss_that_rose_without_ever_being_nan_is_called_worse():
     )
     text = text_of(render([log]))
     assert "Got worse: loss 1.1 → 650 over 100 steps, up 591 times." in text
-    assert "with 40 of the stability limit" in text
+    assert "at 40 times the stability limit" in text
     assert "100 probes of 100 beyond the edge" in text

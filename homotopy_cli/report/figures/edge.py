@@ -106,7 +106,8 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
     add_line(figure, drawn, name="edge ratio", role="blue", width=2.2)
     notes += drawn.notes
     top = float(np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)))
-    add_level(figure, RED, label="edge of stability", role="red")
+    side = _free_side(ratio[np.isfinite(ratio)])
+    add_level(figure, RED, label="edge of stability", role="red", side=side)
     if top > RED:
         add_band(figure, RED, top * (2 if log_scale else 1.2), role="danger_band")
     goal = target(log)
@@ -114,6 +115,14 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
         add_level(figure, goal, label=f"target {words.number(goal)}", role="teal", dash="dot")
     _fit_range(figure, ratio, log_scale)
     return figure, notes
+
+
+def _free_side(known: np.ndarray) -> str:
+    """The end of the plot at which the curve is further from the edge: there is room for words."""
+    some = max(1, len(known) // 8)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = np.abs(np.log(np.maximum(known, 1e-9)))
+    return "left" if gap[:some].min() > 2 * gap[-some:].min() else "right"
 
 
 def _fit_range(figure: go.Figure, ratio: np.ndarray, log_scale: bool) -> None:
@@ -174,9 +183,11 @@ def edge_finding(log: RunLog) -> str:
     finite = np.isfinite(ratio)
     steps, known = log.probe_step[finite], ratio[finite]
     peak = int(np.argmax(known >= known.max() - 5e-3 * abs(known.max())))
+    where, size = words.count(steps[peak]), words.number(known[peak], 3)
     parts = [
-        f"closest at step {words.count(steps[peak])}, with {words.number(known[peak], 3)} "
-        "of the stability limit"
+        f"furthest beyond at step {where}, at {size} times the stability limit"
+        if known[peak] > RED
+        else f"closest at step {where}, with {size} of the stability limit"
     ]
     if len(known) >= 4:
         half = known[len(known) // 2 :]

@@ -52,7 +52,7 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
         drawn = curve(log.step, lr, "lr")
         hover = {}
         if reasons is not None:
-            at = np.searchsorted(log.step, drawn.x)
+            at = np.minimum(np.searchsorted(log.step, drawn.x), len(reasons) - 1)
             hover = {
                 "text": [_reason(reasons[i]) for i in at],
                 "hovertemplate": "%{y:.4~g} · %{text}",
