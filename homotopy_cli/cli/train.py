@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECIPE]", help="YAML recipe; left out: the built-in quickstart."),
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="YAML file, or a name that --list shows; left out: quickstart.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -52,19 +55,35 @@ def train(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress; warnings and results stay.")
     ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the recipes that come with homotopy, and stop.")
+    ] = False,
+    copy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Copy one to NAME.yaml, or to the path given as RECIPE."),
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")
+    ] = False,
 ) -> int:
     """Train a recipe; curvature is measured on the way and holds the learning rate when needed.
 
     Writes the log run.h5, the checkpoint run.pt beside it, and the page run.html. Without a
     recipe: a small GPT on text that comes with Python, in about a minute.
     """
+    from homotopy_cli.cli.shipped import copy_recipe, list_recipes, print_schema
+
+    if list_:
+        return list_recipes()
+    if copy is not None:
+        return copy_recipe(copy, recipe)
+    if schema:
+        return print_schema()
     from homotopy_cli.cli.train_run import run_check, run_grid, run_train
-    from homotopy_cli.recipe.load import builtin_recipe, load_recipe
+    from homotopy_cli.recipe.load import open_recipe
 
     def load(overrides: tuple[str, ...], profile: str | None) -> "LoadedRecipe":
-        if recipe is None:
-            return builtin_recipe("quickstart", overrides, profile=profile)
-        return load_recipe(recipe, overrides, profile=profile)
+        return open_recipe(recipe, overrides, profile=profile)
 
     overrides = tuple(settings or ())
     if sweep or seeds is not None:

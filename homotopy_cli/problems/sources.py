@@ -7,7 +7,7 @@ from typing import Any
 from homotopy_cli.errors import CheckpointError, ProblemError
 from homotopy_cli.problems.checkpoint import Checkpoint
 from homotopy_cli.recipe.datasets import TextData
-from homotopy_cli.recipe.load import load_recipe, recipe_from_resolved
+from homotopy_cli.recipe.load import open_recipe, recipe_from_resolved
 from homotopy_cli.recipe.schema import Recipe
 from homotopy_cli.recipe.targets import is_user_code
 from homotopy_cli.zoo.pretrained import architecture
@@ -41,7 +41,7 @@ def find_setting(
     """
     path = checkpoint.path
     if recipe is not None:
-        loaded = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+        loaded = open_recipe(recipe) if isinstance(recipe, str | Path) else recipe
         setting = Setting(loaded.recipe, Path(loaded.base_dir), "the recipe's held-out data")
         return _with_text(setting, text)
     if checkpoint.recipe is not None:

@@ -11,9 +11,11 @@
     parsing.py      the YAML 1.2 core rules on top of PyYAML's scanner
     overrides.py    `--set a.b=c` and profiles, applied to a document
     faults.py       a pydantic error -> `file:line: key.path: what`, and what to type instead
-    load.py         load_recipe, builtin_recipe: every fault in one RecipeError
+    load.py         open_recipe, load_recipe, builtin_recipe: every fault in one RecipeError
     targets.py      load_target: `file.py:callable`, `package.module:callable`
-    text.py         dump_recipe, the JSON schema, the reference table of recipes/README.md
+    shipped.py      the recipes of the package: a list, and copies
+    text.py         dump_recipe, and the reference table of recipes/README.md
+    editor.py       the JSON schema, for editors
 
 Three rules. A value is never repaired silently: `1e-3` is a number because YAML 1.2 says
 so, `no` is text because YAML 1.2 says so. Every default is written in a settings class and

@@ -70,12 +70,8 @@ def builtin_recipe(
         RecipeError: No such recipe, or an override that does not fit.
     """
     if name not in builtin_names():
-        near = closest(name, builtin_names())
-        raise RecipeError(
-            f"no built-in recipe {name!r}",
-            hint=f"did you mean {near!r}?" if near else f"one of {', '.join(builtin_names())}",
-        )
-    raw = (resources.files("homotopy_cli") / "builtin_recipes" / f"{name}.yaml").read_bytes()
+        raise unknown_builtin(name)
+    raw = builtin_source(name)
     document = parse(raw, f"{name}.yaml (built in)")
     recipe = _validated(document, overrides, profile)
     return LoadedRecipe(
@@ -86,6 +82,41 @@ def builtin_recipe(
         recipe.name or name,
         tuple(overrides),
         profile,
+    )
+
+
+def open_recipe(
+    given: str | Path | None, overrides: Sequence[str] = (), *, profile: str | None = None
+) -> LoadedRecipe:
+    """A recipe by file, or by the name of one that comes with the package.
+
+    A file is meant before a name. A name stands alone: no folder, no suffix.
+
+    Args:
+        given: Path or name; None: the quickstart.
+        overrides, profile: As for `load_recipe`.
+
+    Raises:
+        RecipeError: As `load_recipe`.
+    """
+    if given is None:
+        return builtin_recipe(QUICKSTART, overrides, profile=profile)
+    if str(given) in builtin_names() and not Path(given).is_file():
+        return builtin_recipe(str(given), overrides, profile=profile)
+    return load_recipe(given, overrides, profile=profile)
+
+
+def builtin_source(name: str) -> bytes:
+    """The text of a recipe that comes with the package."""
+    return (resources.files("homotopy_cli") / "builtin_recipes" / f"{name}.yaml").read_bytes()
+
+
+def unknown_builtin(name: str) -> RecipeError:
+    """No recipe of that name comes with the package."""
+    near = closest(name, builtin_names())
+    return RecipeError(
+        f"no built-in recipe {name!r}",
+        hint=f"did you mean {near!r}?" if near else f"one of {', '.join(builtin_names())}",
     )
 
 
@@ -124,7 +155,9 @@ def _read(path: Path) -> bytes:
         near = ""
         if folder.is_dir():
             near = closest(path.name, [p.name for p in folder.glob("*.y*ml")])
-        hint = f"did you mean {folder / near}?" if near else "homotopy train runs the quickstart"
+        known = "" if path.suffix or len(path.parts) > 1 else closest(str(path), builtin_names())
+        hint = f"did you mean {folder / near}?" if near else "homotopy train --list shows some"
+        hint = f"did you mean {known!r}, which comes with homotopy?" if known else hint
         raise RecipeError(f"{path}: no such recipe", hint=hint) from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path}: is a folder", hint=f"{path}/NAME.yaml") from error

@@ -1,9 +1,8 @@
-"""A recipe as text: YAML of every setting, a JSON schema for editors, a reference table."""
+"""A recipe as text: YAML of every setting, and a reference table."""
 
 from typing import Any, get_args
 
 import yaml
-from pydantic.json_schema import GenerateJsonSchema
 
 from homotopy_cli.recipe.running import CompileSpec, EarlyStopSpec
 from homotopy_cli.recipe.schedules import Ceiling
@@ -17,8 +16,6 @@ from homotopy_cli.recipe.schema import (
     Recipe,
 )
 from homotopy_cli.recipe.values import Spec, shown
-
-JSON_SCHEMA_DRAFT = GenerateJsonSchema.schema_dialect
 
 
 class _Dumper(yaml.SafeDumper):
@@ -40,12 +37,6 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.dump(
         recipe.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
-
-
-def recipe_json_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors (`# yaml-language-server: $schema=...`)."""
-    schema = Recipe.model_json_schema(mode="validation")
-    return {"$schema": JSON_SCHEMA_DRAFT, "title": "homotopy recipe", **schema}
 
 
 def schema_table() -> str:

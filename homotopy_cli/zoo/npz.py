@@ -13,6 +13,8 @@ from homotopy_cli.recipe.datasets import NpzData
 from homotopy_cli.zoo.data import DataInfo, Rows, class_entropy, split_rows
 from homotopy_cli.zoo.files import find, read
 
+_HOW = "numpy.savez('data.npz', x=x, y=y) writes one; --set data.path=FILE.npz names it"
+
 
 def build_npz(spec: NpzData, base_dir: Path | str | None, dtype: torch.dtype) -> Rows:
     """Rows of two arrays: integer targets are classes, floating targets are regressed.
@@ -20,7 +22,7 @@ def build_npz(spec: NpzData, base_dir: Path | str | None, dtype: torch.dtype) ->
     Raises:
         ProblemError: Missing or broken file, missing array, or values that cannot be trained on.
     """
-    file = find(spec.path, base_dir)
+    file = find(spec.path, base_dir, how=_HOW)
     arrays = _load(file, spec)
     x, y = (to_tensor(arrays[name], f"{spec.path}: {name}", dtype) for name in (spec.x, spec.y))
     return array_rows(x, y, holdout=spec.holdout, origin=spec.path, names=(spec.x, spec.y))

@@ -11,7 +11,7 @@ from homotopy_cli.recipe.load import (
     load_recipe,
     recipe_from_resolved,
 )
-from homotopy_cli.recipe.text import dump_recipe, recipe_json_schema
+from homotopy_cli.recipe.text import dump_recipe
 
 TEXT = """
 model: model.py:build
@@ -196,12 +196,3 @@ def test_floats_survive_a_yaml_1_1_reader(write):
 
     loaded = load_recipe(write(), ["optimizer.lr=1e-07"])
     assert yaml.safe_load(dump_recipe(loaded.recipe))["optimizer"]["lr"] == 1e-07
-
-
-def test_the_json_schema_refuses_unknown_keys():
-    schema = recipe_json_schema()
-    assert schema["additionalProperties"] is False
-    assert set(schema["required"]) == {"model", "data", "optimizer", "steps"}
-    gpt = schema["$defs"]["Gpt"]
-    assert gpt["additionalProperties"] is False
-    assert gpt["properties"]["layers"]["minimum"] == 1
