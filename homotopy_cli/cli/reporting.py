@@ -8,6 +8,7 @@ from typing import Any
 from homotopy_cli.errors import HomotopyError
 
 INTERRUPTED = 130
+FASTEST_RELOAD = 5.0  # seconds: a slow machine must be able to finish drawing in between
 
 
 def run_report(
@@ -76,4 +77,5 @@ def _watch(logs: Sequence[Path], target: Path, draw: Any, every: float) -> bool:
     from homotopy_cli.cli.watching import watch
 
     print(f"watching: {target} follows the run, every {every:g} s; Ctrl-C ends it", file=sys.stderr)
-    return watch(logs, lambda runs: draw(runs, every), every=every)
+    refresh = max(every, FASTEST_RELOAD)
+    return watch(logs, lambda runs: draw(runs, refresh), every=every)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from homotopy_cli.report import words
+from homotopy_cli.report.arms import flattened
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import is_probe, marks, scheduler_name, setting
+from homotopy_cli.report.facts import recipe as read_recipe
 from homotopy_cli.report.figures.components import COMPONENTS, components_panel
 from homotopy_cli.report.figures.curvature import eigenvalue_panel, kappa_panel, sharpness_panel
 from homotopy_cli.report.figures.draw import add_marks
@@ -214,6 +216,13 @@ def facts_section(log: RunLog) -> str:
         if source
         else '<p class="empty">This log holds no recipe.</p>'
     )
+    settings = flattened(read_recipe(log))
+    if settings:
+        lines = "\n".join(f"{key}: {value}" for key, value in settings)
+        recipe += (
+            "<details class=data><summary>Every setting as it was used</summary>"
+            f"<pre>{_lines(lines)}</pre></details>"
+        )
     nothing = '<p class="empty">This log holds no run facts.</p>'
     return (
         '<section class="group" id="run"><h2>Run</h2><div class="grid">'

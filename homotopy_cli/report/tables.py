@@ -13,6 +13,7 @@ from homotopy_cli.report.series import column, probed
 from homotopy_cli.report.sparkline import sparkline
 from homotopy_cli.runlog.reader import RunLog
 
+LONG_FACT = 48  # characters; a longer fact gets a row of its own
 MAX_CARDS = 7  # number cards in a row of a wide page
 MAX_EVENTS = 200  # rows of the events table; the log has them all
 
@@ -181,7 +182,8 @@ def events_html(events: Sequence[EventRecord]) -> str:
 def facts_html(pairs: Sequence[tuple[str, object]]) -> str:
     """A definition list; pairs without a value are left out."""
     items = "".join(
-        f"<div><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>"
+        f"<div{' class=long' if len(str(value)) > LONG_FACT else ''}><dt>{safe(name)}</dt>"
+        f"<dd>{safe(value)}</dd></div>"
         for name, value in pairs
         if value not in (None, "", ())
     )

@@ -177,9 +177,12 @@ class Page:
     def wait_for(self, expression: str, seconds: float = 45) -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            value = self.run(expression)
-            if value:
-                return value
+            try:
+                if value := self.run(expression):
+                    return value
+            except AssertionError as error:
+                if "navigated" not in str(error):  # a page that reloads itself: ask the new one
+                    raise
             time.sleep(0.05)
         raise AssertionError(f"never became true: {expression}")
 

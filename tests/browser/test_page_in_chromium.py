@@ -47,6 +47,13 @@ def pages(tmp_path_factory):
         "probe": render([samples.probe_log()]),
         "compare": render([log, other, third]),
         "empty": render([samples.plain_log(0)]),
+        "seeds": render(
+            [
+                samples.transformer_log(n=300, seed=seed, lr=lr, path=f"{lr}/{seed}/run.h5")
+                for lr in (1e-3, 3e-3, 1e-2)
+                for seed in (0, 1)
+            ]
+        ),
     }
     for name, html in made.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
@@ -67,7 +74,7 @@ def opened(browser, pages):
         page.close()
 
 
-NAMES = ("run", "baseline", "plain", "probe", "compare", "empty")
+NAMES = ("run", "baseline", "plain", "probe", "compare", "empty", "seeds")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -115,7 +122,7 @@ def overflowing(page):
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("name", ["run", "baseline", "probe", "compare"])
+@pytest.mark.parametrize("name", ["run", "baseline", "probe", "compare", "seeds"])
 def test_no_label_is_cut_off_or_overlaps(opened, name, width):
     assert overflowing(opened(name, width=width, mobile=width < 500)) == []
 
@@ -320,6 +327,35 @@ def test_a_million_rows_draw_within_seconds_and_show_the_spike(browser, tmp_path
     )
     assert top[0] > 0.6 * top[1], "the spike spans the panel"
     page.close()
+
+
+def test_a_watched_page_reloads_its_file_and_keeps_the_theme(browser, tmp_path):
+    from dataclasses import replace
+
+    def written(n, status, refresh):
+        log = replace(samples.transformer_log(n=n), attrs={"status": status, "run_id": "live"})
+        file.write_text(render([log], refresh=refresh), encoding="utf-8")
+
+    file = tmp_path / "live.html"
+    written(60, "running", 5)
+    page = Page(browser, file)
+    assert "Step 59." in page.run("document.querySelector('.live-note').textContent")
+    page.run("document.getElementById('theme').click()")
+    written(90, "finished", None)
+    page.wait_for("!document.querySelector('.live-note') && document.documentElement.dataset.done")
+    assert page.run("document.querySelector('h1').textContent").endswith(" in 90 steps.")
+    assert page.run("document.documentElement.dataset.theme") == "dark"
+    assert page.faults() == [] and page.requests() == []
+    page.close()
+
+
+def test_the_band_of_an_arm_is_filled_and_its_button_hides_both(opened):
+    page = opened("seeds")
+    shown = "document.querySelectorAll('#plot-loss .scatterlayer .trace').length"
+    assert page.run(shown) == 6
+    assert page.run("document.querySelectorAll('#plot-loss .js-fill').length") == 3
+    page.run("document.querySelector('#p-loss .legend button').click()")
+    page.wait_for(f"{shown} === 4")
 
 
 def test_print_uses_light_colours_and_hides_the_controls(opened):

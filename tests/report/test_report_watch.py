@@ -199,7 +199,7 @@ def test_the_command_follows_a_run_and_ctrl_c_writes_everything(tmp_path):
     deadline = time.monotonic() + 60
     while not page.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert '<meta http-equiv="refresh" content="1">' in page.read_text(encoding="utf-8")
+    assert '<meta http-equiv="refresh" content="5">' in page.read_text(encoding="utf-8")
     more(writer, range(3, 6))
     while "6 of 20 steps" not in page.read_text(encoding="utf-8"):
         assert time.monotonic() < deadline, "the page does not follow the log"

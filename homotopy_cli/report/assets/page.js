@@ -34,8 +34,8 @@
       return null;
     }
   }
-  const before = document.querySelector('meta[http-equiv="refresh"]') && remembered();
-  if (before) root.dataset.theme = before;
+  const chosen = remembered();
+  if (chosen) root.dataset.theme = chosen;
 
   const isDark = () =>
     !printing && (root.dataset.theme ? root.dataset.theme === "dark" : darkQuery.matches);
@@ -192,8 +192,10 @@
       if (axis.range) [low, high] = axis.range.map((edge) => 10 ** edge);
       const decades = Math.log10(high / low);
       if (!(decades > 0.5)) continue;
-      const digits = decades < (names.length > 1 ? 1.1 : 2.3) ? [1, 2, 5] : [1];
-      const stride = Math.ceil(decades / 6);
+      const [bottom, top] = axis.domain || [0, 1];
+      const room = Math.max(2, Math.floor(((top - bottom) * layout.height) / 34)); // labels
+      const digits = decades * 3 < room ? [1, 2, 5] : [1];
+      const stride = Math.ceil(decades / Math.min(room, 6));
       axis.tickmode = "array";
       axis.tickvals = [];
       for (let k = Math.floor(Math.log10(low)); k <= Math.log10(high) + 1e-9; k += stride) {

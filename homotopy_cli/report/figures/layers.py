@@ -135,8 +135,8 @@ def layers_panel(log: RunLog) -> Panel:
             f"{words.plural(len(log.layers), 'layer')}."
         )
         said = "No curvature per layer was recorded."
-        return Panel("layers", "Layers", said, empty=empty)
-    return _panel(log, MEASURES, "layers", "Layers", _finding(log))
+        return Panel("layers", "Curvature by layer", said, empty=empty)
+    return _panel(log, MEASURES, "layers", "Curvature by layer", _finding(log))
 
 
 def component_layers_panel(log: RunLog) -> Panel | None:

@@ -130,10 +130,10 @@ def spectrum_panel(log: RunLog) -> Panel:
     density = same[-1].kind == "density"
     return Panel(
         key,
-        title,
+        "Density of eigenvalues" if density else "Eigenvalues",
         _finding(same[-1], len(same)),
         spectrum_figure(log),
-        "density of eigenvalues" if density else "eigenvalue, by rank (loss / parameter²)",
+        "share per unit of eigenvalue" if density else "eigenvalue, by rank (loss / parameter²)",
         tuple(notes),
         _table(same[-1]),
         linked=False,
