@@ -59,6 +59,10 @@ STEP_VALUES = (
         ceiling_lr | lr | Largest rate that measured curvature allowed
         grad_norm | loss/parameter | Norm of the gradient, before clipping
         update_norm | parameter | Norm of the parameter change made by this step
+        update_rms | 1 | Largest sqrt(mean(g²/v̂)) of a tensor, v̂ Adam's second moment
+        second_moment_ratio | 1 | Largest mean g² / mean v̂ of a tensor; large = v̂ lags behind
+        logit_max | 1 | Largest absolute score of the training forward pass
+        noise_scale | example | tr Σ/‖G‖² of the gradient, running; from accumulated parts
         clip_coef | 1 | Factor that clipping applied to the gradient; 1 = none
         wall_time | s | Seconds since the run began, all attempts together
         step_seconds | s | Duration of this step, probe included

@@ -12,7 +12,9 @@
     probing.py      what a probe saw -> one ProbeRecord; the passive probe of fixed schedules
     averaging.py    optimizers with weights to train on and weights to use (Schedule-Free)
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run
-    spikes.py       loss and gradient-norm spikes as events
+    signs.py        early signs of instability that cost no pass over the data
+    spikes.py       what a spike of a series is
+    watch.py        spikes and signs as events
     stopping.py     the best evaluation, an early end, a limit on time
     checkpoint.py   run.pt: atomic, plain, self-describing; RNG captured and restored
     resume.py       run.pt + run.h5 -> the same run at the same step

@@ -21,10 +21,10 @@ from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
 from homotopy_cli.training.signals import StopRequest
 from homotopy_cli.training.snapshot import spectrum_due, take_snapshot
-from homotopy_cli.training.spikes import SpikeDetector
 from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.stopping import Stopping
 from homotopy_cli.training.summary import Tally, TrainResult
+from homotopy_cli.training.watch import Watch
 
 SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
 SHOWN = ("lambda_max", "kappa", "edge_ratio")  # of the newest probe, in the progress line
@@ -48,7 +48,7 @@ class Attempt:
         self.loaded, self.recipe, self.start = loaded, loaded.recipe, start
         self.stopping = stopping
         self.tally = Tally()
-        self.detectors = {"loss": SpikeDetector(), "grad_norm": SpikeDetector()}
+        self.watch = Watch()
         self.curvature: dict[str, float] = {}
         self.evaluations: dict[str, float] = {}
         self.environment = environment(run.device)
@@ -122,12 +122,9 @@ class Attempt:
             return f"step {step}: {words}"
         self.probe_seconds += values["probe_seconds_step"]
         self.tally.row(step, values)
-        for name, detector in self.detectors.items():
-            score = detector.update(values[name])
-            if score is not None:
-                self.tally.spikes += 1
-                words = f"{name} {values[name]:.4g} is {score:.1f} sd above its recent mean"
-                self._event("info", "SPIKE", words)
+        for code, words in self.watch.row(values):
+            self.tally.spikes += code == "SPIKE"
+            self._event("info", code, words)
         self.done = step + 1
         seconds = time.perf_counter() - self.began
         made = self.done - self.start.step
@@ -229,7 +226,8 @@ class Attempt:
             **self.run.state_dict(),
             "loop": {
                 "tally": self.tally.state_dict(),
-                "spikes": {name: d.state_dict() for name, d in self.detectors.items()},
+                "spikes": self.watch.state_dict(),
+                "noise": self.run.signs.noise.state_dict(),
                 "evaluations": dict(self.evaluations),
                 "curvature": dict(self.curvature),
                 "stopping": self.stopping.state_dict(),
@@ -247,8 +245,9 @@ class Attempt:
         self.run.load_state_dict(content)
         kept = content["loop"]
         self.tally.load_state_dict(kept["tally"])
-        for name, detector in self.detectors.items():
-            detector.load_state_dict(kept["spikes"][name])
+        self.watch.load_state_dict(kept["spikes"])
+        if "noise" in kept:  # checkpoints from before it lack it
+            self.run.signs.noise.load_state_dict(kept["noise"])
         self.evaluations = dict(kept["evaluations"])
         self.curvature = dict(kept["curvature"])
         checkpoint.restore_rng(content["rng"], self.run.device)

@@ -24,6 +24,7 @@ from homotopy_cli.training.devices import on_device, resolve_device
 from homotopy_cli.training.forward import Forward
 from homotopy_cli.training.plans import build_probe, build_scheduler
 from homotopy_cli.training.probing import NoProbe, Probe
+from homotopy_cli.training.signs import Signs
 
 SNAPSHOT_LIMIT = 50_000_000  # parameters: above, ‖Δθ‖ is not worth its copy (our choice)
 
@@ -53,6 +54,7 @@ class Run:
         self.baseline: Mapping[str, float] = self.data.info.baseline
         self.kappa = math.nan  # of the newest probe, for curvature-aware clipping
         self._before: list[Tensor] | None = None
+        self.signs = Signs(self.optimizer, self.params, self.forward)
 
     @property
     def measured(self) -> bool:
@@ -64,6 +66,11 @@ class Run:
         return on_device(
             self.data.batch(step, self.recipe.batch_size, self.recipe.seed), self.device
         )
+
+    @property
+    def spare(self) -> list[Tensor] | None:
+        """The parameters' copy, free for other uses between `distance` and `snapshot`."""
+        return self._before
 
     def snapshot(self) -> None:
         """Remember the parameters, for `distance`."""

@@ -6,6 +6,7 @@ plain module: the same parameters, float32 arithmetic, nothing compiled, nothing
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from homotopy_cli.errors import RecipeError
 from homotopy_cli.problems.batches import cast_floats
-from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.criteria import NAMES, Loss
 from homotopy_cli.problems.nest import Batch, n_rows, split_rows
 from homotopy_cli.training.recompute import Recomputed
 
@@ -45,8 +46,12 @@ class Forward:
         recompute: bool = False,
     ) -> None:
         self.loss, self.device, self.amp = loss, device, amp
+        self.over_classes = loss.name in NAMES and loss.name in ("cross_entropy", "next_token")
+        self.logits: list[Tensor] = []  # largest |score| of every pass since `fresh`, 0-d
+        self.first: FirstPart | None = None  # of an accumulated batch since `fresh`
         self.blocks = Recomputed(model) if recompute else None
         self.model: Callable[..., Any] = model
+        self.params = [p for p in model.parameters() if p.requires_grad]
         self.compiled = compile is not None
         if compile is not None:
             if self.blocks is not None:
@@ -68,13 +73,32 @@ class Forward:
                 raise (explain_compile(error) or error) from error
 
     def _loss(self, batch: Batch) -> Tensor:
-        if self.amp is None:
-            return self.loss.function(self.model, batch)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            if self.loss.predict is None or self.loss.criterion is None:
-                return self.loss.function(self.model, batch).float()
-            outputs = self.loss.predict(self.model, batch)
-        return self.loss.criterion(cast_floats(outputs, torch.float32), batch)
+        predict, criterion = self.loss.predict, self.loss.criterion
+        half = self.amp is not None
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            if predict is None or criterion is None:
+                loss = self.loss.function(self.model, batch)
+                return loss.float() if half else loss
+            outputs = predict(self.model, batch)
+        if half:
+            outputs = cast_floats(outputs, torch.float32)
+        if self.over_classes:
+            low, high = torch.aminmax(outputs.detach())
+            self.logits.append(torch.maximum(-low, high))
+        return criterion(outputs, batch)
+
+    def fresh(self) -> None:
+        """Forget what the passes of the step before left."""
+        self.logits, self.first = [], None
+
+
+@dataclass(frozen=True)
+class FirstPart:
+    """‖g‖ of the first part of a batch alone."""
+
+    norm: Tensor  # 0-d, loss/parameter
+    rows: int
+    of: int  # rows of the batch
 
 
 def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
@@ -88,6 +112,7 @@ def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
             the whole batch's to rounding wherever the loss is a mean over rows; batch norm sees
             each part alone, and dropout draws for each.
     """
+    forward.fresh()
     rows = n_rows(batch)
     parts = split_rows(batch, -(-rows // accumulate)) if accumulate > 1 else [batch]
     if len(parts) == 1:
@@ -102,6 +127,11 @@ def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
             continue  # a part without any term has no mean, and no weight
         loss = forward(part) * (count / terms if terms else 1 / len(parts))
         loss.backward()
+        if total is None and terms:
+            grads = [p.grad for p in forward.params if p.grad is not None]
+            if grads:
+                norm = torch.stack(torch._foreach_norm(grads)).norm() * (terms / count)
+                forward.first = FirstPart(norm, n_rows(part), rows)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None  # some part has a term, or all are taken
     return total

@@ -29,9 +29,11 @@ class SpikeDetector:
         persistence: int = 3,
         merge: int = 10,
         warmup: int = 32,
+        floor: float = -math.inf,
     ) -> None:
         self.threshold, self.severe = threshold, severe
         self.persistence, self.merge, self.warmup = persistence, merge, warmup
+        self.floor = floor  # smaller values never count as spikes
         self.n_events = 0
         self._values: deque[float] = deque(maxlen=window)
         self._above = 0  # consecutive steps beyond the threshold
@@ -40,7 +42,7 @@ class SpikeDetector:
     def update(self, value: float) -> float | None:
         """The z-score when an event starts with this value, else None."""
         score = self.score(value)
-        if score <= self.threshold:
+        if score <= self.threshold or value < self.floor:
             self._values.append(value)
             self._above = 0
             self._since += 1

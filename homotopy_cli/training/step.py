@@ -67,6 +67,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
         "probe_seconds_step": probe_seconds,
         **reading,
     }
+    out.values |= run.signs.read(step, norm, run.spare)
     run.scheduler.step()
     out.values["step_seconds"] = time.perf_counter() - began
     return out
