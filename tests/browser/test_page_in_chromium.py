@@ -342,7 +342,7 @@ def test_a_watched_page_reloads_its_file_and_keeps_the_theme(browser, tmp_path):
     assert "Step 59." in page.run("document.querySelector('.live-note').textContent")
     page.run("document.getElementById('theme').click()")
     written(90, "finished", None)
-    page.wait_for("!document.querySelector('.live-note') && document.documentElement.dataset.done")
+    page.wait_for("!document.querySelector('.live-note') && document.documentElement?.dataset.done")
     assert page.run("document.querySelector('h1').textContent").endswith(" in 90 steps.")
     assert page.run("document.documentElement.dataset.theme") == "dark"
     assert page.faults() == [] and page.requests() == []

@@ -21,9 +21,10 @@ from homotopy_cli.report.markdown import markdown_summary
 from homotopy_cli.report.metrics import metrics_document, metrics_json
 from homotopy_cli.report.page import render
 from homotopy_cli.report.verdict import edge_before, stability
-from homotopy_cli.runlog.reader import RunLog, Spectrum
+from homotopy_cli.runlog.reader import RunLog, Spectrum, read_log
 
 HERE = Path(__file__).parent
+SAMPLE = HERE.parent.parent / "sample_runs" / "quickstart" / "run.h5"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&<b>\u202e"
 
 
@@ -98,6 +99,8 @@ def test_steps_out_of_order_are_said_and_drawn():
     text = text_of(render([damaged]))
     assert "The steps are not in increasing order: the log is damaged" in text
     assert "not in increasing order" not in text_of(render([log]))
+    real = read_log(SAMPLE)  # its snapshots share the steps of probes
+    assert "not in increasing order" not in text_of(render([real]))
 
 
 def test_text_that_is_no_utf8_becomes_a_page_that_is():
