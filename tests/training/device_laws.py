@@ -1,4 +1,4 @@
-"""What must hold on every device: test_devices.py runs it on the CPU, test_training_gpu.py on CUDA."""
+"""What must hold on every device; test_devices.py has the CPU, test_training_gpu.py CUDA."""
 
 import json
 import os
