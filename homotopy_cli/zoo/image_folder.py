@@ -26,7 +26,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 # Per-channel mean and standard deviation of ImageNet's training images, of pixels in [0, 1].
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
-_LAYOUT = "put images at CLASS/NAME.png, or at train/CLASS/NAME.png and val/CLASS/NAME.png"
+_LAYOUT = (
+    "put images at CLASS/NAME.png, or at train/CLASS/NAME.png and val/CLASS/NAME.png; "
+    "--set data.path=FOLDER names the folder"
+)
 Job = tuple[Path, str, Sequence[float]]  # file, kind of crop, four draws from [0, 1)
 
 
