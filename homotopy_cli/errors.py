@@ -11,6 +11,8 @@
 Programming mistakes stay TypeError and ValueError; an internal bug leaves with exit 70.
 """
 
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT, as shells have it
+
 
 class HomotopyError(Exception):
     """A mistake the user can correct.

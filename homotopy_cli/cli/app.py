@@ -12,10 +12,9 @@ from homotopy_cli._version import __version__
 from homotopy_cli.cli.probe import probe
 from homotopy_cli.cli.report import report
 from homotopy_cli.cli.train import train
-from homotopy_cli.errors import HomotopyError, RecipeError
+from homotopy_cli.errors import INTERRUPTED, HomotopyError, RecipeError
 
 INTERNAL_BUG = 70
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="homotopy",

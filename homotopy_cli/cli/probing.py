@@ -9,9 +9,8 @@ from typing import Any
 from homotopy_cli.cli.interrupt import Interrupt
 from homotopy_cli.cli.metric import SavedMetric, saved_metric
 from homotopy_cli.cli.probe import ProbeOptions
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import INTERRUPTED, HomotopyError
 
-INTERRUPTED = 130  # the shell's code for SIGINT
 QUICK = {
     "top_k": 1,
     "ends": "max",

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import INTERRUPTED, HomotopyError
 
-INTERRUPTED = 130
 FASTEST_RELOAD = 5.0  # seconds: a slow machine must be able to finish drawing in between
 
 

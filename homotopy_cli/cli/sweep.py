@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from homotopy_cli.cli.progress import duration, number
 from homotopy_cli.cli.sweep_worker import Ending, Worker
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import INTERRUPTED, HomotopyError, TrainingDiverged
 
 if TYPE_CHECKING:
     from homotopy_cli.recipe.grid import Cell
 
-DIVERGED = 3  # exit code of a run whose loss became non-finite: a result here, no failure
+DIVERGED = TrainingDiverged.exit_code  # a result here, no failure
 PAGE, TABLE = "sweep.html", "sweep.csv"
 COLUMNS = ("val_loss", "best_val_loss", "final_loss", "max_edge_ratio", "overhead", "spikes")
 
@@ -128,7 +128,7 @@ class _Runner:
             signal.signal(signal.SIGINT, before)
             for worker in self.workers:
                 worker.close()
-        return 130 if self.stopped else code
+        return INTERRUPTED if self.stopped else code
 
     def _stop(self, *_: Any) -> None:
         """Let every run finish its step and save."""
@@ -147,7 +147,7 @@ class _Runner:
             free.put(worker)
         self.n += 1
         self._say(plan, ending, time.monotonic() - started)
-        return 0 if ending.code in (0, DIVERGED, 130) else abs(ending.code)
+        return 0 if ending.code in (0, DIVERGED, INTERRUPTED) else abs(ending.code)
 
     def _arguments(self, plan: Plan) -> list[str]:
         arguments = ["train"]
@@ -162,12 +162,14 @@ class _Runner:
 
     def _say(self, plan: Plan, ending: Ending, seconds: float) -> None:
         code = ending.code
-        words = {0: "finished", DIVERGED: "diverged", 130: "interrupted"}.get(code, f"exit {code}")
+        words = {0: "finished", DIVERGED: "diverged", INTERRUPTED: "interrupted"}.get(
+            code, f"exit {code}"
+        )
         if not self.quiet or code not in (0, DIVERGED):
             held = next((x for x in ending.out.splitlines() if x.startswith("held out:")), "")
             line = f"[{self.n}/{self.total}] {plan.cell.name}: {words} in {duration(seconds)}"
             print(line + (f"; {held}" if held else ""), file=sys.stderr, flush=True)
-        if code not in (0, DIVERGED, 130):
+        if code not in (0, DIVERGED, INTERRUPTED):
             print(
                 "".join(f"    {x}\n" for x in ending.err.splitlines()[-4:]), end="", file=sys.stderr
             )

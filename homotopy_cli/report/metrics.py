@@ -1,6 +1,5 @@
 """The numbers of a run that gates, cards, Markdown and metrics.json share."""
 
-import json
 import math
 from typing import Any
 
@@ -123,11 +122,6 @@ def metrics_document(
         "gates": [gate.document() for gate in gates],
         "passed": not any(gate.failed for gate in gates),
     }
-
-
-def metrics_json(document: dict[str, Any]) -> str:
-    """The document as text: sorted keys, no NaN."""
-    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
 def _finite(value: float) -> float | None:

@@ -1,6 +1,5 @@
 """curvature_aware_clip: gradient clipping, tighter where the curvature ratio is high."""
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -46,8 +45,7 @@ def curvature_aware_clip(
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [g for g in (_gradient(t) for t in given) if g is not None]
     total = get_total_norm(grads, norm_type, error_if_nonfinite)
-    value = float(curvature)
-    limit = clip_limit(max_norm, 0.0 if math.isnan(value) else value, reference)
+    limit = clip_limit(max_norm, float(curvature), reference)
     coefficient = torch.clamp(limit / (total + 1e-6), max=1.0)  # torch's own rounding guard
     with torch.no_grad():
         for grad in grads:

@@ -11,7 +11,7 @@ ceiling: η = min(schedule, target·c/λ).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 
@@ -191,11 +191,8 @@ def warmup_factor(
 
 
 def clip_limit(max_norm: float, curvature: float, reference: float = 1e4) -> float:
-    """The founding clipping law: max_norm/(1 + curvature/reference), in units of max_norm."""
-    return max_norm / (1.0 + max(0.0, curvature) / reference)
+    """The founding clipping law: max_norm/(1 + curvature/reference), in units of max_norm.
 
-
-def sustained(ratios: Iterable[float], bound: float, count: int) -> bool:
-    """Whether the last `count` ratios all exceed `bound`: one noisy value is no crossing."""
-    tail = list(ratios)[-count:]
-    return len(tail) == count and all(r > bound for r in tail)
+    A negative curvature and NaN, as before the first probe, count as 0.
+    """
+    return max_norm / (1.0 + (curvature if curvature > 0.0 else 0.0) / reference)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, TrainingDiverged
 from homotopy_cli.records import EvalRecord, EventRecord, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
 from homotopy_cli.training import checkpoint
@@ -293,6 +293,8 @@ class Attempt:
             **why,
             best_eval=self.stopping.best if self.recipe.keep_best else None,
             signal=stop.name if status == "interrupted" else "",
-            exit_code={"finished": 0, "diverged": 3}.get(status, stop.exit_code),
+            exit_code={"finished": 0, "diverged": TrainingDiverged.exit_code}.get(
+                status, stop.exit_code
+            ),
             warnings=tuple(self.warnings),
         )

@@ -27,4 +27,4 @@ def clip(spec: Any, params: list[Tensor], norm: float, kappa: float) -> float:
         torch.nn.utils.clip_grad_norm_(params, spec.max_norm)
         return min(1.0, spec.max_norm / (norm + 1e-6))
     curvature_aware_clip(params, kappa, spec.max_norm)
-    return min(1.0, clip_limit(spec.max_norm, 0.0 if kappa != kappa else kappa) / (norm + 1e-6))
+    return min(1.0, clip_limit(spec.max_norm, kappa) / (norm + 1e-6))

@@ -12,7 +12,6 @@ from homotopy_cli.report.metrics import (
     METRICS,
     gate_names,
     metrics_document,
-    metrics_json,
     summarise,
 )
 from homotopy_cli.report.series import probed
@@ -92,8 +91,8 @@ def test_layers_in_gates_hold_the_latest_finite_value():
 
 def test_the_document_is_strict_json_with_stable_keys():
     document = metrics_document([samples.plain_log()], baseline=RunLog.empty())
-    parsed = json.loads(metrics_json(document))
-    assert list(parsed) == sorted(parsed)
+    parsed = json.loads(json.dumps(document, allow_nan=False))
+    assert list(parsed) == ["schema_version", "runs", "baseline", "gates", "passed"]
     assert parsed["passed"] is True
     assert parsed["runs"][0]["metrics"]["steps"] == 100
 

@@ -18,7 +18,7 @@ from homotopy_cli.errors import HomotopyError
 from homotopy_cli.records import EventRecord
 from homotopy_cli.report.gates import evaluate
 from homotopy_cli.report.markdown import markdown_summary
-from homotopy_cli.report.metrics import metrics_document, metrics_json
+from homotopy_cli.report.metrics import metrics_document
 from homotopy_cli.report.page import render
 from homotopy_cli.report.verdict import edge_before, stability
 from homotopy_cli.runlog.reader import RunLog, Spectrum, read_log
@@ -106,7 +106,8 @@ def test_steps_out_of_order_are_said_and_drawn():
 def test_text_that_is_no_utf8_becomes_a_page_that_is():
     log = replace(samples.plain_log(), attrs={"run_id": "a\udcff", "status": "\udc80"})
     log = replace(log, notes=("note \udcfe",), layers=("\udcfd",))
-    for text in (render([log]), markdown_summary([log]), metrics_json(metrics_document([log]))):
+    document = json.dumps(metrics_document([log]), ensure_ascii=False)
+    for text in (render([log]), markdown_summary([log]), document):
         text.encode("utf-8")
 
 
