@@ -112,7 +112,9 @@ class ImageFolderData(Spec):
     )
     holdout: HoldOut = 0.1
     check: Flag = Field(default=True, description="open every file once before training")
-    workers: Count = Field(default=4, description="threads that decode")
+    workers: Count = Field(
+        default=4, description="threads that decode, one batch ahead; 1 = only when it is needed"
+    )
 
 
 class DigitsData(Spec):

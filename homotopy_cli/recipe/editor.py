@@ -33,11 +33,21 @@ def _refine(definition: dict[str, Any]) -> None:
         definition["required"] = ["name", *_without(definition.get("required", []), "name")]
     elif definition.get("additionalProperties") is True:
         name["pattern"] = ":"  # the user's own code: package.module:callable
+    for key in properties.keys() - set(definition.get("required", ())) - {"name"}:
+        _allow_null(properties[key])
     for key, specs in _WORDS.items():
         section = properties.get(key, {})
         for choices in (section.get("oneOf"), *_inner(section)):
             if choices is not None:
                 choices.append({"enum": sorted(specs)})
+
+
+def _allow_null(value: dict[str, Any]) -> None:
+    """null means that a key is left out."""
+    if isinstance(value.get("type"), str):
+        value["type"] = [value["type"], "null"]
+    if "enum" in value and None not in value["enum"]:
+        value["enum"] = [*value["enum"], None]
 
 
 def _inner(section: dict[str, Any]) -> list[list[Any]]:

@@ -10,6 +10,7 @@
     residual.py      ResNet-18, -34 and -50 under torchvision's parameter names
     quadratic.py     ½θ'Aθ with eigenvalues known in closed form
     data.py          DataInfo, DataSource, and rows in memory
+    ahead.py         rows whose next batch is made meanwhile
     randomness.py    generators keyed by (seed, counters): order without state
     files.py         finding a data file, or saying where it was looked for
     text.py          windows of a text, to continue or to restore

@@ -114,10 +114,12 @@ class Rows:
         return self.eval_batches(batch_size, n)
 
     def _permutation(self, seed: int, epoch: int) -> Tensor:
-        if self._order is None or self._order[0] != (seed, epoch):
+        order = self._order  # read once: another thread may replace it
+        if order is None or order[0] != (seed, epoch):
             generator = keyed_generator(seed, epoch)
-            self._order = (seed, epoch), torch.randperm(self.n_train, generator=generator)
-        return self._order[1]
+            order = (seed, epoch), torch.randperm(self.n_train, generator=generator)
+            self._order = order
+        return order[1]
 
 
 def split_rows(n: int, holdout: float) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.recipe.datasets import ImageFolderData
+from homotopy_cli.zoo.ahead import RowsAhead
 from homotopy_cli.zoo.augment import crop_box, flipped
 from homotopy_cli.zoo.data import Batch, DataInfo, Rows, class_entropy, split_rows
 from homotopy_cli.zoo.extras import extra
@@ -82,7 +83,8 @@ def build_image_folder(
         baseline={"class_entropy": class_entropy(y[train])},
     )
     reader = _Reader(Image, files, spec, dtype)
-    return Rows(info, (train, y[train]), (held_out, y[held_out]), transform=reader.batch)
+    kind = RowsAhead if spec.workers > 1 else Rows
+    return kind(info, (train, y[train]), (held_out, y[held_out]), transform=reader.batch)
 
 
 class _Reader:

@@ -40,7 +40,8 @@ def test_every_recipe_is_valid(path):
         {"model": {"name": "model.py:build", "layers": 3}},
         {"data": {"name": "package.module:load", "path": "x"}},
         {"optimizer": {"name": "package.module:Lion", "lr": 0.1, "beta": 0.9}},
-        {"clip": None},
+        {"clip": None, "eval_every": None, "dtype": None, "seed": None},
+        {"model": {"name": "gpt", "layers": None, "norm": None}},
     ],
 )
 def test_what_may_be_written(change):
@@ -55,6 +56,8 @@ def test_what_may_be_written(change):
         {"steps": 0},
         {"model": {"name": "gpt", "layer": 3}},
         {"model": {"layers": 3}},
+        {"model": {"name": None}},
+        {"steps": None},
         {"model": {"name": "gtp"}},
         {"model": {"name": "resnet18", "stem": "small"}},
         {"data": {"name": "text", "contxt": 3}},

@@ -78,6 +78,22 @@ def test_a_batch_is_a_pure_function_of_step_and_seed(folder):
         assert not torch.equal(source.batch(2, 5, 2)[0], first)
 
 
+def test_batches_made_ahead_are_the_same(folder):
+    """In order, again, with a jump, another seed and another size: as without threads."""
+    plain, ahead = build(folder, workers=1), build(folder, workers=3)
+    for step, size, seed in (
+        (0, 4, 0),
+        (1, 4, 0),
+        (2, 4, 0),
+        (2, 4, 0),
+        (7, 4, 0),
+        (8, 4, 1),
+        (9, 2, 1),
+    ):
+        for a, b in zip(plain.batch(step, size, seed), ahead.batch(step, size, seed), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_training_and_held_out_folders(folder):
     for part in ("train", "val"):
         for name in ("cat", "dog"):
@@ -113,6 +129,14 @@ def test_crop_boxes():
     assert max(ratios) == pytest.approx(4 / 3, abs=0.01)
 
 
+def victim_is_in(source, step) -> bool:
+    try:
+        source.batch(step, 4, 0)
+    except ProblemError:
+        return True
+    return False
+
+
 def test_a_damaged_image_is_named(folder):
     victim = folder / "pets" / "dog" / "3.png"
     whole = victim.read_bytes()
@@ -122,8 +146,12 @@ def test_a_damaged_image_is_named(folder):
     assert error.hint == "remove the file, or write it again"
     victim.write_bytes(whole[: len(whole) // 2])  # the header is intact: found when it is drawn
     source = build(folder, holdout=0.0)
+    steps = [s for s in range(3) if victim_is_in(build(folder, holdout=0.0, workers=1), s)]
+    assert len(steps) == 1
+    for step in range(steps[0]):  # the batch before the damaged one is made, and given
+        source.batch(step, 4, 0)
     with pytest.raises(ProblemError) as caught:
-        source.batch(0, 12, 0)
+        source.batch(steps[0], 4, 0)
     assert caught.value.message.startswith(f"{victim}: is not an image that can be read (")
     assert "\n" not in caught.value.message
 
