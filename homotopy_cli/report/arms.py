@@ -20,7 +20,7 @@ IGNORED = ("seed", "out", "name")  # keys of a recipe that do not make another a
 DRAWS, LEVEL = 10_000, 0.95
 FEW_PAIRS = 6  # below it even equal signs throughout are no 5 % event: 2·(½)^n > 0.05
 LABEL_KEYS = 3  # settings named in an arm's label
-_MISSING = "–"
+_MISSING, _MORE = "–", "+"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Arm:
     @property
     def n(self) -> int:
         return len(self.runs)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether its runs differ in their seed; the same seed twice is no spread."""
+        return len(set(self.seeds)) > 1
 
 
 def arms(logs: Sequence[RunLog], *, ignoring: Sequence[str] = IGNORED) -> list[Arm]:
@@ -56,6 +61,15 @@ def arms(logs: Sequence[RunLog], *, ignoring: Sequence[str] = IGNORED) -> list[A
         Arm(name, tuple(runs), tuple(seeds[i] for i in runs))
         for name, runs in zip(names, members, strict=True)
     ]
+
+
+def names_by_recipe(logs: Sequence[RunLog]) -> list[str] | None:
+    """What sets each run's recipe apart, if that is at most three settings; else None."""
+    found = arms(logs)
+    named = all(recipe(log) for log in logs) and len(found) == len(logs) > 1
+    if not named or any(f" {_MORE}" in arm.name for arm in found):
+        return None
+    return [arm.name for arm in found]
 
 
 def _under(key: str, parents: Sequence[str]) -> bool:
@@ -83,7 +97,7 @@ def _names(
     names = []
     for log, settings in zip(firsts, flat, strict=True):
         told = [f"{_short(key, keys)}={settings.get(key, _MISSING)}" for key in differ[:LABEL_KEYS]]
-        more = [f"+{len(differ) - LABEL_KEYS}"] if len(differ) > LABEL_KEYS else []
+        more = [f"{_MORE}{len(differ) - LABEL_KEYS}"] if len(differ) > LABEL_KEYS else []
         names.append(" ".join([*told, *more]) or scheduler_name(log) or run_name(log))
     return [
         name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from homotopy_cli.report import words
-from homotopy_cli.report.arms import Arm, arms, flattened
+from homotopy_cli.report.arms import Arm, arms, flattened, names_by_recipe
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import recipe, run_name
 from homotopy_cli.report.figures.bands import bands_panel
@@ -89,7 +89,7 @@ def compare_body(
 def _seeded(logs: Sequence[RunLog], baseline: RunLog | None) -> list[Arm]:
     """The arms, the baseline last, if any of them ran with more than one seed; else none."""
     found = arms(logs)
-    if all(arm.n == 1 for arm in found):
+    if not any(arm.seeded for arm in found):
         return []
     if baseline is not None:
         found.append(Arm("baseline", (len(logs),), (None,)))
@@ -97,7 +97,14 @@ def _seeded(logs: Sequence[RunLog], baseline: RunLog | None) -> list[Arm]:
 
 
 def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> list[str]:
-    """One name per run, all different: the run's name, with its folder if that is needed."""
+    """One name per run, all different.
+
+    The settings that tell the recipes apart if they are few, else the run's name, with its
+    folder if that is needed.
+    """
+    own = [run for run in runs if run is not baseline]
+    if (told := names_by_recipe(own)) is not None:
+        return [*told, *(["baseline"] if baseline is not None else [])]
     plain = ["baseline" if run is baseline else run_name(run) for run in runs]
     if len(set(plain)) < len(plain):
         folders = [str(run.path).replace("\\", "/").split("/")[-2:-1] for run in runs]

@@ -100,7 +100,7 @@ def seeds_verdict(arms: Sequence[Arm], logs: Sequence[RunLog], metrics: Metrics)
         spread = f"From {words.number(low)} to {words.number(high)}."
     else:
         headline = f"{best.name} ends lowest of {total}: {kind} {words.number(median)}."
-        spread = f"Its median; {spread}."
+        spread = f"That is the median; {spread}."
     findings.insert(0, Finding("Spread", spread))
     return Verdict(headline, "bad" if bad else "good", tuple(f for f in findings if f.text))
 

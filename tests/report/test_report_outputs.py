@@ -99,9 +99,9 @@ def test_several_runs_are_overlaid_and_compared():
     assert keys == ["sweep", "loss", "eval", "lr", "edge", "eigenvalues", "kappa", "norms"]
     traces = panel(made, "loss")["data"]
     assert [t["meta"]["label"] for t in traces] == [
-        "gpt_small · 0",
-        "gpt_small · 1",
-        "gpt_small · 2",
+        "lr=0.001",
+        "lr=0.003",
+        "lr=0.01",
         "baseline",
     ]
     styles = {(t["line"]["color"], t["line"]["dash"]) for t in traces}

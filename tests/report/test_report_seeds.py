@@ -9,7 +9,7 @@ import pytest
 import report_samples as samples
 from test_report_page import figures, panel, text_of
 
-from homotopy_cli.report.arms import Arm, arms, paired_difference
+from homotopy_cli.report.arms import Arm, arms, names_by_recipe, paired_difference
 from homotopy_cli.report.figures.bands import band, bands_panel
 from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.page import render
@@ -45,6 +45,23 @@ def test_runs_are_grouped_by_all_settings_but_seed_out_and_name():
     assert found[0].seeds == (1, 3)
     both = arms(logs[:3])
     assert [arm.name for arm in both] == ["lr=0.1", "lr=0.2"]
+
+
+def test_the_same_run_twice_is_no_spread():
+    logs = [samples.transformer_log(n=60), samples.transformer_log(n=60, path="b/run.h5")]
+    made = render(logs)
+    assert len({t["name"] for t in panel(made, "loss")["data"]}) == 2
+    assert "toself" not in str(panel(made, "loss")["data"])
+
+
+def test_runs_are_named_by_what_differs_if_that_is_little():
+    few = [with_recipe({"a": i, "b": 1}) for i in (1, 2)]
+    assert names_by_recipe(few) == ["a=1", "a=2"]
+    many = [with_recipe({key: i for key in "abcd"}) for i in (1, 2)]
+    assert names_by_recipe(many) is None
+    assert names_by_recipe(few[:1]) is None
+    assert names_by_recipe([few[0], samples.plain_log(4)]) is None
+    assert names_by_recipe([few[0], few[0]]) is None
 
 
 def test_arms_that_differ_in_the_scheduler_bear_its_name():
@@ -142,7 +159,7 @@ def test_the_page_of_seeds_shows_bands_the_table_and_what_few_pairs_can_tell():
     assert made == render(logs)
     text = text_of(made)
     assert "lr=0.001 ends lowest of 2 arms: held-out loss 2.01." in text
-    assert "Its median; 2 to 2.02 over 3 seeds." in text
+    assert "That is the median; 2 to 2.02 over 3 seeds." in text
     assert "+0.03 against lr=0.001, 95 % interval +0.03 to +0.03, 3 pairs of seeds" in text
     assert "too few to tell a difference from chance" in text
     assert "Every metric of 6 runs" in text
