@@ -19,6 +19,10 @@ whole file is rebuilt in memory and replaces the old one in one step. Promises:
   checksum is not ours is read in a process of its own with limits, so that a crafted or damaged
   one ends as one line of reason instead of a hang, a crash or a full memory.
 
+Cost, measured by tests/benchmarks/log_append.py with the rows of a quickstart run on a busy
+two-core machine: 6 to 120 µs for a row, 130 to 420 µs a step with folds and the close spread over
+1,500 steps, which is 0.1 to 0.4 % of that run's median step of 0.11 s.
+
 Not promised: concurrent writers (the second is refused), power loss within the last 30 s,
 network filesystems' rename visibility.
 

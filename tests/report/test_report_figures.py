@@ -211,6 +211,21 @@ def test_components_by_layer_rank_the_worst_first_and_leave_other_layers_out():
     assert layers.component_layers_panel(samples.plain_log(5)) is None
 
 
+def test_what_was_measured_often_is_shown_first_and_once_is_a_band():
+    once, often = np.full((40, 2), np.nan, "f4"), np.ones((40, 2), "f4")
+    once[10] = 3.0
+    log = replace(
+        samples.plain_log(40),
+        layers=("a", "b"),
+        layer_values={"layer_lambda_max": once, "layer_lr": often},
+    )
+    panel = layers.layers_panel(log)
+    assert panel.linked and panel.figure.data[0].type == "heatmap"
+    assert [m["label"] for m in panel.extra["measures"]] == ["learning rate", "λ_max"]
+    assert panel.extra["measures"][1]["x"] == [10, 40]
+    assert panel.finding.startswith("Largest λ_max: ")
+
+
 def test_a_cell_of_many_probes_shows_the_smallest_entropy():
     values = np.full((1000, 1), 10.0, dtype="f4")
     values[501] = 0.01

@@ -194,7 +194,8 @@
       if (!(decades > 0.5)) continue;
       const [bottom, top] = axis.domain || [0, 1];
       const room = Math.max(2, Math.floor(((top - bottom) * layout.height) / 34)); // labels
-      const digits = decades * 3 < room ? [1, 2, 5] : [1];
+      const powers = Math.floor(Math.log10(high)) - Math.ceil(Math.log10(low)) + 1;
+      const digits = decades * 3 < room ? [1, 2, 5] : powers < 2 ? [1, 3] : [1];
       const stride = Math.ceil(decades / Math.min(room, 6));
       axis.tickmode = "array";
       axis.tickvals = [];

@@ -32,8 +32,8 @@ Measures = Mapping[str, tuple[str, str]]  # column -> label, unit
 
 def layers_figure(log: RunLog, measures: Measures = MEASURES) -> go.Figure:
     """The most curved layers over probes, log10 colour; bars if there is one probe."""
-    columns = measured(log, measures)
-    ranking = rank(log, measures)
+    measures = repeated_first(log, measures)
+    columns, ranking = measured(log, measures), rank(log, measures)
     figure = base_figure(height=FRAME_HEIGHT + ROW_HEIGHT * SHOWN)
     if ranking is None:
         return figure
@@ -96,6 +96,13 @@ def _bars(
     return figure
 
 
+def repeated_first(log: RunLog, measures: Measures) -> Measures:
+    """The measures, those that several probes measured first: they show something over time."""
+    columns = measured(log, measures)
+    order = sorted(columns, key=lambda name: measured_once(columns[name]))
+    return {name: measures[name] for name in order}
+
+
 def measured_once(values: np.ndarray) -> bool:
     """Whether only one probe measured layers: bars then, there is no time axis."""
     return int(np.isfinite(values).any(axis=1).sum()) <= 1
@@ -155,6 +162,7 @@ def component_layers_panel(log: RunLog) -> Panel | None:
 
 
 def _panel(log: RunLog, measures: Measures, key: str, title: str, finding: str) -> Panel:
+    measures = repeated_first(log, measures)
     columns, ranking = measured(log, measures), rank(log, measures)
     assert ranking is not None
     single = measured_once(columns[ranking.measure])
