@@ -172,7 +172,8 @@ class Attempt:
         planned = bool(every) and self.done % every == 0
         better = self.stopping.evaluated(self.done, values["eval_loss"], counts=planned)
         if better and self.recipe.keep_best:
-            self._save(self.paths.best)
+            with weights_to_use(self.run.optimizer, self.run.params):  # those just evaluated
+                self._save(self.paths.best)
         if self.run.measured:
             self._snapshot()
 

@@ -75,7 +75,7 @@ class Forward:
     def _loss(self, batch: Batch) -> Tensor:
         predict, criterion = self.loss.predict, self.loss.criterion
         half = self.amp is not None
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext():
             if predict is None or criterion is None:
                 loss = self.loss.function(self.model, batch)
                 return loss.float() if half else loss

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from homotopy_cli.errors import ProblemError
-from homotopy_cli.problems.criteria import NAMES, Loss, from_criterion, resolve_loss
+from homotopy_cli.problems.criteria import NAMES, Loss, check_labels, from_criterion, resolve_loss
 
 
 class Table(nn.Module):
@@ -224,3 +224,16 @@ def test_a_result_without_outputs_is_described():
     batch = torch.randn(2, 3), torch.randn(2, 1)
     with pytest.raises(ProblemError, match="the model returns a str, not a tensor of outputs"):
         value("mse", Odd(3, 1), batch)
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad"),
+    [([0, 4, -100], None), ([0, 5], 5), ([-1, 2], -1), ([-100], None), ([], None)],
+)
+def test_labels_are_checked_before_a_device_would_abort(labels, bad):
+    target = torch.tensor(labels, dtype=torch.int64)
+    if bad is None:
+        check_labels(target, 5)
+        return
+    with pytest.raises(IndexError, match=rf"label {bad} out of range 0\.\.4"):
+        check_labels(target, 5)

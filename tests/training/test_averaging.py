@@ -7,6 +7,8 @@ from training_runs import assert_same_rows, folder
 from homotopy_cli.recipe.load import load_recipe
 from homotopy_cli.recipe.targets import load_target
 from homotopy_cli.runlog.reader import read_log
+from homotopy_cli.training.build import build_run
+from homotopy_cli.training.evaluate import evaluate
 from homotopy_cli.training.loop import train
 from homotopy_cli.zoo.registry import build_data
 
@@ -71,3 +73,13 @@ def test_it_resumes_bit_for_bit(tmp_path):
     resumed = torch.load(out.with_suffix(".pt"), weights_only=True)["model"]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert_same_rows(log, read_log(out))
+
+
+def test_the_best_weights_are_those_that_were_evaluated(tmp_path):
+    recipe = folder(tmp_path, optimizer=OPTIMIZER, freq=0, eval_every=5)
+    loaded = load_recipe(recipe, ["keep_best=true"])
+    result = train(loaded, tmp_path / "run.h5")
+    built = build_run(loaded)
+    built.model.load_state_dict(torch.load(tmp_path / "best.pt", weights_only=True)["model"])
+    found = evaluate(built.model, built.loss, built.eval_batches)["eval_loss"]
+    assert result.best_eval == (20, found)
