@@ -170,5 +170,7 @@ def probe(
     given = dict(locals())  # the options, before anything else has a name here
     given |= {key: tuple(given[key] or ()) for key in ("model_arg", "batch", "fail_on")}
     from homotopy_cli.cli.probing import run_probe
+    from homotopy_cli.cli.ranks import alike, refuse_launcher
 
+    alike(lambda: refuse_launcher("a probe", f"homotopy probe {checkpoint} without torchrun"))
     return run_probe(ProbeOptions(**given))

@@ -71,6 +71,7 @@ def train(
     Writes the log run.h5, the checkpoint run.pt beside it, and the page run.html. Without a
     recipe: a small GPT on text that comes with Python, in about a minute.
     """
+    from homotopy_cli.cli.ranks import alike, refuse_launcher
     from homotopy_cli.cli.shipped import copy_recipe, list_recipes, print_schema
 
     if list_:
@@ -87,6 +88,7 @@ def train(
 
     overrides = tuple(settings or ())
     if sweep or seeds is not None:
+        alike(lambda: refuse_launcher("a sweep", "homotopy train ... --sweep without torchrun"))
         return run_grid(
             load,
             overrides=overrides,
@@ -100,15 +102,19 @@ def train(
             check=check,
             quiet=quiet,
         )
-    loaded = load(overrides, profile)
-    if check:
-        return run_check(loaded, out=out)
-    return run_train(
-        loaded,
-        recipe=recipe,
-        out=out,
-        resume=resume,
-        overwrite=overwrite,
-        page=report,
-        quiet=quiet,
-    )
+    loaded = alike(lambda: load(overrides, profile))
+    from homotopy_cli.training.distributed import process_group
+
+    with process_group(loaded.recipe.parallel, loaded.recipe.device) as ranks:
+        if check:
+            return run_check(loaded, out=out, ranks=ranks)
+        return run_train(
+            loaded,
+            recipe=recipe,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            page=report,
+            quiet=quiet,
+            ranks=ranks,
+        )

@@ -17,6 +17,7 @@ def run_train(
     overwrite: bool,
     page: bool,
     quiet: bool,
+    ranks: Any,
 ) -> int:
     """Train, write the page, say what happened; the exit code of contract section 1.
 
@@ -40,15 +41,20 @@ def run_train(
         observer=make_progress(quiet=quiet),
         argv=("homotopy", *sys.argv[1:]),
         command=command,
+        ranks=ranks,
     )
-    written = page and not result.signal and _write_page(result.paths)
-    needed = consent(loaded.recipe, recipe)
-    for line in sentences(result, command=command, page=bool(written), consent=needed):
-        print(line)
-    if result.status == "diverged":
-        from homotopy_cli.training.summary import advice
 
-        raise TrainingDiverged(result.fault, step=result.step, hint=advice(result))
+    def tell() -> None:
+        written = page and not result.signal and _write_page(result.paths)
+        needed = consent(loaded.recipe, recipe)
+        for line in sentences(result, command=command, page=bool(written), consent=needed):
+            print(line)
+        if result.status == "diverged":
+            from homotopy_cli.training.summary import advice
+
+            raise TrainingDiverged(result.fault, step=result.step, hint=advice(result))
+
+    ranks.on_main(tell)
     return result.exit_code
 
 
@@ -180,16 +186,18 @@ def _write_page(paths: Any) -> bool:
     return True
 
 
-def run_check(loaded: Any, *, out: Path | None) -> int:
+def run_check(loaded: Any, *, out: Path | None, ranks: Any) -> int:
     """`--check`: 0 and a few lines, or the first fault with exit code 1."""
     from homotopy_cli.training.check import check
     from homotopy_cli.training.loop import default_out
 
     try:
-        report = check(loaded, out if out is not None else default_out(loaded))
+        report = check(loaded, out if out is not None else default_out(loaded), ranks)
     except HomotopyError as error:
         error.exit_code = 1  # contract section 1: 1 = --check found faults
         raise
+    if not ranks.is_main:
+        return 0
     seen = report.curvature
     print(f"model: {report.n_params:,} parameters in {report.n_layers} layers")
     print(f"step 0: loss {report.loss:.4g} ({report.loss_name}), ‖g‖ {report.grad_norm:.4g}")

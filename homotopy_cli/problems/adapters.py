@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from homotopy_cli.errors import CheckpointError
+from homotopy_cli.problems.dcp import is_dcp, read_dcp
 from homotopy_cli.problems.entries import (
     Parts,
     find_sets,
@@ -40,6 +41,8 @@ def homotopy(path: Path, content: Content) -> Parts | None:
             f"{path}: the recipe inside is not readable JSON",
             hint=f"homotopy probe {path} --recipe RECIPE.yaml",
         ) from error
+    if value.get("sharded"):
+        value = {**value, **whole_shards(path, value["sharded"])}
     folder = value.get("recipe_dir")
     base = path.absolute().parent
     extra = {k: value[k] for k in ("step", "loss", "n_params", "version") if k in value}
@@ -55,6 +58,22 @@ def homotopy(path: Path, content: Content) -> Parts | None:
             "recipe_dir": base / folder if isinstance(folder, str) else base,
         },
     )
+
+
+def whole_shards(path: Path, name: str) -> dict[str, Any]:
+    """`model` and `optimizer` of a run under FSDP, whose shards lie in a folder beside run.pt.
+
+    Raises:
+        CheckpointError: The folder is missing or damaged.
+    """
+    folder = path.with_name(Path(name).name)
+    if not is_dcp(folder):
+        raise CheckpointError(
+            f"{path}: its weights are in the folder {folder.name}, which is not beside it",
+            hint=f"copy {folder.name} there: a run under FSDP saves both",
+        )
+    content = read_dcp(folder).value
+    return {"model": content.get("model", {}), "optimizer": content.get("optimizer", {})}
 
 
 def torchscript(path: Path, content: Content) -> Parts | None:

@@ -63,7 +63,7 @@ def read_dcp(path: Path) -> Content:
     nest: dict[Any, Any] = {}
     for name, value in found.items():
         _place(nest, places.get(name) or (name,), value)
-    return Content(nest, tuple(skipped))
+    return Content(_lists(nest), tuple(skipped))
 
 
 def _metadata(
@@ -181,3 +181,16 @@ def _place(nest: dict[Any, Any], place: tuple[Any, ...], value: Any) -> None:
         if not isinstance(at, Mapping) or isinstance(at, Inert):
             return
     at[place[-1]] = value
+
+
+def _lists(nest: Any) -> Any:
+    """The nest with its lists, and an optimizer's state under numbers, which DCP makes texts."""
+    if type(nest) is not dict:
+        return nest
+    made = {key: _lists(value) for key, value in nest.items()}
+    if made and all(isinstance(key, int) for key in made):
+        return [made[key] for key in sorted(made)]
+    state = made.get("state")
+    if "param_groups" in made and isinstance(state, dict) and all(k.isdigit() for k in state):
+        made["state"] = {int(key): value for key, value in state.items()}
+    return made

@@ -27,13 +27,13 @@ def is_sharded(model: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(m, FSDPModule) for m in model.modules()) or any(
-        _is_dtensor(p) for p in model.parameters()
+        is_dtensor(p) for p in model.parameters()
     )
 
 
 def full(tensor: Tensor) -> Tensor:
     """A DTensor's whole value, gathered from all ranks; another tensor as it is."""
-    return tensor.full_tensor() if _is_dtensor(tensor) else tensor
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor
 
 
 def gathered(model: nn.Module) -> nn.Module:
@@ -84,7 +84,8 @@ def originals(model: nn.Module, names: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: live[name] for name in names}
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether the tensor is one rank's part of a longer one."""
     if _DTENSOR not in sys.modules:
         return False
     from torch.distributed.tensor import DTensor

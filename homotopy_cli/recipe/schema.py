@@ -173,6 +173,10 @@ class Recipe(Spec):
         description="compute the activations inside blocks again in the backward pass, to save "
         "memory",
     )
+    parallel: Literal["ddp", "fsdp"] | None = Field(
+        default=None,
+        description="under torchrun: replicas (ddp) or shards (fsdp); default ddp",
+    )
     profiles: dict[Text, dict[str, Any]] = Field(
         default_factory=dict,
         description="named sets of changes, dotted keys as in --set; chosen by --profile NAME",

@@ -19,6 +19,10 @@
     checkpoint.py   run.pt: atomic, plain, self-describing; RNG captured and restored
     resume.py       run.pt + run.h5 -> the same run at the same step
     outputs.py      where log, checkpoint and page go, and what refuses to be overwritten
+    distributed.py  torchrun: the process group; a model spread by DDP or FSDP2
+    ranks.py        what a loop must ask other processes; one process answers itself
+    group.py        the same, asked of all ranks
+    saving.py       run.pt of several ranks, and FSDP's folder of shards beside it
     signals.py      SIGINT and SIGTERM: finish the step, save, leave
     environment.py  versions, device and the command line for the log
     summary.py      TrainResult: what happened, in numbers and in words

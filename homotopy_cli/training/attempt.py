@@ -11,14 +11,20 @@ from typing import Any
 from homotopy_cli.errors import CheckpointError, TrainingDiverged
 from homotopy_cli.records import EvalRecord, EventRecord, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
-from homotopy_cli.training import checkpoint
 from homotopy_cli.training.averaging import weights_to_use
 from homotopy_cli.training.build import Run
+from homotopy_cli.training.distributed import describe
 from homotopy_cli.training.environment import changed, environment
 from homotopy_cli.training.evaluate import METRIC_NAMES, evaluate
 from homotopy_cli.training.observer import Observer, StepView
 from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
+from homotopy_cli.training.saving import (
+    load_run,
+    rank_generators,
+    restore_generators,
+    save_run,
+)
 from homotopy_cli.training.signals import StopRequest
 from homotopy_cli.training.snapshot import spectrum_due, take_snapshot
 from homotopy_cli.training.step import optimizer_step
@@ -28,6 +34,7 @@ from homotopy_cli.training.watch import Watch
 
 SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
 SHOWN = ("lambda_max", "kappa", "edge_ratio")  # of the newest probe, in the progress line
+COPIES = 3.0  # seconds in which torchrun repeats a Ctrl-C to its processes
 SAVE_SHARE = 0.01  # of the time so far that such checkpoints may take
 
 
@@ -51,7 +58,7 @@ class Attempt:
         self.watch = Watch()
         self.curvature: dict[str, float] = {}
         self.evaluations: dict[str, float] = {}
-        self.environment = environment(run.device)
+        self.environment = environment(run.device) | run.ranks.facts()
         self.done = start.step
         self.elapsed_before = start.wall_time
         self.probe_seconds = 0.0
@@ -65,7 +72,7 @@ class Attempt:
     def go(self) -> TrainResult:
         """Run to the end; always leaves the log closed."""
         total = self.recipe.steps
-        with StopRequest() as stop:
+        with StopRequest(copies=COPIES * (self.run.ranks.size > 1)) as stop:
             self.observer.start(total, self.done)
             self.began = time.perf_counter()
             self._announce()
@@ -76,11 +83,12 @@ class Attempt:
             elif self.done == 0 and self.recipe.eval_every and self.run.measured:
                 self._snapshot()  # the first attempt's row at step 0 gave way to this attempt's
             fault = early = late = ""
-            while self.done < total and stop.signum is None and not (fault or early or late):
+            ranks = self.run.ranks
+            while self.done < total and not ranks.stopping(stop) and not (fault or early or late):
                 fault = self._step(self.done)
                 if not fault:
                     self._after_step(total)
-                    early, late = self.stopping.early, self.stopping.late(self.began)
+                    early, late = self.stopping.early, self._late()
             seconds = time.perf_counter() - self.began
             ended = early or self.done >= total
             status = "diverged" if fault else "finished" if ended else "interrupted"
@@ -144,6 +152,13 @@ class Attempt:
         )
         return ""
 
+    def _late(self) -> str:
+        """Why the clock ends the run for now; rank 0's clock for all ranks."""
+        late = self.stopping.late(self.began)
+        if not self.stopping.max_seconds or not self.run.ranks.main_decides(bool(late)):
+            return ""
+        return late or "max_seconds reached"
+
     def _after_step(self, total: int) -> None:
         every = self.recipe.eval_every
         if every and self.done % every == 0 and self.done < total:
@@ -156,12 +171,14 @@ class Attempt:
             due = now - self._last_save >= SAVE_SECONDS and self._save_seconds <= SAVE_SHARE * (
                 now - self.began
             )
+            due = self.run.ranks.main_decides(due)
         if due and self.done < total:
             self._save()
 
     def _evaluate(self) -> None:
+        self.run.ranks.sync_buffers(self.run.model)
         with weights_to_use(self.run.optimizer, self.run.params):
-            values = evaluate(self.run.model, self.run.loss, self.run.eval_batches)
+            values = evaluate(self.run.model, self.run.loss, self.run.eval_batches, self.run.ranks)
         record = EvalRecord(self.done, values)
         self.evaluations.setdefault("first", values["eval_loss"])
         self.evaluations["step"] = self.done
@@ -183,10 +200,11 @@ class Attempt:
         found, why = take_snapshot(
             self.run.model,
             self.run.loss,
-            self.run.eval_batches[0],
+            self.run.ranks.part(self.run.eval_batches[0])[0],
             step=max(0, self.done - 1),  # the last step made, so that a resume keeps the row
             spectrum=spectrum_due(self.done, self.recipe.steps, self.recipe.eval_every),
             seed=self.recipe.seed,
+            reducer=self.run.ranks.reducer,
         )
         self.probe_seconds += time.perf_counter() - began
         if found is not None:
@@ -208,7 +226,7 @@ class Attempt:
             return None
         began = time.perf_counter()
         try:
-            checkpoint.save_checkpoint(path or self.paths.checkpoint, self._content())
+            save_run(self.run, path or self.paths.checkpoint, self._content())
         except CheckpointError as error:
             self._event("warning", "CHECKPOINT_FAILED", error.message)
             return error
@@ -233,7 +251,7 @@ class Attempt:
                 "curvature": dict(self.curvature),
                 "stopping": self.stopping.state_dict(),
             },
-            "rng": checkpoint.rng_state(self.run.device),
+            **rank_generators(self.run),
             "environment": self.environment,
             "recipe": json.dumps(self.recipe.resolved()),
             "recipe_source": self.loaded.source,
@@ -243,7 +261,7 @@ class Attempt:
         }
 
     def _restore(self, content: Mapping[str, Any]) -> None:
-        self.run.load_state_dict(content)
+        load_run(self.run, self.paths.checkpoint, content)
         kept = content["loop"]
         self.tally.load_state_dict(kept["tally"])
         self.watch.load_state_dict(kept["spikes"])
@@ -251,7 +269,7 @@ class Attempt:
             self.run.signs.noise.load_state_dict(kept["noise"])
         self.evaluations = dict(kept["evaluations"])
         self.curvature = dict(kept["curvature"])
-        checkpoint.restore_rng(content["rng"], self.run.device)
+        restore_generators(self.run, content)
         self._saved_at = self.done
 
     def _announce(self) -> None:
@@ -264,6 +282,9 @@ class Attempt:
             self._event("info", "AMP", words)
         for change in self.start.changes:
             self._event("info", "RECIPE_CHANGED", change)
+        spread = describe(self.run.ranks, self.run.model, self.recipe)
+        if spread:
+            self._event("info", "PARALLEL", spread)
         if self.start.checkpoint is not None:
             for change in changed(self.start.checkpoint["environment"], self.environment):
                 self._event("info", "ENVIRONMENT_CHANGED", change)

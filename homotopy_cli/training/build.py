@@ -3,7 +3,7 @@
 import inspect
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
 from homotopy_cli.recipe.targets import is_user_code, load_target
 from homotopy_cli.training.averaging import begin_training
 from homotopy_cli.training.devices import on_device, resolve_device
+from homotopy_cli.training.distributed import own_device, shard_of, spread
 from homotopy_cli.training.forward import Forward
 from homotopy_cli.training.plans import build_probe, build_scheduler
 from homotopy_cli.training.probing import NoProbe, Probe
+from homotopy_cli.training.ranks import SOLO, Ranks, refuse_small_batches
 from homotopy_cli.training.signs import Signs
 
 SNAPSHOT_LIMIT = 50_000_000  # parameters: above, ‖Δθ‖ is not worth its copy (our choice)
@@ -44,6 +46,7 @@ class Run:
     eval_batches: list[Any]
     device: torch.device
     forward: Forward
+    ranks: Ranks = SOLO
 
     def __post_init__(self) -> None:
         self.named: dict[str, Tensor] = {
@@ -53,6 +56,7 @@ class Run:
         self.n_params = sum(p.numel() for p in self.params)
         self.baseline: Mapping[str, float] = self.data.info.baseline
         self.kappa = math.nan  # of the newest probe, for curvature-aware clipping
+        self.weight = 1.0  # of this rank's loss in the mean over ranks; 1 in one process
         self._before: list[Tensor] | None = None
         self.signs = Signs(self.optimizer, self.params, self.forward)
 
@@ -62,10 +66,20 @@ class Run:
         return not isinstance(self.probe, NoProbe)
 
     def batch(self, step: int) -> Any:
-        """The training batch of step `step`, on the device: a function of step and seed."""
-        return on_device(
-            self.data.batch(step, self.recipe.batch_size, self.recipe.seed), self.device
-        )
+        """This rank's rows of step `step`'s batch, on the device: a function of step and seed."""
+        whole = self.data.batch(step, self.recipe.batch_size, self.recipe.seed)
+        part, _ = self.ranks.part(whole)
+        self.weight = self.ranks.weight(self.loss.count, part, whole)
+        return on_device(part, self.device)
+
+    def shards(self) -> list[Tensor]:
+        """Every trainable parameter; under FSDP this rank's part of it."""
+        return [shard_of(p.detach()) for p in self.params]
+
+    def grads(self, params: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Every gradient there is; under FSDP this rank's part of it."""
+        held = (p.grad for p in (self.params if params is None else params))
+        return [shard_of(grad) for grad in held if grad is not None]
 
     @property
     def spare(self) -> list[Tensor] | None:
@@ -77,22 +91,25 @@ class Run:
         if self.n_params > SNAPSHOT_LIMIT:
             return
         with torch.no_grad():
+            now = self.shards()
             if self._before is None:
-                self._before = [torch.empty_like(p) for p in self.params]
-            torch._foreach_copy_(self._before, self.params)
+                self._before = [torch.empty_like(p) for p in now]
+            torch._foreach_copy_(self._before, now)
 
     def distance(self) -> float:
         """‖θ - θ_snapshot‖₂; NaN for models too large to remember."""
         if self._before is None:
             return math.nan
         with torch.no_grad():
-            torch._foreach_sub_(self._before, self.params)
+            torch._foreach_sub_(self._before, self.shards())
             norms = torch._foreach_norm(self._before)
-        return float(torch.linalg.vector_norm(torch.stack([n.double() for n in norms])))
+        own = float(torch.linalg.vector_norm(torch.stack([n.double() for n in norms])))
+        return self.ranks.norms([own])[0]
 
     def weights_are_finite(self) -> bool:
         """Whether every parameter is a number: only such weights are worth a checkpoint."""
-        return bool(torch.stack([torch.isfinite(p.detach()).all() for p in self.params]).all())
+        own = torch.stack([torch.isfinite(p).all() for p in self.shards()])
+        return self.ranks.all(bool(own.all()))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of these objects."""
@@ -107,44 +124,52 @@ class Run:
         """Restore `state_dict()`'s entries of a checkpoint."""
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
+        self.load_the_rest(content)
+
+    def load_the_rest(self, content: Mapping[str, Any]) -> None:
+        """Restore what is not a parameter's: scheduler and probe."""
         self.scheduler.load_state_dict(content["scheduler"])
         self.probe.load_state_dict(content["probe"]["state"])
         self.kappa = content["probe"]["kappa"]
 
 
-def build_run(loaded: Any) -> Run:
-    """Build everything a recipe names, seeded by its seed.
+def build_run(loaded: Any, ranks: Ranks = SOLO) -> Run:
+    """Build everything a recipe names, seeded by its seed, and spread it over the ranks.
 
     Raises:
         HomotopyError: A model, loss, data or optimizer that cannot be built, or that do not
             fit together. Nothing is written.
     """
     recipe = loaded.recipe
-    device = resolve_device(recipe.device)
+    refuse_small_batches(recipe, ranks)
+    device = resolve_device(own_device(recipe.device, ranks))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # for user code that says .cuda()
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     seed_everything(recipe.seed)
-    made = build_model_loss_data(recipe, base_dir=loaded.base_dir)
+    made = ranks.together(lambda: build_model_loss_data(recipe, base_dir=loaded.base_dir))
     made.model.to(device)  # initialised on the CPU: the same weights on every device
     made.model.train()
+    layers = _layers(made, recipe, device) if ranks.sharded else ()
+    engine = spread(
+        made.model, ranks, made.loss, lambda: ranks.part(_first_batch(made, recipe, device))[0]
+    )
+    if ranks.rank:
+        seed_everything(recipe.seed + ranks.rank)  # other dropout masks than rank 0's
     optimizer = build_optimizer(made.model, recipe.optimizer, loaded.base_dir)
     begin_training(optimizer)
     forward = Forward(
         made.model,
         made.loss,
         device,
+        engine=engine,
         amp=recipe.amp,
         compile=None if recipe.compile is None else recipe.compile.settings(),
         recompute=recipe.activation_checkpointing,
     )
     scheduler = build_scheduler(recipe, optimizer, made.model, made.loss, Path(loaded.base_dir))
     probe = build_probe(recipe, scheduler, optimizer, made.model, made.loss)
-    with torch.random.fork_rng(devices=[]):
-        batch = on_device(made.data.batch(0, recipe.batch_size, recipe.seed), device)
-        problem = Problem.from_module(made.model, made.loss, [batch])
-        layers = Partition.by_module(problem).blocks
     return Run(
         recipe=recipe,
         model=made.model,
@@ -153,14 +178,27 @@ def build_run(loaded: Any) -> Run:
         optimizer=optimizer,
         scheduler=scheduler,
         probe=probe,
-        layers=layers,
+        layers=layers or _layers(made, recipe, device),
         eval_batches=[
             on_device(batch, device)
             for batch in made.data.eval_batches(recipe.batch_size, recipe.eval_batches)
         ],
         device=device,
         forward=forward,
+        ranks=ranks,
     )
+
+
+def _layers(made: Any, recipe: Any, device: torch.device) -> tuple[Block, ...]:
+    """The modules that own trainable parameters."""
+    batch = _first_batch(made, recipe, device)
+    with torch.random.fork_rng(devices=[]):
+        return Partition.by_module(Problem.from_module(made.model, made.loss, [batch])).blocks
+
+
+def _first_batch(made: Any, recipe: Any, device: torch.device) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        return on_device(made.data.batch(0, recipe.batch_size, recipe.seed), device)
 
 
 def seed_everything(seed: int) -> None:

@@ -8,6 +8,7 @@ from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.training.build import build_run
 from homotopy_cli.training.evaluate import evaluate
 from homotopy_cli.training.outputs import refuse_unwritable, run_paths
+from homotopy_cli.training.ranks import SOLO, Ranks
 from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.stopping import Stopping
 
@@ -28,18 +29,18 @@ class CheckReport:
     notes: tuple[str, ...]  # warnings of the probe
 
 
-def check(loaded: Any, out: Any) -> CheckReport:
+def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
     """Build the recipe, make one step with one probe and one evaluation, and write nothing.
 
     Raises:
         HomotopyError: The first thing that would have stopped the run.
     """
     refuse_unwritable(run_paths(out))
-    run = build_run(loaded)
+    run = build_run(loaded, ranks)
     Stopping.of(loaded.recipe, len(run.eval_batches))
     eval_loss = None
     if run.eval_batches:
-        eval_loss = evaluate(run.model, run.loss, run.eval_batches[:1])["eval_loss"]
+        eval_loss = evaluate(run.model, run.loss, run.eval_batches[:1], ranks)["eval_loss"]
     began = time.perf_counter()
     outcome = optimizer_step(run, 0)
     seconds = time.perf_counter() - began

@@ -10,6 +10,8 @@ from torch import nn
 
 from homotopy_cli.problems.calling import call_model, result_outputs
 from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.sharded import is_sharded, reshard
+from homotopy_cli.training.ranks import SOLO, Ranks
 
 METRIC_NAMES = {"next_token": "perplexity", "cross_entropy": "accuracy"}
 
@@ -26,10 +28,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        if is_sharded(model):
+            reshard(model)  # a forward without backward leaves FSDP's parameters gathered
 
 
-def evaluate(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loss: Loss, batches: Sequence[Any], ranks: Ranks = SOLO
+) -> dict[str, float]:
     """Mean loss over all terms of `batches`, and the metric that fits the loss.
+
+    Each rank takes its rows of every batch.
 
     Returns:
         eval_loss: nats per term for the likelihood losses, else the loss's own unit.
@@ -39,22 +47,25 @@ def evaluate(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> dict[str, 
     losses, counts, hits, rows = [], [], [], 0
     with evaluating(model):
         for batch in batches:
-            counts.append(loss.count(batch))
-            losses.append(loss.function(model, batch).detach().reshape(()))
-            if loss.name == "cross_entropy" and _is_labelled(batch):
-                inputs, labels = batch
+            part, counted = ranks.part(batch)
+            counts.append(loss.count(part) if counted else 0)
+            losses.append(loss.function(model, part).detach().reshape(()))
+            if loss.name == "cross_entropy" and _is_labelled(part):
+                inputs, labels = part
                 scores = result_outputs(call_model(model, inputs))
-                hits.append((scores.argmax(dim=-1) == labels).sum())
-                rows += labels.numel()
-    terms, total = sum(counts), 0.0
+                right = (scores.argmax(dim=-1) == labels).sum()
+                hits.append(right if counted else 0)
+                rows += labels.numel() if counted else 0
+    own = 0.0
     for value, count in zip(torch.stack(losses).tolist() if losses else (), counts, strict=True):
-        total += value * count
+        own += value * count if count else 0.0
+    total, terms, right, rows = ranks.sums([own, sum(counts), int(sum(hits)), rows])
     mean = total / terms if terms else math.nan
     values = {"eval_loss": mean}
     if loss.name == "next_token":
         values["eval_metric"] = math.exp(mean) if mean < 700 else math.inf
     elif rows:
-        values["eval_metric"] = int(sum(hits)) / rows
+        values["eval_metric"] = right / rows
     return values
 
 

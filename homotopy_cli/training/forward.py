@@ -23,9 +23,10 @@ class Forward:
     """loss(batch) of the model in training, differentiable.
 
     Args:
-        model: The plain module. `self.model` is what is called: it, or its compiled form.
+        model: The plain module. `self.model` is what is called: `engine`, or its compiled form.
         loss: The recipe's.
         device: Where both are.
+        engine: The module around `model` that averages gradients over ranks; None is `model`.
         amp: "bf16": the model runs under autocast. A named loss is computed from its outputs in
             float32; a user's loss runs under autocast whole, and its value becomes float32.
         compile: Keywords of torch.compile, or None.
@@ -41,6 +42,7 @@ class Forward:
         loss: Loss,
         device: torch.device,
         *,
+        engine: nn.Module | None = None,
         amp: str | None = None,
         compile: dict[str, Any] | None = None,
         recompute: bool = False,
@@ -50,13 +52,14 @@ class Forward:
         self.logits: list[Tensor] = []  # largest |score| of every pass since `fresh`, 0-d
         self.first: FirstPart | None = None  # of an accumulated batch since `fresh`
         self.blocks = Recomputed(model) if recompute else None
-        self.model: Callable[..., Any] = model
+        self.engine = model if engine is None else engine
+        self.model: Callable[..., Any] = self.engine
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.compiled = compile is not None
         if compile is not None:
             if self.blocks is not None:
                 self.blocks.refuse_batch_norm()
-            self.model = _compiled(model, compile)
+            self.model = _compiled(self.engine, compile)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The mean loss over the batch; 0-d, with its graph.

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from homotopy_cli.records import RunInfo
+from homotopy_cli.records import EventRecord, RunInfo
 from homotopy_cli.runlog.writer import RunWriter
 from homotopy_cli.training.attempt import Attempt
 from homotopy_cli.training.build import Run, build_run
+from homotopy_cli.training.distributed import is_lost_rank, lost_rank
 from homotopy_cli.training.environment import environment, without_home
 from homotopy_cli.training.evaluate import METRIC_NAMES
 from homotopy_cli.training.observer import Observer, Silent
@@ -20,7 +22,10 @@ from homotopy_cli.training.outputs import (
     refuse_unwritable,
     run_paths,
 )
-from homotopy_cli.training.resume import StartPoint, find_start
+from homotopy_cli.training.ranks import SOLO, NoLog, Ranks, SaidElsewhere
+from homotopy_cli.training.resume import StartPoint, start_together
+from homotopy_cli.training.saving import remove_checkpoint
+from homotopy_cli.training.signals import StopRequest
 from homotopy_cli.training.stopping import Stopping
 from homotopy_cli.training.summary import Tally, TrainResult
 
@@ -34,6 +39,7 @@ def train(
     observer: Observer | None = None,
     argv: Sequence[str] = (),
     command: str = "homotopy train",
+    ranks: Ranks = SOLO,
 ) -> TrainResult:
     """Train a recipe to its last step, a divergence, or a signal.
 
@@ -45,6 +51,8 @@ def train(
         observer: Told about each step.
         argv: The command line, for the log; secrets are masked.
         command: How the run was started, for hints.
+        ranks: The processes that train together, see distributed.process_group; all of them
+            call this, rank 0 alone writes and is observed.
 
     Returns:
         TrainResult; a divergence and a signal are results (exit codes 3, 130, 143), with log
@@ -54,35 +62,50 @@ def train(
         HomotopyError: Unusable recipe, data or output; nothing was written or changed.
     """
     paths = run_paths(out if out is not None else default_out(loaded))
-    if not resume and not overwrite:
-        refuse_existing(paths, command=command)
-    refuse_unwritable(paths)
-    run = build_run(loaded)
-    resolved = loaded.recipe.resolved()
-    start = find_start(paths, resolved) if resume else StartPoint()
+
+    def refuse() -> None:
+        if not resume and not overwrite:
+            refuse_existing(paths, command=command)
+        refuse_unwritable(paths)
+
+    ranks.on_main(refuse)
+    run = build_run(loaded, ranks)
+    start = start_together(paths, loaded.recipe.resolved(), ranks) if resume else StartPoint()
     stopping = Stopping.of(loaded.recipe, len(run.eval_batches))
     if start.checkpoint is not None:
         stopping.load_state_dict(start.checkpoint["loop"].get("stopping", stopping.state_dict()))
     if start.step >= loaded.recipe.steps or stopping.early:
         return _nothing_to_do(run, paths, start, stopping)
-    make_folder(paths)
+    watcher = observer if observer is not None and ranks.is_main else Silent()
     info = _run_info(loaded, run, argv)
-    watcher = observer or Silent()
-    options = {"on_event": watcher.event}
-    if start.continues_log:
-        writer = RunWriter.resume(paths.log, step=start.step, info=info, **options)
-    else:
-        writer = RunWriter.create(paths.log, info, overwrite=overwrite, **options)
-    try:
-        if not start.continues_log:
-            paths.best.unlink(missing_ok=True)
-            paths.checkpoint.unlink(missing_ok=True)  # of the run that --overwrite replaces
-            paths.page.unlink(missing_ok=True)
-        return Attempt(run, paths, writer, watcher, start, loaded, stopping).go()
-    except BaseException:
-        # A bug, a second Ctrl-C, a full memory: the rows so far are worth keeping.
-        writer.close("interrupted")
-        raise
+
+    def open_log() -> Any:
+        if not ranks.is_main:
+            return NoLog()
+        make_folder(paths)
+        options = {"on_event": watcher.event}
+        if start.continues_log:
+            return RunWriter.resume(paths.log, step=start.step, info=info, **options)
+        return RunWriter.create(paths.log, info, overwrite=overwrite, **options)
+
+    writer = ranks.together(open_log)
+    # When another rank fails, torchrun tells this one to end: not before its log is closed.
+    with StopRequest() if ranks.size > 1 else nullcontext():
+        attempt = None
+        try:
+            if not start.continues_log and ranks.is_main:  # of the run that --overwrite replaces
+                remove_checkpoint(paths.best)
+                remove_checkpoint(paths.checkpoint)
+                paths.page.unlink(missing_ok=True)
+            attempt = Attempt(run, paths, writer, watcher, start, loaded, stopping)
+            return attempt.go()
+        except BaseException as error:
+            # A bug, a second Ctrl-C, a full memory, a lost rank: the rows so far are worth keeping.
+            if ranks.size > 1:
+                done = start.step if attempt is None else attempt.done
+                writer.append_event(EventRecord(done, "error", "RANK_FAILED", _end(error)))
+            writer.close("interrupted")
+            raise
 
 
 def default_out(loaded: Any) -> Path:
@@ -99,12 +122,21 @@ def _run_info(loaded: Any, run: Run, argv: Sequence[str]) -> RunInfo:
         layer_kind=tuple(block.kind for block in run.layers),
         recipe_source=loaded.source,
         recipe_resolved=loaded.recipe.resolved(),
-        environment=environment(run.device),
+        environment=environment(run.device) | run.ranks.facts(),
         argv=without_home(argv),
         seed=loaded.recipe.seed,
         n_params=run.n_params,
         created_utc=created.strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def _end(error: BaseException) -> str:
+    """Why a run of several ranks ended, for its log."""
+    if is_lost_rank(error):
+        return lost_rank(error).message
+    if isinstance(error, SaidElsewhere):
+        return "another rank reports an error"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _nothing_to_do(run: Run, paths: RunPaths, start: StartPoint, stopping: Stopping) -> TrainResult:

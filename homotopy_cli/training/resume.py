@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from homotopy_cli.recipe.load import recipe_from_resolved
 from homotopy_cli.runlog.reader import read_log
 from homotopy_cli.training.checkpoint import load_checkpoint
 from homotopy_cli.training.outputs import RunPaths
+from homotopy_cli.training.ranks import Ranks
 
 # Settings that may differ between attempts: they change how long, how often and where, not
 # what a step computes; another device rounds differently, and the log says so.
@@ -27,6 +28,7 @@ FREE = (
     "keep_best",
     "early_stop",
     "max_seconds",
+    "parallel",
     "compile",
     "activation_checkpointing",
     "profiles",
@@ -92,6 +94,26 @@ def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
         return recipe_from_resolved(stored).resolved()
     except RecipeError:
         return stored
+
+
+def start_together(paths: RunPaths, recipe: Mapping[str, Any], ranks: Ranks) -> StartPoint:
+    """`find_start` by rank 0, whose verdict holds for all; each rank reads the checkpoint.
+
+    Raises:
+        CheckpointError: As `find_start`, or a rank does not see the file.
+    """
+    found: list[StartPoint] = []
+
+    def look() -> StartPoint:
+        found.append(find_start(paths, recipe))
+        return replace(found[0], checkpoint=None if found[0].checkpoint is None else {})
+
+    point = ranks.on_main(look)
+    if point.checkpoint is None:
+        return point
+    return ranks.together(
+        lambda: found[0] if found else replace(point, checkpoint=load_checkpoint(paths.checkpoint))
+    )
 
 
 def differences(

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # 128 + signal number
@@ -11,12 +12,14 @@ class StopRequest:
     """Context manager that turns the first SIGINT or SIGTERM into a request to stop.
 
     `signum` is None until a signal arrives. A second SIGINT raises KeyboardInterrupt at once,
-    for the user who will not wait for the step to end. Outside the main thread, where Python
+    for the user who will not wait for the step to end; one within `copies` seconds is torchrun's
+    copy of the first, and is ignored. Outside the main thread, where Python
     cannot install handlers, it never triggers. Former handlers come back at exit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, copies: float = 0.0) -> None:
         self.signum: int | None = None
+        self._copies, self._since = copies, 0.0
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -36,7 +39,10 @@ class StopRequest:
         self._former.clear()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and signum == signal.SIGINT:
+        now = time.monotonic()
+        if self.signum is None:
+            self._since = now
+        elif signum == signal.SIGINT and now - self._since >= self._copies:
             raise KeyboardInterrupt
         self.signum = signum
 

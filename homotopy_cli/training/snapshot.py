@@ -17,6 +17,7 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.problems.nest import n_rows, split_rows
 from homotopy_cli.problems.problem import Problem
+from homotopy_cli.problems.reducer import LOCAL, Reducer
 from homotopy_cli.records import Components, ProbeRecord
 
 SHARE = 8  # one row in SHARE of a held-out batch; our choice: about 3 gradients a spectrum
@@ -29,13 +30,23 @@ def spectrum_due(done: int, total: int, every: int) -> bool:
 
 
 def take_snapshot(
-    model: Any, loss: Any, batch: Any, *, step: int, spectrum: bool, seed: int
+    model: Any,
+    loss: Any,
+    batch: Any,
+    *,
+    step: int,
+    spectrum: bool,
+    seed: int,
+    reducer: Reducer = LOCAL,
 ) -> tuple[ProbeRecord | None, str]:
-    """Measure; returns the row for the log, or None and why in words."""
+    """Measure; returns the row for the log, or None and why in words.
+
+    With a reducer `batch` is this rank's part, and what is measured is that of all ranks' parts.
+    """
     rows = max(1, n_rows(batch) // SHARE)
     try:
         problem = Problem.from_module(
-            model, loss, [split_rows(batch, rows)[0]], mode="eval", seed=seed
+            model, loss, [split_rows(batch, rows)[0]], mode="eval", seed=seed, reducer=reducer
         )
         values = component_columns(measure_components(problem, heads=False))
         density = None

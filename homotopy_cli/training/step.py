@@ -11,7 +11,6 @@ from torch import Tensor
 from homotopy_cli.records import ProbeRecord
 from homotopy_cli.training.build import Run
 from homotopy_cli.training.clipping import clip
-from homotopy_cli.training.forward import backward
 
 
 @dataclass
@@ -33,8 +32,10 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
     out = StepOutcome()
     batch = run.batch(step)
     run.optimizer.zero_grad(set_to_none=True)
-    loss = backward(run.forward, batch, accumulate=run.recipe.accumulate)
-    value, norm = loss_and_norm(loss, run.params)
+    loss = run.ranks.backward(
+        run.forward, batch, accumulate=run.recipe.accumulate, weight=run.weight
+    )
+    value, norm = run.ranks.joined(*loss_and_norm(loss, run.grads()), run.weight)
     out.values["loss"] = value
     if not math.isfinite(value):
         return _stopped(run, out, began, f"loss is {value}")
@@ -42,7 +43,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
     if not math.isfinite(norm):
         return _stopped(run, out, began, f"gradient norm is {norm}")
 
-    coefficient = clip(run.recipe.clip, run.params, norm, run.kappa)
+    coefficient = clip(run.recipe.clip, run.params, norm, run.kappa, shards=run.ranks.sharded)
 
     probing = time.perf_counter()
     out.probe = run.probe.after_backward(
@@ -67,21 +68,20 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
         "probe_seconds_step": probe_seconds,
         **reading,
     }
-    out.values |= run.signs.read(step, norm, run.spare)
+    out.values |= run.ranks.largest(run.signs.read(step, norm, run.spare), "logit_max")
     run.scheduler.step()
     out.values["step_seconds"] = time.perf_counter() - began
     return out
 
 
-def loss_and_norm(loss: Tensor, params: list[Tensor]) -> tuple[float, float]:
+def loss_and_norm(loss: Tensor, grads: Sequence[Tensor]) -> tuple[float, float]:
     """(loss, ‖g‖) after the backward pass, in one transfer from the device.
 
-    ‖g‖ is over all parameters, accumulated in float64 across tensors; 0 when none has a
-    gradient. float32 overflows inside a tensor's own norm for entries above 1.8e19: then, and
+    ‖g‖ is over all of `grads`, accumulated in float64 across tensors; 0 when there is none.
+    float32 overflows inside a tensor's own norm for entries above 1.8e19: then, and
     only then, the norm is taken again in float64, so that "inf" means an infinite or NaN
     gradient.
     """
-    grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return float(loss), 0.0
     norm = norm_of(torch._foreach_norm(grads))
@@ -118,13 +118,14 @@ def layer_values(run: Run, clipped: float) -> dict[str, list[float]]:
         id(p): float(group["lr"]) for group in run.optimizer.param_groups for p in group["params"]
     }
     blocks = [[run.named[name] for name in block.params] for block in run.layers]
-    grads = [[p.grad for p in members if p.grad is not None] for members in blocks]
+    grads = [run.grads(members) for members in blocks]
     found = [norm_of(torch._foreach_norm(block)) for block in grads if block]
     known = iter(torch.stack(found).tolist() if found else ())  # one transfer for all layers
     norms = [next(known) if block else 0.0 for block in grads]
-    values = [
-        (norm if math.isfinite(norm) else _wide_norm(block)) / clipped
+    own = [
+        norm if math.isfinite(norm) else _wide_norm(block)
         for norm, block in zip(norms, grads, strict=True)
     ]
+    values = [norm / clipped for norm in run.ranks.norms(own)]
     rates = [lr_of.get(id(members[0]), math.nan) for members in blocks]
     return {"layer_grad_norm": values, "layer_lr": rates}
