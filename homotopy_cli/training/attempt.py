@@ -20,6 +20,7 @@ from homotopy_cli.training.observer import Observer, StepView
 from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
 from homotopy_cli.training.saving import (
+    SaveClock,
     load_run,
     rank_generators,
     restore_generators,
@@ -32,10 +33,8 @@ from homotopy_cli.training.stopping import Stopping
 from homotopy_cli.training.summary import Tally, TrainResult
 from homotopy_cli.training.watch import Watch
 
-SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
 SHOWN = ("lambda_max", "kappa", "edge_ratio")  # of the newest probe, in the progress line
 COPIES = 3.0  # seconds in which torchrun repeats a Ctrl-C to its processes
-SAVE_SHARE = 0.01  # of the time so far that such checkpoints may take
 
 
 class Attempt:
@@ -64,8 +63,7 @@ class Attempt:
         self.probe_seconds = 0.0
         self.warnings: list[str] = []
         self._saved_at: int | None = None
-        self._save_seconds = 0.0
-        self._last_save = time.perf_counter()
+        self._saves = SaveClock()
         if start.checkpoint is not None:
             self._restore(start.checkpoint)
 
@@ -167,11 +165,7 @@ class Attempt:
         if every:
             due = self.done % every == 0
         else:
-            now = time.perf_counter()
-            due = now - self._last_save >= SAVE_SECONDS and self._save_seconds <= SAVE_SHARE * (
-                now - self.began
-            )
-            due = self.run.ranks.main_decides(due)
+            due = self.run.ranks.main_decides(self._saves.due(self.began))
         if due and self.done < total:
             self._save()
 
@@ -231,8 +225,7 @@ class Attempt:
             self._event("warning", "CHECKPOINT_FAILED", error.message)
             return error
         finally:
-            self._last_save = time.perf_counter()
-            self._save_seconds += self._last_save - began
+            self._saves.took(began)
         if not best:
             self._saved_at = self.done
         return None

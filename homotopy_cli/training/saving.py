@@ -13,6 +13,7 @@ generators of ranks that were not there start from seed + rank. All ranks must s
 
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,29 @@ from homotopy_cli.problems.adapters import whole_shards
 from homotopy_cli.problems.reading import refuse_acting
 from homotopy_cli.problems.sharded import is_dtensor
 from homotopy_cli.training import checkpoint
+from homotopy_cli.training.ranks import SaidElsewhere
 
+SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
+SAVE_SHARE = 0.01  # of the time so far that such checkpoints may take
 _HEADER = ("step", "recipe", "recipe_source", "recipe_dir", "n_params", "loss")
+
+
+class SaveClock:
+    """When to save by the clock, and what saving has cost."""
+
+    def __init__(self) -> None:
+        self._seconds, self._last = 0.0, time.perf_counter()
+
+    def due(self, began: float) -> bool:
+        """Whether a run, begun at time.perf_counter() `began`, should save now."""
+        now = time.perf_counter()
+        rested = now - self._last >= SAVE_SECONDS
+        return rested and self._seconds <= SAVE_SHARE * (now - began)
+
+    def took(self, began: float) -> None:
+        """Book a save that began then and has just ended."""
+        self._last = time.perf_counter()
+        self._seconds += self._last - began
 
 
 def save_run(run: Any, path: Path, content: Mapping[str, Any]) -> None:
@@ -38,18 +60,13 @@ def save_run(run: Any, path: Path, content: Mapping[str, Any]) -> None:
     """
     run.ranks.sync_buffers(run.model)
     if not run.ranks.sharded:
-        if run.ranks.is_main:
-            checkpoint.save_checkpoint(path, content)
-            _remove_folders(path)
+        _by_main(run, path, content, kept=None)
         return
     folder = path.with_name(f"{path.stem}-{content['step']}.dcp")
     _write_shards(run, folder, content)
-    if not run.ranks.is_main:
-        return
     groups = checkpoint.plain(content["optimizer"]["param_groups"])
     small = {"model": {}, "optimizer": {"state": {}, "param_groups": groups}}
-    checkpoint.save_checkpoint(path, {**content, **small, "sharded": folder.name})
-    _remove_folders(path, kept=folder)
+    _by_main(run, path, {**content, **small, "sharded": folder.name}, kept=folder)
 
 
 def load_run(run: Any, path: Path, content: Mapping[str, Any]) -> None:
@@ -86,6 +103,20 @@ def restore_generators(run: Any, content: Mapping[str, Any]) -> None:
     every = content.get("ranks") or [content["rng"]]
     if run.ranks.rank < len(every):
         checkpoint.restore_rng(every[run.ranks.rank], run.device)
+
+
+def _by_main(run: Any, path: Path, content: Mapping[str, Any], *, kept: Path | None) -> None:
+    """Rank 0 writes; where it cannot, all ranks know."""
+
+    def write() -> None:
+        if run.ranks.is_main:
+            checkpoint.save_checkpoint(path, content)
+            _remove_folders(path, kept=kept)
+
+    try:
+        run.ranks.together(write)
+    except SaidElsewhere as error:
+        raise CheckpointError(f"{path}: rank 0 could not write it") from error
 
 
 def _remove_folders(path: Path, *, kept: Path | None = None) -> None:
