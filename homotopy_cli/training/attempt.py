@@ -16,6 +16,7 @@ from homotopy_cli.training.build import Run
 from homotopy_cli.training.distributed import describe
 from homotopy_cli.training.environment import changed, environment
 from homotopy_cli.training.evaluate import METRIC_NAMES, evaluate
+from homotopy_cli.training.forward import AMP_WORDS
 from homotopy_cli.training.observer import Observer, StepView
 from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
@@ -271,8 +272,7 @@ class Attempt:
             words = f"{self.start.missing_rows} rows before step {self.done} are not in the log"
             self._event("warning", "LOG_GAP", words)
         if self.recipe.amp and self.start.checkpoint is None:
-            words = "the training forward pass runs in bf16; probes and evaluations in float32"
-            self._event("info", "AMP", words)
+            self._event("info", "AMP", AMP_WORDS)
         for change in self.start.changes:
             self._event("info", "RECIPE_CHANGED", change)
         spread = describe(self.run.ranks, self.run.model, self.recipe)

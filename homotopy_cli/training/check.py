@@ -7,6 +7,7 @@ from typing import Any
 from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.training.build import build_run
 from homotopy_cli.training.evaluate import evaluate
+from homotopy_cli.training.forward import AMP_WORDS
 from homotopy_cli.training.outputs import refuse_unwritable, run_paths
 from homotopy_cli.training.ranks import SOLO, Ranks
 from homotopy_cli.training.step import optimizer_step
@@ -26,7 +27,7 @@ class CheckReport:
     eval_loss: float | None
     step_seconds: float  # without the probe
     probe_seconds: float
-    notes: tuple[str, ...]  # warnings of the probe
+    notes: tuple[str, ...]  # mixed precision, and warnings of the probe
 
 
 def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
@@ -50,6 +51,7 @@ def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
             hint="look at the data and the model's initialisation: the learning rate is not it",
         )
     probe_seconds = outcome.values["probe_seconds_step"]
+    said = (AMP_WORDS,) if loaded.recipe.amp else ()
     events = run.probe.drain_events()
     return CheckReport(
         n_params=run.n_params,
@@ -61,5 +63,5 @@ def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
         eval_loss=eval_loss,
         step_seconds=seconds - probe_seconds,
         probe_seconds=probe_seconds,
-        notes=tuple(event.message for event in events if event.level != "info"),
+        notes=said + tuple(event.message for event in events if event.level != "info"),
     )

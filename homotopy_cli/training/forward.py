@@ -18,6 +18,8 @@ from homotopy_cli.problems.criteria import NAMES, Loss
 from homotopy_cli.problems.nest import Batch, n_rows, split_rows
 from homotopy_cli.training.recompute import Recomputed
 
+AMP_WORDS = "the training forward pass runs in bf16; probes and evaluations in float32"
+
 
 class Forward:
     """loss(batch) of the model in training, differentiable.

@@ -112,7 +112,7 @@ class NoiseScale:
     KEEP = 0.99  # share of the average that a step keeps; our choice
 
     def __init__(self) -> None:
-        self.noise = self.signal = self.weight = 0.0
+        self.noise = self.signal = 0.0
 
     def update(self, small: float, large: float, rows: int, of: int) -> None:
         """Take in ‖g‖ over the first `rows` examples and over all `of`, which hold them."""
@@ -122,7 +122,6 @@ class NoiseScale:
         noise = (small**2 - large**2) / (1 / rows - 1 / of)
         self.noise = self.KEEP * self.noise + (1 - self.KEEP) * noise
         self.signal = self.KEEP * self.signal + (1 - self.KEEP) * signal
-        self.weight = self.KEEP * self.weight + (1 - self.KEEP)
 
     @property
     def value(self) -> float | None:
@@ -131,8 +130,8 @@ class NoiseScale:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {"noise": self.noise, "signal": self.signal, "weight": self.weight}
+        return {"noise": self.noise, "signal": self.signal}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.noise, self.signal, self.weight = state["noise"], state["signal"], state["weight"]
+        self.noise, self.signal = state["noise"], state["signal"]

@@ -45,6 +45,8 @@ def test_check_makes_its_step_in_the_same_way(tmp_path, name):
     plain = check(load_recipe(recipe), tmp_path / "run.h5")
     report = check(load_recipe(recipe, MODES[name]), tmp_path / "run.h5")
     assert report.loss == pytest.approx(plain.loss, rel=0.01 if "bf16" in name else 1e-6)
+    words = "the training forward pass runs in bf16; probes and evaluations in float32"
+    assert report.notes == ((words,) if "bf16" in name else ())
     assert (report.grad_norm == plain.grad_norm) == (name in ("compile", "recompute"))
     assert not (tmp_path / "run.h5").exists()
 
