@@ -193,3 +193,10 @@ def test_they_change_no_bit_of_the_gradient(tmp_path):
     backward(Forward(run.model, run.loss, torch.device("cpu")), batch)
     for p, grad in zip(run.params, plain, strict=True):
         assert torch.equal(p.grad, grad)
+
+
+def test_a_model_too_large_to_copy_lacks_what_needs_the_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr("homotopy_cli.training.build.SNAPSHOT_LIMIT", 100)
+    seen = optimizer_step(made(tmp_path), 0).values
+    assert math.isnan(seen["update_norm"]) and "update_rms" not in seen
+    assert seen["second_moment_ratio"] == pytest.approx(1.0, rel=1e-5)
