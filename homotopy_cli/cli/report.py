@@ -32,8 +32,9 @@ def report(
         bool, typer.Option("--watch", help="Draw again while the run goes on; Ctrl-C ends it.")
     ] = False,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1.0, max=86400.0, help="How often, for --watch.")
-    ] = 10.0,
+        float | None,
+        typer.Option(metavar="SECONDS", min=1.0, max=86400.0, help="How often --watch looks; 10."),
+    ] = None,
 ) -> int:
     """Turn a log into one self-contained page that opens anywhere, and stop a bad run in CI.
 
@@ -51,5 +52,6 @@ def report(
         junit=junit,
         fail_on=fail_on or [],
         title=title,
-        every=every if watch else None,
+        watch=watch,
+        every=every,
     )

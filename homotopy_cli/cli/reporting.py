@@ -7,6 +7,7 @@ from typing import Any
 
 from homotopy_cli.errors import INTERRUPTED, HomotopyError
 
+EVERY = 10.0  # seconds between two looks of --watch; our choice
 FASTEST_RELOAD = 5.0  # seconds: a slow machine must be able to finish drawing in between
 
 
@@ -20,12 +21,13 @@ def run_report(
     junit: Path | None,
     fail_on: Sequence[str],
     title: str | None,
+    watch: bool = False,
     every: float | None = None,
 ) -> int:
     """Read the logs, evaluate the gates, write every output; 1 when a gate fired.
 
-    With `every` (seconds) the page is drawn again while a run goes on, and the other outputs are
-    written when it has ended; 130 when Ctrl-C ended the watch, after all outputs.
+    With `watch` the page is drawn again every `every` seconds while a run goes on, and the other
+    outputs are written when it has ended; 130 when Ctrl-C ended the watch, after all outputs.
     """
     from homotopy_cli.cli.document import refuse_missing_folders, write_json, write_text
     from homotopy_cli.cli.watching import replace_text
@@ -36,6 +38,10 @@ def run_report(
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 
+    if every is not None and not watch:
+        hint = f"homotopy report {logs[0]} --watch --every {every:g}"
+        said = f"--every {every:g}: says how often --watch looks; alone it does nothing"
+        raise HomotopyError(said, hint=hint)
     target = out or logs[0].with_suffix(".html")
     refuse_missing_folders(
         [target, markdown, junit, Path(json) if json not in (None, "-") else None]
@@ -53,7 +59,7 @@ def run_report(
             replace_text(target, page)
         return gates
 
-    interrupted = _watch(logs, target, draw, every) if every is not None else False
+    interrupted = watch and _watch(logs, target, draw, every or EVERY)
     runs = [read_log(path) for path in logs]
     gates = draw(runs)
     if markdown is not None:

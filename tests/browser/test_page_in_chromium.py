@@ -367,6 +367,11 @@ def test_print_uses_light_colours_and_hides_the_controls(opened):
     page.wait_for(
         "document.querySelector('#plot-kappa .js-line').style.stroke === 'rgb(115, 72, 189)'"
     )
+    widths = "[...document.querySelectorAll('.plot .main-svg')].map((s) => s.clientWidth)"
+    page.wait_for(f"{widths}.every((w) => w === 660)")  # fits A4 and Letter
+    page.send("Emulation.setEmulatedMedia", media="screen")
+    page.run("dispatchEvent(new Event('afterprint'))")
+    page.wait_for("document.querySelector('#plot-loss .main-svg').clientWidth > 1000")
 
 
 def test_a_missing_browser_is_a_failure_that_says_what_to_install(monkeypatch):

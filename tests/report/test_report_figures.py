@@ -250,6 +250,20 @@ def test_many_probes_share_cells_that_hold_the_largest():
     assert "160 of 1\u202f000 probes drawn, each cell the largest of its probes" in panel.notes
 
 
+def test_equal_weights_are_a_list_of_eigenvalues_whatever_the_log_calls_them():
+    values = np.array([5.0, -1.0, 3.0], dtype="f4")
+    listed = Spectrum(0, -1, values, np.full(3, 1 / 3, "f4"), "density")
+    panel = spectrum.spectrum_panel(replace(samples.plain_log(2), spectra=(listed,)))
+    assert panel.title == "Eigenvalues" and panel.figure.data[0].type == "bar"
+    assert list(panel.figure.data[0].y) == [5.0, 3.0, -1.0]
+    nodes = replace(listed, weights=np.array([0.1, 0.7, 0.2], "f4"))
+    both = spectrum.spectrum_panel(replace(samples.plain_log(2), spectra=(listed, nodes)))
+    assert both.title == "Density of eigenvalues"
+    one = replace(listed, values=values[:1], weights=np.ones(1, "f4"))
+    said = spectrum.spectrum_panel(replace(samples.plain_log(2), spectra=(one,))).finding
+    assert said == "One eigenvalue, 5."
+
+
 def test_a_density_integrates_to_its_weights():
     rng = np.random.default_rng(0)
     nodes = np.sort(rng.standard_normal(50)).astype("f4")

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import report_samples as samples
 
+from homotopy_cli.cli.app import run
 from homotopy_cli.cli.watching import replace_text, signature, watch
 from homotopy_cli.errors import HomotopyError, LogError
 from homotopy_cli.records import RunInfo, StepRecord
@@ -212,3 +213,19 @@ def test_the_command_follows_a_run_and_ctrl_c_writes_everything(tmp_path):
     assert '<meta http-equiv="refresh"' not in page.read_text(encoding="utf-8")
     assert (tmp_path / "metrics.json").exists()
     writer.close("finished")
+
+
+def test_how_often_without_watch_is_an_error(tmp_path, capsys):
+    writing(tmp_path / "run.h5", 2).close("finished")
+    assert run(["report", str(tmp_path / "run.h5"), "--every", "5"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "error: --every 5: says how often --watch looks; alone it does nothing"
+    assert said[1].endswith("run.h5 --watch --every 5")
+    assert not (tmp_path / "run.html").exists()
+
+
+def test_watching_a_finished_run_draws_it_once(tmp_path, capsys):
+    writing(tmp_path / "run.h5", 2).close("finished")
+    assert run(["report", str(tmp_path / "run.h5"), "--watch"]) == 0
+    assert capsys.readouterr().out == f"page: {tmp_path / 'run.html'}\n"
+    assert '<meta http-equiv="refresh"' not in (tmp_path / "run.html").read_text(encoding="utf-8")

@@ -23,6 +23,7 @@
   }));
   const darkQuery = matchMedia("(prefers-color-scheme: dark)");
   const coarse = matchMedia("(pointer: coarse)").matches;
+  const PAPER = 660; // px: a panel's plot on A4 or Letter, one panel a row
   let printing = false;
 
   // A page that reloads itself keeps the reader's choice; a file: page may have no storage.
@@ -169,6 +170,8 @@
     tidyLogAxes(data, layout);
     layout.dragmode = coarse ? false : "zoom";
     layout.uirevision = spec.key;
+    layout.autosize = !printing;
+    if (printing) layout.width = PAPER;
     panel.plot.style.minHeight = `${layout.height}px`;
     return [themed(data), themed(layout)];
   }

@@ -23,8 +23,19 @@ def whole_model(log: RunLog) -> list[Spectrum]:
         for s in log.spectra
         if s.layer == -1 and (np.isfinite(s.values) & np.isfinite(s.weights)).any()
     ]
-    densities = [s for s in usable if s.kind == "density"]
+    densities = [s for s in usable if is_density(s)]
     return sorted(densities or usable, key=lambda s: s.step)
+
+
+def is_density(spectrum: Spectrum) -> bool:
+    """Whether the values are quadrature nodes. Equal weights are a list of eigenvalues.
+
+    A probe without a density logs its eigenvalues with weights 1/n; nodes of stochastic Lanczos
+    quadrature never all weigh the same.
+    """
+    weights = np.asarray(spectrum.weights)
+    weights = weights[np.isfinite(weights)]
+    return spectrum.kind == "density" and len(weights) > 1 and bool(np.ptp(weights) > 0)
 
 
 def broadened(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +56,7 @@ def broadened(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _frame(spectrum: Spectrum) -> dict[str, Any]:
-    if spectrum.kind == "density" and len(spectrum.values) > 1:
+    if is_density(spectrum):
         x, y = broadened(spectrum)
         floor = FLOOR * float(y.max() or 1.0)
         return {
@@ -69,7 +80,7 @@ def spectrum_figure(log: RunLog) -> go.Figure:
         return base_figure(x_title="eigenvalue")
     latest = spectra[-1]
     frame = _frame(latest)
-    density = latest.kind == "density" and len(latest.values) > 1
+    density = is_density(latest)
     figure = base_figure(x_title="eigenvalue" if density else "rank")
     if density:
         figure.add_trace(
@@ -94,7 +105,7 @@ def spectrum_figure(log: RunLog) -> go.Figure:
                 y=frame["y"],
                 name="eigenvalue",
                 marker={"color": color("blue")},
-                width=0.5,
+                width=min(0.5, 0.06 * len(frame["x"])),
                 hovertemplate="%{y:.5~g}<extra></extra>",
             )
         )
@@ -117,7 +128,7 @@ def spectrum_panel(log: RunLog) -> Panel:
             "measures one.",
             linked=False,
         )
-    same = [s for s in spectra if s.kind == spectra[-1].kind]
+    same = [s for s in spectra if is_density(s) == is_density(spectra[-1])]
     chosen = np.unique(np.linspace(0, len(same) - 1, min(FRAMES, len(same))).round().astype(int))
     frames = [_frame(same[i]) for i in chosen]
     notes = []
@@ -127,7 +138,7 @@ def spectrum_panel(log: RunLog) -> Panel:
             "evenly spaced, first and last kept"
         )
     extra: dict[str, Any] = {"kind": "spectrum", "frames": frames} if len(frames) > 1 else {}
-    density = same[-1].kind == "density"
+    density = is_density(same[-1])
     return Panel(
         key,
         "Density of eigenvalues" if density else "Eigenvalues",
@@ -148,7 +159,9 @@ def _finding(latest: Spectrum, n: int) -> str:
     values = values[keep]
     low, high = float(values.min()), float(values.max())
     parts = [f"eigenvalues from {words.number(low, 3)} to {words.number(high, 3)}"]
-    if latest.kind == "density":
+    if len(values) == 1:
+        parts = [f"one eigenvalue, {words.number(low, 4)}"]
+    if is_density(latest):
         weights = np.asarray(latest.weights, dtype=np.float64)[keep]
         total = float(weights.sum()) or 1.0
         near = float(weights[np.abs(values) <= 0.01 * max(abs(low), abs(high))].sum()) / total
@@ -165,7 +178,7 @@ def _finding(latest: Spectrum, n: int) -> str:
 
 def _table(spectrum: Spectrum) -> Table:
     order = np.argsort(-np.asarray(spectrum.values, dtype=np.float64), kind="stable")[:40]
-    density = spectrum.kind == "density"
+    density = is_density(spectrum)
     rows = tuple(
         (
             words.count(rank + 1),
