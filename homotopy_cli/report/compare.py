@@ -102,7 +102,7 @@ def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> li
     The settings that tell the recipes apart if they are few, else the run's name, with its
     folder if that is needed.
     """
-    own = [run for run in runs if run is not baseline]
+    own = runs if baseline is None else runs[:-1]  # the baseline comes last, and may be one of them
     if (told := names_by_recipe(own)) is not None:
         return [*told, *(["baseline"] if baseline is not None else [])]
     plain = ["baseline" if run is baseline else run_name(run) for run in runs]
