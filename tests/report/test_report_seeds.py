@@ -115,6 +115,17 @@ def test_probes_at_other_steps_are_interpolated_between_a_runs_own():
     np.testing.assert_allclose(made.high - made.low, 2)
 
 
+def test_a_column_that_stops_early_says_where():
+    logs = seeded(rates=(1e-3,), n=200)
+    for log in logs:
+        log.probes["edge_ratio"][log.probe_step > 16] = np.nan
+    row = ("edge", "Edge ratio", "probes", "edge_ratio", "1", False, True)
+    said = bands_panel(logs, arms(logs), *row).finding
+    assert said.endswith(" The last value is at step 16 of 200.")
+    whole = bands_panel(logs, arms(logs), "loss", "L", "steps", "loss", "loss", False, True)
+    assert "last value" not in whole.finding
+
+
 def test_a_thinned_band_keeps_its_extremes():
     logs = seeded(rates=(1e-3,), seeds=(0, 1), n=20_000)
     logs[0].steps["loss"][12_345] = 99.0

@@ -123,7 +123,7 @@ def bands_panel(
     return Panel(
         key,
         title,
-        _finding(arms, found),
+        _finding(arms, found) + _ends_early(logs, known),
         figure,
         unit,
         tuple(notes),
@@ -207,6 +207,15 @@ def _finding(arms: Sequence[Arm], found: Sequence[Band | None]) -> str:
         f"The medians end between {words.number(low[0])} ({low[1]}) and "
         f"{words.number(high[0])} ({high[1]})."
     )
+
+
+def _ends_early(logs: Sequence[RunLog], known: Sequence[Band]) -> str:
+    """A sentence if the column stops well before the runs do, as probes on a small budget may."""
+    last = max(int(made.steps[-1]) for made in known)
+    end = max((int(log.step[-1]) for log in logs if len(log.step)), default=last)
+    if last >= 0.75 * end:
+        return ""
+    return f" The last value is at step {words.count(last)} of {words.count(end + 1)}."
 
 
 def _table(arms: Sequence[Arm], found: Sequence[Band | None]) -> Table:
