@@ -22,6 +22,7 @@ from homotopy_cli.training.ranks import SaidElsewhere, Solo
 from homotopy_cli.training.signals import StopRequest
 
 T = TypeVar("T")
+_OF_SHARDS = ("DTensor", "placement", "DeviceMesh", "Sharding")  # what torch says of them
 _SAME = 1e-9  # relative variance of ‖g‖ over ranks; what DDP has averaged has none but rounding
 
 
@@ -128,6 +129,23 @@ class Group(Solo):
         """See `Solo.weight`: with it the mean over ranks is the mean over terms."""
         total = count(whole)
         return self.size * count(part) / total if total else 1.0
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """See `Solo.step`.
+
+        Raises:
+            ProblemError: It needs whole parameters, and they are sharded.
+        """
+        try:
+            optimizer.step()
+        except (RuntimeError, NotImplementedError) as error:
+            if not self.sharded or not any(word in str(error) for word in _OF_SHARDS):
+                raise
+            raise ProblemError(
+                f"optimizer: {type(optimizer).__name__} cannot work on sharded parameters: "
+                f"{str(error).splitlines()[0][:90]}",
+                hint="--set parallel=ddp, or another optimizer",
+            ) from error
 
     def joined(self, value: float, norm: float, weight: float) -> tuple[float, float]:
         """See `Solo.joined`; one all-reduce.

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from homotopy_cli.errors import HomotopyError, RecipeError
@@ -58,6 +59,10 @@ class Solo:
     def weight(self, count: Callable[[Batch], int], part: Batch, whole: Batch) -> float:
         """Size x this rank's share of the batch's loss terms: 1 where all have as many."""
         return 1.0
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """optimizer.step()."""
+        optimizer.step()
 
     def joined(self, value: float, norm: float, weight: float) -> tuple[float, float]:
         """(mean loss over all ranks' terms, ‖g‖ of its gradient)."""

@@ -1,4 +1,4 @@
-"""One optimizer step, the only place that calls optimizer.step()."""
+"""One optimizer step, from its batch to its row of the log."""
 
 import math
 import time
@@ -60,7 +60,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
     lr = used_lr(run.optimizer)
     reading = run.probe.reading(lr)
     run.snapshot()
-    run.optimizer.step()
+    run.ranks.step(run.optimizer)
     out.values |= {
         "lr": lr,
         "clip_coef": coefficient,

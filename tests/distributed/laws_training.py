@@ -1,5 +1,6 @@
 """What two ranks make of recipes, by DDP and by FSDP2; run by distributed_launch.py."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from homotopy_cli.training.build import build_run
 from homotopy_cli.training.group import Group
 from homotopy_cli.training.loop import train
 from homotopy_cli.training.ranks import SOLO
-from homotopy_cli.training.saving import load_run
+from homotopy_cli.training.saving import load_run, save_run
 from homotopy_cli.training.step import optimizer_step
 
 STEPS = 20
@@ -89,6 +90,10 @@ def loss_that_fails(model, batch):
     return loss(model, batch)
 
 
+def loss_that_is_nan(model, batch):
+    return loss(model, batch) * (float("nan") if RANK == 1 else 1.0)
+
+
 def loss_around(model, batch):
     "Not through the model's own forward."
     return F.cross_entropy(model.last(torch.tanh(model.first(batch[0]))), batch[1])
@@ -108,20 +113,23 @@ dtype: float64
 """
 
 
+def put(file, text):
+    """Whole at any moment: the other rank, which writes the same, may be reading it."""
+    own = file.with_name(f".{os.getpid()}-{file.name}")
+    own.write_text(text)
+    os.replace(own, file)
+    return file
+
+
 def gpt(folder, *changes):
-    file = Path(folder) / "gpt.yaml"
-    if not file.exists():
-        file.write_text(GPT)
-    return load_recipe(file, changes)
+    return load_recipe(put(Path(folder) / "gpt.yaml", GPT), changes)
 
 
 def tiny(folder, *changes, loss="loss", scheduler="constant", fraction=1.0, rows=16):
     folder = Path(folder)
-    (folder / "code.py").write_text(CODE)
+    put(folder / "code.py", CODE)
     text = TINY.format(loss=loss, scheduler=scheduler, fraction=fraction, rows=rows)
-    file = folder / f"{loss}-{rows}.yaml"
-    file.write_text(text)
-    return load_recipe(file, changes)
+    return load_recipe(put(folder / f"{loss}-{rows}.yaml", text), changes)
 
 
 def together():
@@ -229,11 +237,12 @@ def law_rates(rank):
         "guard": "scheduler={name: homotopy}",
         "auto": "scheduler={name: homotopy, mode: auto}",
         "secant": "scheduler={name: homotopy, signal: secant}",
+        "fraction": "scheduler={name: homotopy, signal_fraction: true}",
     }
     for kind in KINDS:
         for name, plan in plans.items():
             loaded = gpt(together(), plan, "optimizer.lr=0.3", "model.layers=1")
-            found[kind, name] = rates(build_run(loaded, Group(kind)))
+            found[kind, name] = rates(build_run(loaded, Group(kind)), 10)
     return found
 
 
@@ -298,7 +307,14 @@ def law_errors(rank):
     found["exists"] = _told(lambda: train(tiny(folder), folder / "a.h5", ranks=Group("ddp")))
     if rank == 0:
         (folder / "a.pt").write_bytes(b"nothing")
+        (folder / "taken.pt" / "inside").mkdir(parents=True)
     dist.barrier()
+    run = build_run(tiny(folder), Group("ddp"))
+    found["unwritable"] = _told(lambda: save_run(run, folder / "taken.pt", run.state_dict()))
+    plan = "optimizer={name: adafactor, lr: 0.01}"
+    found["unshardable"] = _told(lambda: curve(build_run(tiny(folder, plan), Group("fsdp")), 2))
+    run = build_run(tiny(folder, loss="loss_that_is_nan"), Group("ddp"))
+    found["nan"] = ("", optimizer_step(run, 0).fault, "", None)
     found["damaged"] = _told(
         lambda: train(tiny(folder), folder / "a.h5", resume=True, ranks=Group("ddp"))
     )

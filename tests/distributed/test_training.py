@@ -25,6 +25,9 @@ def alone(tmp_path_factory):
     return rows(folder / "run.h5"), read_checkpoint(folder / "run.pt").state
 
 
+PLANS = ("guard", "auto", "secant", "fraction")
+
+
 def close(a, b, rtol=1e-10):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-12)
 
@@ -81,14 +84,14 @@ def test_any_number_of_ranks_resumes_what_any_other_saved(found, alone):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("plan", ["guard", "auto", "secant"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_both_ranks_use_the_same_rates(found, kind, plan):
     first, second = (found[rank]["rates"][kind, plan] for rank in (0, 1))
     assert first == second
     assert len(set(first)) > 3
 
 
-@pytest.mark.parametrize("plan", ["guard", "auto", "secant"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_shards_and_replicas_see_the_same_curvature(found, plan):
     seen = found[0]["rates"]
     close(seen["fsdp", plan], seen["ddp", plan], rtol=1e-6)
@@ -125,6 +128,15 @@ ERRORS = {  # name -> (speaker, class, words, hint, exit code)
     "around": (0, "ProblemError", "the loss does not go through the model's forward", "model(", 2),
     "rows": (0, "RecipeError", "batch_size: 1 rows are too few for 2 ranks", "batch_size=2", 2),
     "exists": (0, "LogError", "a.h5: exists", "--resume", 2),
+    "unwritable": (0, "CheckpointError", "taken.pt: could not be written", "--resume", 2),
+    "unshardable": (
+        0,
+        "ProblemError",
+        "optimizer: Adafactor cannot work on sharded parameters: ",
+        "--set parallel=ddp",
+        2,
+    ),
+    "nan": (0, "", "loss is nan", "", None),
     "damaged": (0, "CheckpointError", "cannot be read as a checkpoint", "--overwrite", 2),
 }
 
@@ -134,7 +146,10 @@ def test_an_error_ends_both_ranks_and_one_of_them_says_it(found, name):
     speaker, kind, words, hint, code = ERRORS[name]
     said, other = found[speaker]["errors"][name], found[1 - speaker]["errors"][name]
     assert said[0] == kind and words in said[1] and hint in said[2] and said[3] == code
-    same = name in ("around", "rows")  # every rank has these by itself
+    if name == "unwritable":  # each rank goes on, or ends, as rank 0 does
+        assert other[0] == "CheckpointError" and "rank 0 could not write it" in other[1]
+        return
+    same = name in ("around", "rows", "unshardable", "nan")  # every rank has these by itself
     assert other == (said if same else ("SaidElsewhere", "", "", code or 70))
 
 
