@@ -32,7 +32,7 @@ def run_train(
             hint="--resume continues the run that is there, --overwrite replaces it",
         )
     target = out if out is not None else default_out(loaded)
-    command = "homotopy train" + (f" {recipe}" if recipe is not None else "")
+    command = f"{ranks.program} train" + (f" {recipe}" if recipe is not None else "")
     result = train(
         loaded,
         target,

@@ -5,6 +5,7 @@ signal, the clock, a loss) is the same on all ranks before anybody acts on it.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
@@ -42,6 +43,8 @@ class Group(Solo):
         self.reducer = ProcessGroupReducer()
         self.rank, self.size = self.reducer.rank, self.reducer.size
         self.is_main = self.rank == 0
+        here = os.environ.get("LOCAL_WORLD_SIZE", str(self.size))
+        self.program = f"torchrun --nproc-per-node {here} -m homotopy_cli"
         nccl = dist.get_backend() == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu"
 

@@ -31,6 +31,7 @@ class Solo:
     rank, size, is_main = 0, 1, True
     sharded = False
     parallel = ""
+    program = "homotopy"  # what to type before the verb, for hints
     reducer = LOCAL
 
     def facts(self) -> dict[str, str]:

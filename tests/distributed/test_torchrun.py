@@ -89,14 +89,15 @@ def terminated(recipe):
     return process.returncode, out, err, read_log(recipe.parent / "run.h5")
 
 
-def test_sigterm_ends_both_ranks_after_the_same_step_with_everything_saved(terminated):
+def test_sigterm_ends_both_ranks_after_the_same_step_with_everything_saved(terminated, recipe):
     code, out, err, log = terminated
     assert code != 0 and not ours(err)
     assert log.attrs["status"] == "interrupted"
     assert [e.code for e in log.events].count("INTERRUPTED") == 1
     assert log.step.tolist() == list(range(len(log.step)))
     assert out.count("SIGTERM: ") == 1  # the summary of rank 0 alone
-    assert "--resume" in out
+    again = f"next        torchrun --nproc-per-node 2 -m homotopy_cli train {recipe} --resume"
+    assert again in out.splitlines()
 
 
 def test_what_was_interrupted_is_resumed_by_the_same_command(terminated, recipe):
