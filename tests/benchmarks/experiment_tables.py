@@ -1,0 +1,210 @@
+"""What the experiments' CSVs say: one section for each, in words and tables."""
+
+import csv
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.experiments import DRAWS, Row, cells, median, paired, sensitivity
+
+ZERO = 1e-24  # of the first loss: below it a quadratic is solved
+Seeds = Mapping[str, float]
+
+
+def document(folder: Path) -> str:
+    """All sections whose CSV is there, as Markdown."""
+    parts = ["# Results", "", "Made by `python -m tests.benchmarks.experiments table`.", ""]
+    for name, section in SECTIONS.items():
+        path = folder / f"{name}.csv"
+        if path.exists():
+            with open(path, encoding="utf-8") as file:
+                parts += [*section(list(csv.DictReader(file))), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def convex(rows: Sequence[Row]) -> list[str]:
+    """Each problem: the best rate of each tuned arm, against the arms without a choice."""
+    problem = ("data.noise", "model.condition", "model.rotated")
+    found = cells(rows, (*problem, "profile", "optimizer.lr"), "val_loss")
+    first = statistics.median(float(row["first_loss"]) for row in rows)
+    arms = list(dict.fromkeys(key[3] for key in found))
+    lines = ["## Convex: loss after 1,000 steps, medians of 5 seeds", ""]
+    lines += [_head(["noise", "condition", "rotated", *arms]), _rule(3 + len(arms))]
+    won = {"0": [0, 0], "0.01": [0, 0]}
+    for noise, condition, rotated in sorted({key[:3] for key in found}, key=_problem_order):
+        best: dict[str, tuple[float, str]] = {}
+        for key, values in found.items():
+            if key[:3] == (noise, condition, rotated):
+                here = (abs(median(values)), key[4])
+                best[key[3]] = min(best.get(key[3], (np.inf, "")), here)
+        told = [f"{v:.1e}" + (f" ({rate})" if rate else "") for v, rate in best.values()]
+        lines.append(_line([noise, condition, rotated, *told]))
+        ours = min(v for arm, (v, _) in best.items() if arm in ("homotopy", "homotopy_cosine"))
+        adam = min(v for arm, (v, _) in best.items() if arm in ("adam", "adam_cosine"))
+        won[noise][0] += ours <= 2 * adam or max(ours, adam) < ZERO * first
+        won[noise][1] += 1
+    told = ", ".join(f"noise {k}: {a} of {b}" for k, (a, b) in won.items() if b)
+    lines += ["", f"The better homotopy arm matches or beats the best tuned Adam on: {told}."]
+    return lines
+
+
+def _problem_order(key: tuple[str, str, str]) -> tuple[float, float, str]:
+    return float(key[0]), float(key[1]), key[2]
+
+
+def char_gpt(rows: Sequence[Row]) -> list[str]:
+    """Arms with a rate against the arms that choose their own."""
+    tuned = [row for row in rows if row.get("optimizer.lr")]
+    free = [row for row in rows if not row.get("optimizer.lr")]
+    lines = ["## Character GPT, 2,000 steps: held-out loss", ""]
+    lines += _rates(tuned)
+    found = cells(tuned, ("profile", "optimizer.lr"), "val_loss")
+    best = min(found, key=lambda key: median(found[key]))
+    lines += ["", f"Best: {best[0]} at {best[1]}, {median(found[best]):.4f}.", ""]
+    lines += [_head(["no rate given", "median", "range", "behind the best, paired", "95 %"])]
+    lines += [_rule(5)]
+    for (arm,), values in cells(free, ("profile",), "val_loss").items():
+        middle, low, high, n = paired(values, found[best])
+        scale = 100 / median(found[best])
+        span = f"{min(values.values()):.4f} to {max(values.values()):.4f}"
+        behind = f"{scale * middle:+.1f} % ({n} seeds)"
+        between = f"{scale * low:+.1f} to {scale * high:+.1f} %"
+        lines.append(_line([arm, f"{median(values):.4f}", span, behind, between]))
+    return lines
+
+
+def basin(rows: Sequence[Row], title: str = "Character GPT, 400 steps: the basin") -> list[str]:
+    """Sensitivity to the rate, arm by arm."""
+    lines = [f"## {title}", "", *_rates(rows), ""]
+    found = cells(rows, ("profile", "optimizer.lr"), "val_loss")
+    first = statistics.median(float(row["first_loss"]) for row in rows)
+    arms = list(dict.fromkeys(arm for arm, _ in found))
+    lowest = min(median(values) for values in found.values())
+    by_arm = {
+        arm: sensitivity({lr: v for (a, lr), v in found.items() if a == arm}, lowest, first)
+        for arm in arms
+    }
+    base = by_arm[arms[0]]
+    for arm, values in by_arm.items():
+        words = f"{arm}: sensitivity {median(values):.3f}"
+        if arm != arms[0] and values:
+            middle, low, high, n = paired(values, base)
+            share = median(values) / median(base)
+            words += f", {share:.2f} of {arms[0]}'s; difference {middle:+.3f} "
+            words += f"[{low:+.3f}, {high:+.3f}], {n} pairs"
+        lines.append(f"- {words}")
+    return lines
+
+
+def cifar10(rows: Sequence[Row]) -> list[str]:
+    """Accuracy by rate, the spread of the late training loss, and robustness."""
+    lines = ["## CIFAR-10: held-out accuracy, %", ""]
+    lines += _rates(rows, "val_metric", lambda v: f"{100 * v:.1f}")
+    found = cells(rows, ("profile", "optimizer.lr"), "val_metric")
+    best = max(found, key=lambda key: median(found[key]))
+    variance = cells(rows, ("profile", "optimizer.lr"), "late_variance")
+    lines += ["", f"Best: {best[0]} at {best[1]}, {100 * median(found[best]):.1f} %.", ""]
+    columns = ("arm", "best rate", "points against the best, paired", "95 %")
+    lines += [_head([*columns, "points lost over rates", "late variance of the loss"])]
+    lines.append(_rule(6))
+    for arm in dict.fromkeys(key[0] for key in found):
+        mine = {lr: v for (a, lr), v in found.items() if a == arm}
+        rate = max(mine, key=lambda lr: median(mine[lr]))
+        middle, low, high, _ = paired(mine[rate], found[best])
+        lost = statistics.fmean(median(found[best]) - median(v) for v in mine.values())
+        told = f"{100 * lost:.1f}" if len(mine) > 1 else ""
+        spread = f"{median(variance[arm, rate]):.4f}"
+        interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+        lines.append(_line([arm, rate, f"{100 * middle:+.1f}", interval, told, spread]))
+    return lines
+
+
+def depth(rows: Sequence[Row]) -> list[str]:
+    """Sensitivity of both arms at each depth, and the slope of the benefit."""
+    lines = ["## Depth: held-out loss", ""]
+    tuned = [row for row in rows if row.get("optimizer.lr")]
+    found = cells(tuned, ("model.layers", "profile", "optimizer.lr"), "val_loss")
+    first = statistics.median(float(row["first_loss"]) for row in rows)
+    free = cells([r for r in rows if r not in tuned], ("model.layers", "profile"), "val_loss")
+    rates = sorted({lr for *_, lr in found}, key=float)
+    lines += [_head(["layers", "arm", *rates, "sensitivity"]), _rule(3 + len(rates))]
+    benefit: dict[str, dict[str, float]] = {}
+    for layers in sorted({key[0] for key in found}, key=int):
+        lowest = min(median(v) for key, v in found.items() if key[0] == layers)
+        both: dict[str, dict[str, float]] = {}
+        for arm in ("cosine", "guard"):
+            mine = {lr: found[layers, arm, lr] for lr in rates if (layers, arm, lr) in found}
+            if not mine:
+                continue
+            both[arm] = sensitivity(mine, lowest, first)
+            told = [_range(mine[lr]) if lr in mine else "" for lr in rates]
+            lines.append(_line([layers, arm, *told, f"{median(both[arm]):.3f}"]))
+        for (depth_, arm), values in free.items():
+            if depth_ == layers:
+                lines.append(_line([layers, f"{arm}: {_range(values)}", *[""] * (1 + len(rates))]))
+        if len(both) == 2:
+            shared = both["cosine"].keys() & both["guard"].keys()
+            benefit[layers] = {s: both["cosine"][s] - both["guard"][s] for s in sorted(shared)}
+    if len(benefit) > 1:
+        slope, low, high = _slope(benefit)
+        lines += ["", "Benefit of the guard (sensitivity of cosine less its own): "]
+        lines[-1] += ", ".join(f"{d} layers {median(v):+.3f}" for d, v in benefit.items())
+        lines[-1] += f"; slope {slope:+.4f} per doubling [{low:+.4f}, {high:+.4f}]."
+    return lines
+
+
+def _slope(benefit: Mapping[str, Seeds]) -> tuple[float, float, float]:
+    """Least-squares slope against log2 depth, bootstrap over seeds."""
+    seeds = sorted(set.intersection(*(set(v) for v in benefit.values())))
+    x = np.log2([float(d) for d in benefit])
+    y = np.array([[v[s] for s in seeds] for v in benefit.values()])  # (depths, seeds)
+    centred = x - x.mean()
+    generator = np.random.default_rng(0)
+    picks = generator.integers(0, len(seeds), (DRAWS, len(seeds)))
+    slopes = centred @ y / (centred @ centred)  # one for each seed
+    low, high = np.percentile(slopes[picks].mean(axis=1), [2.5, 97.5])
+    return float(slopes.mean()), float(low), float(high)
+
+
+def _rates(
+    rows: Sequence[Row],
+    column: str = "val_loss",
+    form: Callable[[float], str] = lambda v: f"{v:.3f}",
+) -> list[str]:
+    """A table: arms down, rates across, median and range of each cell."""
+    found = cells(rows, ("profile", "optimizer.lr"), column)
+    rates = sorted({lr for _, lr in found}, key=lambda lr: float(lr) if lr else -1.0)
+    lines = [_head(["arm", *(lr or "no rate" for lr in rates)]), _rule(1 + len(rates))]
+    for arm in dict.fromkeys(key[0] for key in found):
+        told = [_range(found[arm, lr], form) if (arm, lr) in found else "" for lr in rates]
+        lines.append(_line([arm, *told]))
+    return lines
+
+
+def _range(values: Seeds, form: Callable[[float], str] = lambda v: f"{v:.3f}") -> str:
+    low, high = min(values.values()), max(values.values())
+    spread = f" ({form(low)} to {form(high)})" if len(values) > 1 else " (1 seed)"
+    return form(median(values)) + spread
+
+
+def _line(words: Sequence[str]) -> str:
+    return f"| {' | '.join(words)} |"
+
+
+_head = _line
+
+
+def _rule(n: int) -> str:
+    return "|" + "---|" * n
+
+
+SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
+    "convex": convex,
+    "char_gpt": char_gpt,
+    "char_gpt_basin": basin,
+    "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 400 steps"),
+    "cifar10": cifar10,
+    "depth": depth,
+}
