@@ -33,8 +33,8 @@ def measure_along(
     *,
     diagonal: Tensor | None,
     on_gradient: Callable[[Tensor], None] | None = None,
-) -> tuple[CurvatureEstimate, float]:
-    """λ_u along u = P⁻¹g and what it cost, in gradients of this problem.
+) -> CurvatureEstimate:
+    """λ_u along u = P⁻¹g, at 2 gradients of this problem (secant) or about 3 (forward).
 
     Args:
         problem: Where to measure; left without a trace.
@@ -45,8 +45,8 @@ def measure_along(
         on_gradient: Called with g, shape (n,).
 
     Returns:
-        (an estimate that holds the directional sharpness and no eigenvalue, cost). The sharpness
-        is None where g is 0.
+        An estimate that holds the directional sharpness and no eigenvalue. The sharpness is None
+        where g is 0.
     """
     with problem.measuring():
         graph = GradientGraph(problem, method="forward_difference")
@@ -64,21 +64,18 @@ def measure_along(
         cost += FORWARD_SHARE * found.n_forwards
         value = 2.0 / found.critical if found.critical else 0.0  # no rate raised the loss
     finite = value is not None and math.isfinite(value)
-    return (
-        CurvatureEstimate(
-            n_params=graph.n,
-            n_terms=problem.n_terms,
-            loss=graph.loss,
-            grad_norm=norm(graph.grad),
-            lambda_max=None,
-            lambda_min=None,
-            eigenvalues=(),
-            hessian_norm=None,
-            kappa=None,
-            kappa_reason=f"not measured: signal {signal} takes no Hessian product",
-            cost=HvpCost(signal, "", 0.0, cost, 0.0),
-            directional_sharpness=value if finite else None,
-            mode=problem.mode,
-        ),
-        cost,
+    return CurvatureEstimate(
+        n_params=graph.n,
+        n_terms=problem.n_terms,
+        loss=graph.loss,
+        grad_norm=norm(graph.grad),
+        lambda_max=None,
+        lambda_min=None,
+        eigenvalues=(),
+        hessian_norm=None,
+        kappa=None,
+        kappa_reason=f"not measured: signal {signal} takes no Hessian product",
+        cost=HvpCost(signal, "", 0.0, cost, 0.0),
+        directional_sharpness=value if finite else None,
+        mode=problem.mode,
     )

@@ -5,6 +5,7 @@
     baselines    constant, cosine, linear, step, wsd, to compose with and to compare against
     replay       the rates of an earlier run, or its placebo (no torch)
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
+    effort       how much a probe does, by where the run is and what it can pay
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     ramp         rates that are measured: the schedule of mode auto (no torch)
     probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> plain numbers

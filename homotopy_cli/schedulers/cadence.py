@@ -13,6 +13,7 @@ less than its budget. Predicted cost decides and spent cost is booked, both from
 same seed probes at the same steps on every machine. Wall time is reported, and never decides.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,10 @@ class Cadence:
         due = early if step < horizon else float(step)
         return self.budget * due
 
+    def left(self, step: int) -> float:
+        """G that may be spent at optimizer step `step`; negative after guaranteed probes."""
+        return self.allowance(step) - self.spent
+
     def in_burst(self, step: int) -> bool:
         """Whether the curvature still moves by factors a step."""
         return step < self.burst
@@ -75,15 +80,27 @@ class Cadence:
 
     def due(self, step: int, cost: float) -> bool:
         """Whether to probe at optimizer step `step` for a predicted `cost` in G."""
+        return self.choose(step, [cost]) is not None
+
+    def choose(self, step: int, costs: Sequence[float]) -> int | None:
+        """The first of some efforts, dearest first, that step `step` can pay; None: no probe.
+
+        Args:
+            step: Optimizer step.
+            costs: Predicted, in G.
+        """
         if step <= self.last_probe:
-            return False
+            return None
         if step in GUARANTEED:
-            return True
-        wanted = self.wants(step)
-        if wanted and self.spent + cost > self.allowance(step):
-            self.n_denied += 1
-            return False
-        return wanted
+            return 0
+        if not self.wants(step):
+            return None
+        left = self.left(step)
+        for i, cost in enumerate(costs):
+            if cost <= left:
+                return i
+        self.n_denied += 1
+        return None
 
     def record(
         self, step: int, cost: float, *, log_change: float, load: float, alarm: bool = False

@@ -133,8 +133,16 @@ class Ceiling:
         quick = step <= self.early_steps and not self.gentle
         rate = max(EARLY_RELEASE, self.settings.release) if quick else self.settings.release
         age = step - self.taken_at
-        trusted = PATIENCE * self.settings.estimation_freq
-        return rate if age <= trusted else rate ** (trusted / age)
+        return rate ** (self.patience / age) if self.is_stale(step) else rate
+
+    @property
+    def patience(self) -> int:
+        """Steps for which a probe's word is taken in full."""
+        return PATIENCE * self.settings.estimation_freq
+
+    def is_stale(self, step: int) -> bool:
+        """Whether the last probe is older than that."""
+        return step - self.taken_at > self.patience
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""

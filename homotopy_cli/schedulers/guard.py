@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from homotopy_cli.curvature import along
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.errors import HomotopyError, NonFiniteError
 from homotopy_cli.problems.nest import Batch, n_rows
@@ -17,16 +16,16 @@ from homotopy_cli.schedulers.alarms import RangeAlarm
 from homotopy_cli.schedulers.cadence import Cadence
 from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
 from homotopy_cli.schedulers.counting import StepCounter
+from homotopy_cli.schedulers.effort import Effort, efforts
 from homotopy_cli.schedulers.events import EventLog
 from homotopy_cli.schedulers.layer_watch import LayerWatch
 from homotopy_cli.schedulers.metric import differ, group_metric
 from homotopy_cli.schedulers.probing import (
     CurvatureProbe,
-    Effort,
     LayerMeasurement,
     LossLike,
     Measurement,
-    upper_value,
+    steering_value,
 )
 from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings
@@ -134,12 +133,14 @@ class CurvatureGuard:
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
-        effort = self._effort(step, rates)
-        cost = effort.predicted(n_rows(batch))
+        efforts = self._efforts(step, rates)
+        costs = [effort.predicted(n_rows(batch)) for effort in efforts]
         if self.cadence.wants(step):  # ranks with other batch sizes must still decide alike
-            (cost,) = mean_over_ranks([cost])
-        if not self.cadence.due(step, cost):
+            costs = mean_over_ranks(costs)
+        chosen = self.cadence.choose(step, costs)
+        if chosen is None:
             return None
+        effort, cost = efforts[chosen], costs[chosen]
         try:
             metric = self.metric(rates)
             top = max(rates, default=0.0)
@@ -153,7 +154,8 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        sharpness = upper_value(found.estimate, self._column(rates))
+        upper = self.settings.cautious or step <= self.cadence.early_steps
+        sharpness = steering_value(found.estimate, self._column(rates), upper=upper)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
         sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])
         if not math.isfinite(sharpness):
@@ -261,20 +263,20 @@ class CurvatureGuard:
             self.events.add(0, "warning", "THRESHOLD_UNKNOWN", text)
         return signal
 
-    def _effort(self, step: int, rates: Sequence[float]) -> Effort:
-        s = self.settings
-        cold = not self.ceiling.measured
-        if self.signal in along.SIGNALS:
-            return Effort(s.probe_fraction, 2 if self.signal == "secant" else 5, 0)
-        needed = self.ceiling.kappa_target is not None or s.kappa_freq == 1
-        both = needed or cold or self.cadence.n_probes % s.kappa_freq == 0
-        matrices = 2 if both and self._column(rates) != "lambda_max" else 1
-        if cold:  # no vector to start from
-            return Effort(s.early_fraction, s.burst_lanczos_steps, matrices)
-        if step <= self.cadence.early_steps:  # P turns by much per step: the vector is half cold
-            steps = max(s.lanczos_steps, s.burst_lanczos_steps - 1)
-            return Effort(s.early_fraction, steps, matrices)
-        return Effort(s.probe_fraction, s.lanczos_steps, matrices)
+    def _efforts(self, step: int, rates: Sequence[float]) -> list[Effort]:
+        """What the plan wants of this step's probe, and what it makes do with."""
+        ceiling = self.ceiling
+        return efforts(
+            self.settings,
+            signal=self.signal,
+            cold=not ceiling.measured,
+            early=step <= self.cadence.early_steps,
+            stale=ceiling.is_stale(step),
+            scaled=self._column(rates) != "lambda_max",
+            kappa_steers=ceiling.kappa_target is not None,
+            n_probes=self.cadence.n_probes,
+            left=self.cadence.left(step),
+        )
 
     def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:
         """Whether a free alarm fires. Each rank has its own loss, so that one needs one rank."""

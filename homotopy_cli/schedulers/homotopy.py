@@ -1,6 +1,7 @@
 """HomotopyLR: a schedule under a curvature ceiling."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -13,9 +14,24 @@ from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
 
-TARGETS = {"guard": 0.9, "auto": 1.0}  # single readings of 1 to 1.5 are part of a good rise
-SHORTEST = {"guard": 1, "auto": 5}  # steps: a rise that starves of probes is blind
-FRONTS = {"guard": 0.5, "auto": 0.8}  # what the rise needs to see, the decay can do without
+
+@dataclass(frozen=True)
+class Mode:
+    """What the two modes do differently; our choice."""
+
+    target: float  # edge ratio to stay under
+    shortest: int  # steps between two probes after the start
+    front: float  # share of the allowance that may be spent at once
+    cautious: bool  # see GuardSettings
+
+
+MODES = {
+    # What a rise needs to see, a decay can do without: hence the large share at once.
+    "guard": Mode(target=0.9, shortest=1, front=0.8, cautious=True),
+    # A rise that starves of probes is blind. A slice of 1/8 of the rows reads half as high again
+    # as a large one: the residual on top would hold rates down that training can bear.
+    "auto": Mode(target=1.0, shortest=5, front=0.8, cautious=False),
+}
 
 
 class HomotopyLR(CurvatureScheduler):
@@ -77,8 +93,9 @@ class HomotopyLR(CurvatureScheduler):
         burst: Optimizer steps at the start that want a probe each; None takes 0.4 %
             of total_steps within 2 to 20, or 4.
         kappa_freq: Probes between two that measure H itself, and with it κ, where λ(P⁻¹H) is
-            what steers; every probe does where κ or λ(H) steers. κ costs as much as the
-            ceiling does, and more frequent probes are worth more.
+            what steers; in the start of a short run only the first does. Every probe does where κ
+            or λ(H) steers. κ costs as much as the ceiling does, and more frequent probes are
+            worth more.
         layers_freq: Steps between per-layer probes, where the budget allows; 0 = never.
         lanczos_steps: Hessian products per probe and matrix, warm-started.
         burst_lanczos_steps: The same for the first probe, which starts cold; one less in
@@ -125,8 +142,8 @@ class HomotopyLR(CurvatureScheduler):
         estimator: CurvatureEstimator | None = None,
         last_epoch: int = -1,
     ) -> None:
-        if mode not in TARGETS:
-            raise ValueError(f"mode is {mode!r}: one of {', '.join(TARGETS)}")
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}")
         self.ramp = None
         if mode == "auto":
             if base_lr is not None or inner is not None or not enabled:
@@ -139,7 +156,7 @@ class HomotopyLR(CurvatureScheduler):
         settings = GuardSettings(
             signal=signal,
             signal_fraction=signal_fraction,
-            target=TARGETS[mode] if target is None else target,
+            target=MODES[mode].target if target is None else target,
             curvature_target=curvature_target,
             alpha=alpha,
             smoothing=smoothing,
@@ -151,8 +168,9 @@ class HomotopyLR(CurvatureScheduler):
             budget=budget,
             total_steps=total_steps,
             probe_fraction=probe_fraction,
-            front=FRONTS[mode],
-            shortest=SHORTEST[mode],
+            front=MODES[mode].front,
+            cautious=MODES[mode].cautious,
+            shortest=MODES[mode].shortest,
             lanczos_steps=lanczos_steps,
             burst_lanczos_steps=burst_lanczos_steps,
             kappa_freq=kappa_freq,

@@ -5,7 +5,8 @@ from typing import Any
 
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.schedulers.cadence import Cadence, probe_cost
-from homotopy_cli.schedulers.probing import CurvatureProbe, Effort, LayerMeasurement
+from homotopy_cli.schedulers.effort import Effort
+from homotopy_cli.schedulers.probing import CurvatureProbe, LayerMeasurement
 from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.slices import slice_size

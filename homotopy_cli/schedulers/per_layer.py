@@ -12,8 +12,9 @@ from homotopy_cli.problems.partition import ROOT
 from homotopy_cli.problems.wrappers import clean_name, unwrap
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.ceiling import PER_GROUP, SCHEDULE
+from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.homotopy import HomotopyLR
-from homotopy_cli.schedulers.probing import Effort, LossLike
+from homotopy_cli.schedulers.probing import LossLike
 
 KEEP = 0.5  # share of the old log-multiplier that one new measurement keeps
 

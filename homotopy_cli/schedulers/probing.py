@@ -24,28 +24,13 @@ from homotopy_cli.problems.reducer import each
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.cadence import probe_cost
+from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.fraction import Alignment
 from homotopy_cli.schedulers.ranks import all_ranks
-from homotopy_cli.schedulers.slices import slice_size, take_rows
+from homotopy_cli.schedulers.slices import take_rows
 
 LossLike = Loss | Callable[..., Tensor] | str | None
 Metric = Callable[[list[Tensor]], Tensor | None]  # live parameters -> diagonal P, or None for I
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How large a slice of the batch, and how many Lanczos steps on it."""
-
-    fraction: float  # share of the batch's rows, (0, 1]
-    steps: int  # Lanczos steps per matrix; of a signal without products, gradients for all
-    matrices: int = 1  # 2: H itself and P⁻¹H; 1: only the one that steers; 0: no product
-
-    def predicted(self, rows: int) -> float:
-        """G this will cost on a batch of `rows` rows: see cadence.probe_cost."""
-        share = slice_size(rows, self.fraction) / max(1, rows)
-        if not self.matrices:
-            return self.steps * (share + 0.1)
-        return probe_cost(share, self.matrices * self.steps)
 
 
 @dataclass(frozen=True)
@@ -136,10 +121,10 @@ class CurvatureProbe:
         diagonal = each(problem.reducer, lambda: metric(live))
         alignment = Alignment(live, diagonal) if self.fraction else None
         if self.signal in along.SIGNALS:
-            estimate, n_gradients = along.measure_along(
+            estimate = along.measure_along(
                 problem, self.signal, rate, diagonal=diagonal, on_gradient=alignment
             )
-            cost = n_gradients * (share + 0.1)
+            cost = estimate.cost.gradient_equivalents * (share + 0.1)
         else:
             self.estimator.config = replace(
                 self.estimator.config, steps=effort.steps, cold_steps=effort.steps
@@ -291,18 +276,21 @@ def columns(estimate: CurvatureEstimate) -> dict[str, float]:
     return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
 
 
-def upper_value(estimate: CurvatureEstimate, column: str) -> float:
-    """What steers: λ plus its residual. An eigenvalue lies that near, and few steps err low.
+def steering_value(estimate: CurvatureEstimate, column: str, *, upper: bool) -> float:
+    """What steers: λ, with `upper` plus its residual; NaN where it was not measured.
 
-    On a small GPT, three warm steps gave 0.45 to 1.0 of the converged λ(P⁻¹H), and with the
-    residual 0.78 to 1.16. What is logged is λ itself. NaN where it was not measured.
+    An eigenvalue lies within the residual, and few steps err low: on a small GPT, three warm
+    steps gave 0.45 to 1.0 of the converged λ(P⁻¹H), and with the residual 0.78 to 1.16. What is
+    logged is λ itself.
     """
     if column == "directional_sharpness":
         value = estimate.directional_sharpness
         return math.nan if value is None else value
     scaled = column == "preconditioned_sharpness"
     found = estimate.preconditioned_sharpness if scaled else estimate.lambda_max
-    return math.nan if found is None else found.value + found.residual
+    if found is None:
+        return math.nan
+    return found.value + found.residual if upper else found.value
 
 
 def _array(values: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ class GuardSettings:
 
     signal: Signal = "auto"
     target: float = 0.9  # edge ratio to stay under; evidence in HomotopyLR
+    cautious: bool = True  # steer by λ plus its residual; False: once the start is over by λ itself
     signal_fraction: bool = False  # times the share of the gradient that is no batch noise
     curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
     alpha: float = 1.0  # strength of the founding formula
