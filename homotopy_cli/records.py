@@ -147,6 +147,13 @@ SEED_KAPPA_WORTH = (
 )
 
 
+# Per-step column -> (event's code, value that an alarm needs). Where loss spikes followed:
+# 2.3 Wortsman et al. 2023 (arXiv:2304.13013); 10 is our choice. An alarm needs 6 sd above the
+# recent mean as well: the values alone are passed at times by runs that stay healthy (measured).
+ALARMS = {"update_rms": ("UPDATE_RMS", 2.3), "second_moment_ratio": ("SECOND_MOMENT_LAG", 10.0)}
+SPIKE_AFTER = 8  # steps within which a loss spike followed (the same source)
+
+
 @dataclass(frozen=True)
 class CurvatureEstimate:
     """All that one probe measured at one point θ, over one fixed set of batches."""

@@ -29,6 +29,7 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
     import numpy as np
 
     from homotopy_cli._version import __version__
+    from homotopy_cli.curvature.components_columns import component_layers
     from homotopy_cli.records import EventRecord, ProbeRecord, RunInfo
     from homotopy_cli.runlog.writer import RunWriter
 
@@ -59,6 +60,8 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
         "layer_trace": column(lambda b: None if b.trace is None else b.trace.value),
         "layer_grad_norm": column(lambda b: b.grad_norm),
     }
+    if estimate.components is not None:
+        layers |= component_layers(estimate.components, [b.parameters for b in blocks])
     density = estimate.density
     if density is not None:
         spectrum = (density.nodes, density.weights)
@@ -76,8 +79,10 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
 
 def probe_values(estimate: Any) -> dict[str, float]:
     """The columns a training probe fills, and what only a thorough one measures."""
+    from homotopy_cli.curvature.components_columns import component_columns
     from homotopy_cli.schedulers.probing import columns
 
+    parts = {} if estimate.components is None else component_columns(estimate.components)
     more = {
         "residual": estimate.lambda_max and estimate.lambda_max.residual,
         "converged": estimate.converged,
@@ -86,4 +91,4 @@ def probe_values(estimate: Any) -> dict[str, float]:
         "trace": estimate.trace and estimate.trace.value,
         "trace_stderr": estimate.trace and estimate.trace.stderr,
     }
-    return columns(estimate) | {k: float(v) for k, v in more.items() if v is not None}
+    return columns(estimate) | parts | {k: float(v) for k, v in more.items() if v is not None}

@@ -29,7 +29,10 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Draw again while the run goes on; Ctrl-C ends it.")
+        bool,
+        typer.Option(
+            "--watch", help="Draw again while the run goes on, or is yet to begin; Ctrl-C ends it."
+        ),
     ] = False,
     every: Annotated[
         float | None,

@@ -27,10 +27,11 @@ def run_report(
     """Read the logs, evaluate the gates, write every output; 1 when a gate fired.
 
     With `watch` the page is drawn again every `every` seconds while a run goes on, and the other
-    outputs are written when it has ended; 130 when Ctrl-C ended the watch, after all outputs.
+    outputs are written when it has ended; 130 when Ctrl-C ended the watch, after all outputs. A
+    log that does not exist yet is waited for; where Ctrl-C ends that, nothing is written.
     """
     from homotopy_cli.cli.document import refuse_missing_folders, write_json, write_text
-    from homotopy_cli.cli.watching import replace_text
+    from homotopy_cli.cli.watching import absent, replace_text
     from homotopy_cli.report.gates import evaluate_all
     from homotopy_cli.report.junit import junit_xml
     from homotopy_cli.report.markdown import markdown_summary
@@ -43,9 +44,9 @@ def run_report(
         said = f"--every {every:g}: says how often --watch looks; alone it does nothing"
         raise HomotopyError(said, hint=hint)
     target = out or logs[0].with_suffix(".html")
-    refuse_missing_folders(
-        [target, markdown, junit, Path(json) if json not in (None, "-") else None]
-    )
+    later = watch and out is None and absent(logs[:1])  # the run makes the page's folder too
+    named = [None if later else target, markdown, junit]
+    refuse_missing_folders([*named, Path(json) if json not in (None, "-") else None])
     if target.resolve() in {path.resolve() for path in logs}:
         raise HomotopyError(f"--out {target}: is the log itself", hint="give another --out")
     base = read_log(baseline) if baseline is not None else None
@@ -60,6 +61,9 @@ def run_report(
         return gates
 
     interrupted = watch and _watch(logs, target, draw, every or EVERY)
+    if interrupted and (missing := absent(logs)):
+        print(f"no page: {missing[0]} was never written", file=sys.stderr)
+        return INTERRUPTED
     runs = [read_log(path) for path in logs]
     gates = draw(runs)
     if markdown is not None:

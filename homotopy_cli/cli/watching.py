@@ -24,8 +24,10 @@ def watch(
 ) -> bool:
     """Draw whenever a log or its journal changed, until no run is running any more.
 
+    Waits for logs that do not exist yet, and says so once: a watch may be started beside its run.
+
     Args:
-        logs: Where the logs are; each must exist, or its journal.
+        logs: Where the logs are, or will be.
         draw: Gets the logs as read. Called once at least.
         every: Seconds between two looks.
         sleep, clock: For tests.
@@ -35,7 +37,8 @@ def watch(
         been written for a minute and nobody holds the journal's lock, it counts as ended.
 
     Raises:
-        LogError: A log cannot be read, at first or three times in a row.
+        LogError: A log cannot be read, at first or three times in a row; one that was waited
+            for, three times in a row.
     """
     from homotopy_cli.runlog.locks import writer_is_gone
     from homotopy_cli.runlog.reader import read_log
@@ -44,6 +47,7 @@ def watch(
     changed, failures = clock(), 0
     open_logs = list(logs)  # those whose run goes on
     try:
+        waited = _await(logs, lambda: sleep(every))
         while True:
             now = signature(logs)
             if now != seen:
@@ -51,7 +55,7 @@ def watch(
                     runs = [read_log(path) for path in logs]
                 except LogError:
                     failures += 1
-                    if seen is None or failures >= FAILURES:
+                    if failures >= FAILURES or (seen is None and not waited):
                         raise
                 else:
                     draw(runs)
@@ -68,18 +72,40 @@ def watch(
         return True
 
 
+def absent(logs: Sequence[Path]) -> list[Path]:
+    """Those of which neither the log nor its journal exists."""
+    return [path for path, state in zip(logs, _states(logs), strict=True) if not any(state)]
+
+
+def _await(logs: Sequence[Path], pause: Callable[[], None]) -> bool:
+    """Return once every log exists; whether that took any waiting."""
+    missing = absent(logs)
+    if missing:
+        names = ", ".join(map(str, missing))
+        print(f"waiting for {names}: no such log yet; Ctrl-C ends it", file=sys.stderr)
+    waited = bool(missing)
+    while missing:
+        pause()
+        missing = absent(logs)
+    return waited
+
+
 def signature(logs: Sequence[Path]) -> tuple[Any, ...]:
     """Changes with every byte that is added to a log or its journal. Opens nothing."""
-    found = []
-    for path in logs:
-        for name in (path, path.with_name(path.name + ".journal")):
-            try:
-                stat = name.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+    return tuple(_states(logs))
+
+
+def _states(logs: Sequence[Path]) -> list[tuple[Any, Any]]:
+    """(log, journal) of each: what changes with every write, None for what is not there."""
+    return [(_state(path), _state(path.with_name(path.name + ".journal"))) for path in logs]
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def replace_text(target: Path, text: str) -> None:

@@ -160,4 +160,4 @@ def wants_log(values: np.ndarray, *, decades: float = 1.3) -> bool:
     finite = values[np.isfinite(values)]
     if len(seen) < 2 or len(seen) < 0.9 * len(finite):
         return False
-    return bool(np.log10(seen.max() / seen.min()) > decades)
+    return bool(np.log10(seen.max()) - np.log10(seen.min()) > decades)

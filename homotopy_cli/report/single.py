@@ -19,6 +19,7 @@ from homotopy_cli.report.figures.loss import loss_panel
 from homotopy_cli.report.figures.lr import lr_panel
 from homotopy_cli.report.figures.norms import norms_panel
 from homotopy_cli.report.figures.overhead import overhead_panel
+from homotopy_cli.report.figures.signs import signs_panel
 from homotopy_cli.report.figures.spectrum import spectrum_panel
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.layers import COMPONENT_MEASURES, MEASURES, rank
@@ -80,6 +81,7 @@ def _training_groups(log: RunLog, baseline: RunLog | None) -> list[Group]:
                 eigenvalue_panel(log),
                 kappa_panel(log, baseline),
                 norms_panel(log),
+                signs_panel(log),
             ),
         ),
         ("layers", "Layers", (layers_panel(log),)),
@@ -148,6 +150,7 @@ _STATIC: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "eigenvalues": ("probes", (("lambda_max", "blue"),)),
     "kappa": ("probes", (("kappa", "violet"),)),
     "norms": ("steps", (("grad_norm", "blue"),)),
+    "signs": ("steps", (("update_rms", "blue"),)),
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
+from homotopy_cli.report.alarms import warning_before
 from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name, setting
 from homotopy_cli.report.figures.edge import RED, edge_finding
 from homotopy_cli.report.figures.lr import reason_clause
@@ -109,8 +110,9 @@ def stability(log: RunLog) -> Finding:
     bad = int((~np.isfinite(loss)).sum())
     events = spike_rule.find_spikes(loss)
     if bad:
-        first = int(np.argmax(~np.isfinite(loss)))
-        text = words.gaps("loss", log.step, loss) + edge_before(log, int(log.step[first]))
+        first = int(log.step[np.argmax(~np.isfinite(loss))])
+        text = words.gaps("loss", log.step, loss) + _signs_before(log, [first])
+        text += edge_before(log, first)
         return Finding(label, text + ".", "bad")
     if not events:
         quiet = "No loss spike." if len(loss) > spike_rule.WARMUP else ""
@@ -126,8 +128,14 @@ def stability(log: RunLog) -> Finding:
         if worst.recovered is not None
         else " and did not recover"
     )
+    text += _signs_before(log, [int(log.step[s.row]) for s in events])
     text += edge_before(log, int(log.step[worst.row]))
     return Finding(label, text + ".", "watch" if worst.recovered is not None else "bad")
+
+
+def _signs_before(log: RunLog, steps: list[int]) -> str:
+    said = warning_before(log, steps)
+    return f"; {said}" if said else ""
 
 
 def edge_before(log: RunLog, step: int) -> str:

@@ -129,8 +129,8 @@ LAYER_VALUES = _columns(
     layer_trace | loss/parameter² | Trace of the block H_bb
     layer_grad_norm | loss/parameter | Norm of the layer's part of the gradient
     layer_lr | lr | Learning rate of the layer's parameters
-    layer_attention_max_logit | 1 | Largest attention logit of the layer
-    layer_attention_entropy | nat | Mean attention entropy of the layer
+    layer_attention_max_logit | 1 | Largest attention logit; in the module's first layer (queries)
+    layer_attention_entropy | nat | Mean attention entropy; in the module's first layer (queries)
     layer_norm_sigma_min | activation | Smallest standard deviation that the layer divided by
     layer_norm_eps_over_var | 1 | Epsilon over the smallest variance of the layer
     """,

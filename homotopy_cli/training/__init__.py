@@ -12,6 +12,7 @@
     probing.py      what a probe saw -> one ProbeRecord; the passive probe of fixed schedules
     averaging.py    optimizers with weights to train on and weights to use (Schedule-Free)
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run
+    snapshot.py     spectrum, attention, norms and output beside an evaluation
     signs.py        early signs of instability that cost no pass over the data
     spikes.py       what a spike of a series is
     watch.py        spikes and signs as events

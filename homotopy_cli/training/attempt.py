@@ -199,6 +199,7 @@ class Attempt:
             step=max(0, self.done - 1),  # the last step made, so that a resume keeps the row
             spectrum=spectrum_due(self.done, self.recipe.steps, self.recipe.eval_every),
             seed=self.recipe.seed,
+            layers=[block.params for block in self.run.layers],
             reducer=self.run.ranks.reducer,
         )
         self.probe_seconds += time.perf_counter() - began

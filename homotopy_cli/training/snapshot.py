@@ -5,20 +5,18 @@ one forward pass of the slice. The spectral density costs STEPS products on it a
 three times a run: before the first step, half way, and at the end.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from homotopy_cli.curvature.components import measure_components
+from homotopy_cli.curvature.components_columns import component_columns, component_layers
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.problems.nest import n_rows, split_rows
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import LOCAL, Reducer
-from homotopy_cli.records import Components, ProbeRecord
+from homotopy_cli.records import ProbeRecord
 
 SHARE = 8  # one row in SHARE of a held-out batch; our choice: about 3 gradients a spectrum
 STEPS = 12  # Lanczos steps of the density; with one start vector
@@ -37,10 +35,13 @@ def take_snapshot(
     step: int,
     spectrum: bool,
     seed: int,
+    layers: Sequence[Sequence[str]] = (),
     reducer: Reducer = LOCAL,
 ) -> tuple[ProbeRecord | None, str]:
     """Measure; returns the row for the log, or None and why in words.
 
+    `layers` are the parameter names of each row of the log's layer axis; without them the
+    components have no per-layer columns.
     With a reducer `batch` is this rank's part, and what is measured is that of all ranks' parts.
     """
     rows = max(1, n_rows(batch) // SHARE)
@@ -48,7 +49,9 @@ def take_snapshot(
         problem = Problem.from_module(
             model, loss, [split_rows(batch, rows)[0]], mode="eval", seed=seed, reducer=reducer
         )
-        values = component_columns(measure_components(problem, heads=False))
+        components = measure_components(problem, heads=False)
+        values = component_columns(components)
+        by_layer = component_layers(components, layers)
         density = None
         if spectrum:
             config = EstimatorConfig.cheap(
@@ -60,23 +63,4 @@ def take_snapshot(
     found = None if density is None else (density.nodes, density.weights)
     if not values and found is None:
         return None, ""
-    return ProbeRecord(step, values, spectrum=found), ""
-
-
-def component_columns(components: Components) -> Mapping[str, float]:
-    """The whole model's component columns of the log; what is not there is left out."""
-    columns: dict[str, float] = {}
-    if components.attention:
-        columns["attention_max_logit"] = max(a.max_logit for a in components.attention)
-        columns["attention_entropy"] = min(a.entropy for a in components.attention)
-    if components.norm:
-        columns["norm_sigma_min"] = min(n.sigma_min for n in components.norm)
-        columns["norm_eps_over_var"] = max(n.eps_over_var for n in components.norm)
-    if components.cross_entropy is not None:
-        output = components.cross_entropy
-        columns |= {
-            "p_min": output.p_min,
-            "p_q001": output.p_q001,
-            "log_z_mean": output.log_z_mean,
-        }
-    return {k: float(np.float64(v)) for k, v in columns.items() if math.isfinite(v)}
+    return ProbeRecord(step, values, by_layer, spectrum=found), ""

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from homotopy_cli.records import ALARMS, SPIKE_AFTER
 from homotopy_cli.training.spikes import SpikeDetector
 
-# column -> (code, value that an alarm needs, what it means). An alarm needs 6 sd above the recent
-# mean as well: the values alone are passed at times by runs that stay healthy (measured).
-ALARMS = {
-    "update_rms": ("UPDATE_RMS", 2.3, "a loss spike tends to follow within 8 steps"),
-    "second_moment_ratio": ("SECOND_MOMENT_LAG", 10.0, "Adam's second moments lag behind"),
+MEANING = {
+    "update_rms": f"a loss spike tends to follow within {SPIKE_AFTER} steps",
+    "second_moment_ratio": "Adam's second moments lag behind",
 }
 
 
@@ -19,8 +18,7 @@ class Watch:
     def __init__(self) -> None:
         self.spikes = {"loss": SpikeDetector(), "grad_norm": SpikeDetector()}
         self.alarms = {
-            name: SpikeDetector(persistence=1, floor=floor)
-            for name, (_, floor, _) in ALARMS.items()
+            name: SpikeDetector(persistence=1, floor=floor) for name, (_, floor) in ALARMS.items()
         }
 
     def row(self, values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
@@ -33,11 +31,11 @@ class Watch:
         for name, detector in self.alarms.items():
             score = detector.update(values[name]) if name in values else None
             if score is not None:
-                code, floor, meaning = ALARMS[name]
+                code, floor = ALARMS[name]
                 yield (
                     code,
                     f"{name} {values[name]:.3g} is {score:.1f} sd above its recent mean and above "
-                    f"{floor:g}: {meaning}",
+                    f"{floor:g}: {MEANING[name]}",
                 )
 
     def state_dict(self) -> dict[str, Any]:

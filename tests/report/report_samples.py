@@ -92,6 +92,7 @@ def transformer_log(
     events = (
         EventRecord(0, "info", "SCHEDULE", "cosine under a curvature ceiling, target 0.5"),
         EventRecord(3, "info", "LR_CEILING", "λ·lr/c = 6.1 > 0.5: lr 3.0e-3 → 2.5e-4"),
+        *(sign_events(spike_at) if spike else ()),
         EventRecord(spike_at, "warning", "SPIKE", "loss 3.02 is 24 sd above its recent mean"),
         EventRecord(spike_at + 4, "info", "LR_CEILING", "λ·lr/c = 0.71 > 0.5: lr 1.1e-3 → 7.7e-4"),
     )
@@ -117,6 +118,7 @@ def transformer_log(
             "grad_norm": grad,
             "update_norm": 12 * used * (1 + 0.1 * rng.standard_normal(n)),
             "clip_coef": clip,
+            **signs(step, spike_at if spike else 2 * n),
             "wall_time": np.cumsum(step_seconds),
             "step_seconds": step_seconds,
             "probe_seconds_step": probe_seconds,
@@ -163,6 +165,24 @@ def transformer_log(
             "n_params": 221_184,
         },
     )
+
+
+def signs(step: np.ndarray, spike_at: int) -> dict[str, np.ndarray]:
+    """Early signs: update RMS passes its alarm five steps before the spike."""
+    wave = np.sin(step / 7.0)
+    ahead = np.exp(-(((step - spike_at + 5) / 1.5) ** 2))
+    return {
+        "update_rms": 1.1 + 0.15 * wave + 2.4 * ahead,
+        "second_moment_ratio": 1.6 + 0.3 * wave + 4 * ahead,
+        "logit_max": 2 + 14 * (1 - np.exp(-step / 300)) + 0.5 * wave,
+        "noise_scale": np.where(step < 3, np.nan, 6 + step / 40 + wave),
+    }
+
+
+def sign_events(spike_at: int) -> tuple[EventRecord, ...]:
+    """The alarm that `signs` raises."""
+    said = "update_rms 3.5 is 9.0 sd above its recent mean and above 2.3: a loss spike tends to"
+    return (EventRecord(spike_at - 5, "info", "UPDATE_RMS", f"{said} follow within 8 steps"),)
 
 
 def transformer_layers(depth: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:

@@ -18,6 +18,7 @@ from homotopy_cli.report.figures import (
     lr,
     norms,
     overhead,
+    signs,
     spectrum,
 )
 from homotopy_cli.report.layers import latest, rank
@@ -33,6 +34,7 @@ FIGURES = (
     curvature.eigenvalue_figure,
     curvature.kappa_figure,
     norms.norms_figure,
+    signs.signs_figure,
     components.components_figure,
     overhead.overhead_figure,
     layers.layers_figure,
@@ -46,6 +48,7 @@ PANELS = (
     curvature.eigenvalue_panel,
     curvature.kappa_panel,
     norms.norms_panel,
+    signs.signs_panel,
     components.components_panel,
     overhead.overhead_panel,
     layers.layers_panel,

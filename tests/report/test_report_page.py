@@ -114,7 +114,7 @@ def test_text_that_is_no_utf8_becomes_a_page_that_is():
 def test_every_panel_has_heading_finding_label_and_table(page):
     keys = [p["key"] for p in figures(page)["panels"]]
     assert " ".join(keys) == (
-        "loss lr edge sharpness eigenvalues kappa norms layers spectrum overhead "
+        "loss lr edge sharpness eigenvalues kappa norms signs layers spectrum overhead "
         "components component-layers"
     )
     for key in keys:

@@ -146,9 +146,81 @@ def test_a_log_that_stays_unreadable_is_an_error_after_three_looks(tmp_path):
     assert writer is not None  # it held the journal until here
 
 
-def test_a_log_that_is_not_there_is_an_error_at_once(tmp_path):
-    with pytest.raises(LogError, match=r"none\.h5"):
-        watch([tmp_path / "none.h5"], lambda runs: None, every=1)
+def test_a_log_that_is_not_there_yet_is_waited_for(tmp_path, capsys):
+    path = tmp_path / "runs" / "run.h5"
+    started, drawn, looks = [], [], []
+
+    def begin(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            path.parent.mkdir()
+            started.append(writing(path, 2))
+        if len(looks) == 4:
+            started[0].close("finished")
+
+    watch([path], lambda runs: drawn.append(runs[0].status), every=1, sleep=begin)
+    assert drawn == ["running", "finished"]
+    said = f"waiting for {path}: no such log yet; Ctrl-C ends it\n"
+    assert capsys.readouterr().err == said
+
+
+def test_of_two_logs_only_the_missing_one_is_waited_for(tmp_path, capsys):
+    here, late = tmp_path / "a.h5", tmp_path / "b.h5"
+    writing(here, 2).close("finished")
+    drawn = []
+    watch(
+        [here, late],
+        lambda runs: drawn.append(len(runs)),
+        every=1,
+        sleep=lambda seconds: writing(late, 2).close("finished"),
+    )
+    assert drawn == [2]
+    assert capsys.readouterr().err.startswith(f"waiting for {late}: ")
+
+
+def test_a_log_seen_while_it_is_made_is_read_again(tmp_path):
+    """The first bytes of a journal are no log yet: three looks, as for one that was read before."""
+    path = tmp_path / "run.h5"
+    journal, drawn, looks = tmp_path / "run.h5.journal", [], []
+
+    def slowly(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            journal.write_bytes(b"ho")
+        elif len(looks) == 2:
+            journal.unlink()
+            writing(path, 2).close("finished")
+
+    watch([path], lambda runs: drawn.append(runs[0].status), every=1, sleep=slowly)
+    assert (drawn, len(looks)) == (["finished"], 2)
+
+
+def test_ctrl_c_while_waiting_ends_it_without_a_page(tmp_path):
+    command = [sys.executable, "-m", "homotopy_cli", "report", "runs/run.h5", "--watch"]
+    process = subprocess.Popen(
+        [*command, "--json", "metrics.json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr.readline().startswith("watching: runs/run.html follows the run")
+    told = "waiting for runs/run.h5: no such log yet; Ctrl-C ends it\n"
+    assert process.stderr.readline() == told
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "no page: runs/run.h5 was never written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_in_no_folder_is_still_refused_at_once(tmp_path, capsys):
+    words = ["report", str(tmp_path / "runs" / "run.h5"), "--watch"]
+    assert run([*words, "--out", str(tmp_path / "none" / "page.html")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"error: {tmp_path / 'none' / 'page.html'}: its folder does not exist"
+    assert run(words[:2]) == 2  # without --watch nothing is waited for
+    assert "error: " in capsys.readouterr().err
 
 
 def test_a_byte_more_changes_the_signature(tmp_path):
