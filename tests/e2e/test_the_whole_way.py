@@ -125,7 +125,9 @@ def test_a_probe_can_be_a_log_and_a_page(run):
         cwd=folder,
     )
     assert done.code == 0, done.err
-    assert len(read_log(folder / "probe.h5").probe_step) == 1
+    log = read_log(folder / "probe.h5")
+    assert len(log.probe_step) == 1
+    assert log.probes["attention_entropy"][0] > 0 and log.probes["norm_sigma_min"][0] > 0
     assert homotopy("report", "probe.h5", "--out", "again.html", cwd=folder).code == 0
 
 

@@ -1,5 +1,6 @@
 """Per-layer component columns against a forward pass with hooks, written out by hand."""
 
+import json
 import math
 
 import h5py
@@ -8,6 +9,7 @@ import pytest
 import torch
 from training_runs import folder
 
+from homotopy_cli.cli.app import run as run_command
 from homotopy_cli.curvature.components_columns import component_layers
 from homotopy_cli.problems.nest import n_rows, split_rows
 from homotopy_cli.recipe.load import load_recipe
@@ -117,6 +119,21 @@ def test_the_file_says_where_an_attention_stands(trained):
     with h5py.File(trained[0]) as file:
         said = file["layer_attention_entropy"].attrs["description"]
         assert said == "Mean attention entropy; in the module's first layer (queries)"
+
+
+def test_a_probes_log_has_them_as_its_json_does(trained):
+    folder = trained[0].parent
+    probe = ["probe", str(folder / "run.pt"), "--no-density", "--no-trace", "--max-hvp", "8"]
+    where = ["--out", str(folder / "probe.h5"), "--json", str(folder / "probe.json")]
+    assert run_command([*probe, *where]) == 0
+    parts = json.loads((folder / "probe.json").read_text())["components"]
+    log = read_log(folder / "probe.h5")
+    for kind, inside, key in (("attention", ".qkv", "entropy"), ("norm", "", "sigma_min")):
+        column = log.layer_values[f"layer_{kind}_{key}"][0]
+        expected = {f"{part['name']}{inside}": part[key] for part in parts[kind]}
+        found = {log.layers[i]: float(column[i]) for i in np.flatnonzero(np.isfinite(column))}
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert log.probes["attention_entropy"][0] == min(a["entropy"] for a in parts["attention"])
 
 
 def test_a_model_without_attention_has_no_such_column(tmp_path):

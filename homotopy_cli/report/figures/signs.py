@@ -21,13 +21,13 @@ from homotopy_cli.runlog.reader import RunLog
 
 # column, label, role
 ROWS = (
-    ("update_rms", "largest RMS of g/√v̂ of a tensor", "blue"),
-    ("second_moment_ratio", "largest mean g² / mean v̂ of a tensor", "teal"),
-    ("logit_max", "largest |score| of the output", "violet"),
-    ("noise_scale", "gradient noise scale (examples)", "orange"),
+    ("update_rms", "update RMS, largest of a tensor", "blue"),
+    ("second_moment_ratio", "second-moment ratio, largest of a tensor", "teal"),
+    ("logit_max", "largest score", "violet"),
+    ("noise_scale", "noise scale (examples)", "orange"),
 )
 ROW_HEIGHT, FRAME_HEIGHT = 88, 70  # px, as in figures/components.py
-HEADROOM = 1.25  # the axis reaches this far beyond the largest value or limit: room for words
+HEADROOM = 1.4  # the axis reaches this far beyond the largest value or limit: room for words
 
 
 def signs_figure(log: RunLog) -> go.Figure:
