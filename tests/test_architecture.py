@@ -112,3 +112,9 @@ def test_package_docstrings_tell_the_architecture():
         tree = ast.parse(init.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), f"{init.parent.name} has no chapter"
         assert len(tree.body) == 1, f"{init.parent.name}/__init__.py holds more than its docstring"
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports them flat: two of one name, and the second is an error of collection."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -95,7 +95,9 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(folder):
         command, cwd=folder, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     started = time.monotonic()
-    while not (folder / "g/seed=1.pt").exists() and time.monotonic() - started < 120:
+    while not (folder / "g/seed=1.h5").exists() and time.monotonic() - started < 120:
+        time.sleep(0.1)
+    while not len(read_log(folder / "g/seed=1.h5").step) and time.monotonic() - started < 120:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

@@ -268,6 +268,8 @@ def test_the_command_follows_a_run_and_ctrl_c_writes_everything(tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # A shell's background job starts with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not page.exists() and time.monotonic() < deadline:
