@@ -11,7 +11,17 @@
 Programming mistakes stay TypeError and ValueError; an internal bug leaves with exit 70.
 """
 
+import os
+import shlex
+
 INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT, as shells have it
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """`path` as a shell wants it typed: quoted where it holds a space or another sign."""
+    text = os.fspath(path)
+    plain = "".join("a" if c.isalnum() else c for c in text)  # shlex quotes every é
+    return text if shlex.quote(plain) == plain else shlex.quote(text)
 
 
 class HomotopyError(Exception):

@@ -125,9 +125,9 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
     console, estimate = render.console(), found.estimate
     for line in sentences.headline(found.subject, estimate, made):
         console.print(line, markup=False)
-    console.print(render.overall_table(estimate))
+    render.print_table(console, render.overall_table(estimate))
     if estimate.blocks:
-        console.print(render.layer_table(estimate.blocks, width=console.width))
+        render.print_table(console, render.layer_table(estimate.blocks, width=console.width))
     if estimate.density is not None:
         error = estimate.density.cdf_stderr
         spread = f"; s.e. of the share below any λ at most {error:.1g}" if error else ""
@@ -135,9 +135,9 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
         for line in render.density_lines(estimate.density):
             console.print("  " + line, markup=False)
     if found.validation:
-        console.print(render.validation_table(found.validation))
+        render.print_table(console, render.validation_table(found.validation))
     if "comparison" in made:
-        console.print(compare.table(made, options.compare))
+        render.print_table(console, compare.table(made, options.compare))
     for line in (
         *(["Interrupted: what follows is what was measured by then."] if found.interrupted else []),
         *sentences.closing(estimate),

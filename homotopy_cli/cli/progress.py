@@ -1,7 +1,7 @@
 """What a running `homotopy train` shows on stderr.
 
-On a terminal one live line; piped, in CI or under NO_COLOR-less logs one plain line per ten
-seconds and a last one; with --quiet only warnings. Results never pass through here.
+On a terminal one live line; piped or in CI one plain line per ten seconds and a last one; with
+--quiet only warnings. Results never pass through here.
 """
 
 import os
@@ -10,6 +10,8 @@ import time
 from typing import Any
 
 PLAIN_SECONDS = 10.0  # between two lines when nobody watches
+BAR = 16  # columns of the bar of the live line, where the terminal has WIDE
+WIDE = 130  # columns
 LIVE_SECONDS = 0.1  # between two redraws: the eye's limit, and a negligible cost
 
 
@@ -27,13 +29,28 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def facts(view: Any) -> str:
-    """The numbers of one StepView on one line."""
-    return (
-        f"loss {view.loss:.4g}  lr {view.lr:.3g}  λmax {number(view.lambda_max)}  "
-        f"κ {number(view.kappa)}  edge {number(view.edge_ratio)}  "
-        f"probing {view.probe_share:.1%}"
-    )
+def facts(view: Any, evaluation: str = "", *, room: int | None = None) -> str:
+    """The numbers of one StepView on one line.
+
+    Args:
+        evaluation: Of the newest held-out loss, or "".
+        room: Columns there are; what matters least is left out, nothing is cut short.
+    """
+    parts = {
+        "loss": f"loss {view.loss:.4g}",
+        "lr": f"lr {view.lr:.3g}",
+        "λmax": f"λmax {number(view.lambda_max)}",
+        "κ": f"κ {number(view.kappa)}",
+        "edge": f"edge {number(view.edge_ratio)}",
+        "probing": f"probing {view.probe_share:.1%}",
+        "eval": evaluation,
+    }
+    for least in ("κ", "probing", "λmax", "eval", "edge", "lr"):
+        line = "  ".join(part for part in parts.values() if part)
+        if room is None or len(line) <= room:
+            return line
+        parts[least] = ""
+    return parts["loss"]
 
 
 class PlainProgress:
@@ -58,7 +75,7 @@ class PlainProgress:
 
     def evaluation(self, record: Any) -> None:
         """Keep the newest held-out loss for the next line."""
-        self._evaluation = f"  eval {record.values['eval_loss']:.4g}"
+        self._evaluation = f"eval {record.values['eval_loss']:.4g}"
 
     def event(self, record: Any) -> None:
         """Warnings at once, also under --quiet; an error ends the run and is said then."""
@@ -72,8 +89,9 @@ class PlainProgress:
             self._last = None
 
     def _print(self, view: Any) -> None:
-        text = f"step {view.step + 1}/{view.total}  {facts(view)}  eta {duration(view.eta)}"
-        print(text + self._evaluation, file=sys.stderr, flush=True)
+        numbers = facts(view, self._evaluation)
+        text = f"step {view.step + 1}/{view.total}  {numbers}  eta {duration(view.eta)}"
+        print(text, file=sys.stderr, flush=True)
 
 
 class LiveProgress:
@@ -84,12 +102,15 @@ class LiveProgress:
 
         from homotopy_cli.cli.render import console
 
+        target = console(stderr=True)
+        bar = (BarColumn(bar_width=BAR),) if target.width >= WIDE else ()
+        self._taken = (BAR + 1 if bar else 0) + len(" eta 0:00:00 ")
         self._bar = Progress(
             MofNCompleteColumn(),
-            BarColumn(bar_width=16),
+            *bar,
             TextColumn("{task.fields[facts]}"),
             TextColumn("eta {task.fields[eta]}", style="dim"),
-            console=console(stderr=True),
+            console=target,
             refresh_per_second=8,
             transient=True,
         )
@@ -99,6 +120,7 @@ class LiveProgress:
 
     def start(self, total: int, first: int) -> None:
         """Show the bar at the first step to be made."""
+        self._taken += 2 * len(str(total)) + 1
         self._task = self._bar.add_task("train", total=total, completed=first, facts="", eta="-")
         self._bar.start()
 
@@ -108,12 +130,12 @@ class LiveProgress:
         if now - self._shown < LIVE_SECONDS and view.step + 1 < view.total:
             return
         self._shown = now
-        text = facts(view) + self._evaluation
+        text = facts(view, self._evaluation, room=self._bar.console.width - self._taken)
         self._bar.update(self._task, completed=view.step + 1, facts=text, eta=duration(view.eta))
 
     def evaluation(self, record: Any) -> None:
         """Show the newest held-out loss from now on."""
-        self._evaluation = f"  eval {record.values['eval_loss']:.4g}"
+        self._evaluation = f"eval {record.values['eval_loss']:.4g}"
 
     def event(self, record: Any) -> None:
         """Warnings above the line; an error ends the run and is said then."""

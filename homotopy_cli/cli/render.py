@@ -6,15 +6,28 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 BAR = 16  # characters of the longest bar
+MEASURED = 10_000  # columns: more than any table asks for
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that follows the terminal; wide enough when piped that no cell is cut."""
     made = Console(stderr=stderr, highlight=False, soft_wrap=False)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+
+
+def print_table(target: Console, table: Table) -> None:
+    """Print with every cell whole: a terminal that is too narrow breaks the lines instead."""
+    room = target.options.update(width=MEASURED, max_width=MEASURED)
+    before = target.width
+    target.width = max(before, Measurement.get(target, room, table).maximum)
+    try:
+        target.print(table, crop=False)
+    finally:
+        target.width = before
 
 
 def short(value: float | None, digits: int = 4) -> str:
@@ -87,7 +100,7 @@ def overall_table(estimate: Any) -> Table:
 def layer_table(blocks: Any, *, width: int = 160, limit: int = 40) -> Table:
     """One row per block, sharpest first; the bar is ‖H_bb‖ relative to the largest.
 
-    On a narrow terminal the columns that matter least are left out, never a cell cut short.
+    On a narrow terminal the columns that matter least are left out; print_table cuts no cell.
     """
     ranked = sorted(blocks, key=lambda b: (b.hessian_norm is None, -(b.hessian_norm or 0.0)))
     top = max((b.hessian_norm or 0.0 for b in blocks), default=0.0) or 1.0

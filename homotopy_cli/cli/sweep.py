@@ -218,7 +218,7 @@ def _metrics(log: Any) -> dict[str, Any]:
 
 def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
     """One line per setting, over its seeds: the median held-out loss and its range."""
-    from homotopy_cli.cli.render import console, plain_table
+    from homotopy_cli.cli.render import console, plain_table, print_table
 
     arms: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
     for plan, found in rows:
@@ -247,7 +247,7 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
             str(sum(f["status"] == "diverged" for f in found) or ""),
             number(max(edges, default=None)),
         )
-    console().print(table)
+    print_table(console(), table)
 
 
 def _loss(value: float | None) -> str:

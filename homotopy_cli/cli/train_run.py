@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from homotopy_cli.cli.progress import duration, make_progress, number
-from homotopy_cli.errors import HomotopyError, TrainingDiverged
+from homotopy_cli.errors import HomotopyError, TrainingDiverged, typed
 
 
 def run_train(
@@ -32,7 +32,7 @@ def run_train(
             hint="--resume continues the run that is there, --overwrite replaces it",
         )
     target = out if out is not None else default_out(loaded)
-    command = f"{ranks.program} train" + (f" {recipe}" if recipe is not None else "")
+    command = f"{ranks.program} train" + (f" {typed(recipe)}" if recipe is not None else "")
     result = train(
         loaded,
         target,
@@ -100,7 +100,8 @@ def consent(recipe: Any, path: Path | None) -> str:
     from homotopy_cli.recipe.targets import is_user_code
 
     parts = (recipe.model, recipe.loss, recipe.data)
-    return f" --recipe {path}" if path is not None and any(map(is_user_code, parts)) else ""
+    named = path is not None and any(map(is_user_code, parts))
+    return f" --recipe {typed(path)}" if named else ""
 
 
 def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> list[str]:
@@ -117,6 +118,8 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
         f"{words[result.status]}: {result.step} of {result.total} steps, "
         f"{result.n_params:,} parameters, {duration(result.seconds)} in this process"
     ]
+    if not result.seconds:
+        lines = [f"nothing to do: {warning}" for warning in result.warnings]
     if result.early or result.late:
         lines.append(f"why: {result.early or result.late}")
     if tally.first_loss is not None:
@@ -131,9 +134,9 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
         rates = f"{tally.lr_max:.3g}" if same else f"{tally.lr_min:.3g} to {tally.lr_max:.3g}"
         lines.append(f"learning rate: {rates} ({result.scheduler or 'as before'})")
     if tally.n_probes:
+        share = f", overhead {result.overhead:.1%} of this process's time" * (result.seconds > 0)
         lines.append(
-            f"curvature: {tally.n_probes} probes, {duration(result.probe_seconds)} of them in this "
-            f"process, overhead {100 * result.overhead:.1f} %; largest edge ratio "
+            f"curvature: {tally.n_probes} probes{share}; largest edge ratio "
             f"{number(tally.peak_edge)} at step {tally.peak_edge_step} (1 = edge of stability)"
         )
     lines += [f"note: {sentence}" for sentence in findings(result)]
@@ -149,10 +152,10 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
     if page:
         lines.append(f"report      {paths.page}")
     if result.status == "interrupted":
-        lines.append(f"next        {command} --resume" + _out_option(paths, command))
+        lines.append(f"next        {command} --resume" + _out_option(paths))
     elif paths.checkpoint.exists():
-        lines.append(f"next        homotopy probe {paths.checkpoint}{consent}")
-    lines.append(f"            homotopy report {paths.log}")
+        lines.append(f"next        homotopy probe {typed(paths.checkpoint)}{consent}")
+    lines.append(f"            homotopy report {typed(paths.log)}")
     return lines
 
 
@@ -167,9 +170,10 @@ def _held_out(result: Any) -> str:
     return text
 
 
-def _out_option(paths: Any, command: str) -> str:
+def _out_option(paths: Any) -> str:
     """`--out` as it was, for a command that shall find the same run again."""
-    return f" --out {paths.log}" if "--out" in sys.argv else ""
+    given = any(word.partition("=")[0] == "--out" for word in sys.argv)
+    return f" --out {typed(paths.log)}" if given else ""
 
 
 def _write_page(paths: Any) -> bool:

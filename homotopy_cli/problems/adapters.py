@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, typed
 from homotopy_cli.problems.dcp import is_dcp, read_dcp
 from homotopy_cli.problems.entries import (
     Parts,
@@ -39,7 +39,7 @@ def homotopy(path: Path, content: Content) -> Parts | None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the recipe inside is not readable JSON",
-            hint=f"homotopy probe {path} --recipe RECIPE.yaml",
+            hint=f"homotopy probe {typed(path)} --recipe RECIPE.yaml",
         ) from error
     if value.get("sharded"):
         value = {**value, **whole_shards(path, value["sharded"])}
@@ -110,8 +110,8 @@ def whole_module(path: Path, content: Content) -> Parts | None:
             raise CheckpointError(
                 f"{path}: is a pickled module of class {held.path}, not a state_dict: loading it "
                 "would run code",
-                hint=f"homotopy probe {path} --trust-pickle with {held.path.rpartition('.')[0]} "
-                "importable, or save model.state_dict() instead",
+                hint=f"homotopy probe {typed(path)} --trust-pickle with "
+                f"{held.path.rpartition('.')[0]} importable, or save model.state_dict() instead",
             )
     return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, typed
 from homotopy_cli.problems.archives import check_safetensors
 from homotopy_cli.problems.entries import Parts
 
@@ -105,7 +105,7 @@ def _not_a_checkpoint(path: Path) -> CheckpointError:
     if weights:
         return CheckpointError(
             f"{path}: is a folder with {len(weights)} files that may hold weights",
-            hint=f"name one: homotopy probe {path / weights[0]}",
+            hint=f"name one: homotopy probe {typed(path / weights[0])}",
         )
     shown = ", ".join(names[:4]) or "nothing"
     return CheckpointError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, typed
 from homotopy_cli.problems.mismatch import refuse_nonfinite
 from homotopy_cli.zoo.pretrained import architecture, load_folder, transformers_for
 
@@ -41,7 +41,7 @@ def build_pretrained(
         raise CheckpointError(
             f"{path}: its config names {name or 'remote code'}, which transformers "
             f"{library.__version__} does not have (code from a checkpoint is not run)",
-            hint=f"homotopy probe {path} --model FILE.py:CALLABLE --loss ... --batch ...",
+            hint=f"homotopy probe {typed(path)} --model FILE.py:CALLABLE --loss ... --batch ...",
         )
     model = load_folder(path, kind, name, dtype or torch.float32)
     refuse_nonfinite(path, model, dict(state))

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, typed
 from homotopy_cli.problems.archives import Archive
 from homotopy_cli.problems.globals import scan
 from homotopy_cli.problems.legible import LegibleUnpickler
@@ -111,7 +111,8 @@ def read_trusted(path: Path) -> Content:
         except (ImportError, AttributeError) as error:
             raise CheckpointError(
                 f"{path}: needs code that cannot be imported here: {_line(error)}",
-                hint=f"PYTHONPATH=FOLDER_OF_THE_CODE homotopy probe {path} --trust-pickle ...",
+                hint="PYTHONPATH=FOLDER_OF_THE_CODE "
+                f"homotopy probe {typed(path)} --trust-pickle ...",
             ) from error
         except Exception as error:
             raise CheckpointError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import CheckpointError, ProblemError
+from homotopy_cli.errors import CheckpointError, ProblemError, typed
 from homotopy_cli.problems.checkpoint import Checkpoint
 from homotopy_cli.recipe.datasets import TextData
 from homotopy_cli.recipe.load import open_recipe, recipe_from_resolved
@@ -59,7 +59,7 @@ def find_setting(
         raise CheckpointError(
             f"{path}: a transformers folder ({architecture(checkpoint.extra['config'])}) holds no "
             "data to measure on",
-            hint=f"homotopy probe {path} --text FILE.txt   (or --batch FILE.pt)",
+            hint=f"homotopy probe {typed(path)} --text FILE.txt   (or --batch FILE.pt)",
         )
     if missing:
         n, total = len(checkpoint.state), sum(t.numel() for t in checkpoint.state.values())
@@ -76,7 +76,8 @@ def _command(path: Path, needs_model: bool, needs_loss: bool) -> str:
     """What to type for a checkpoint that tells nothing about itself."""
     model = " --model model.py:build" if needs_model else " --model ..."
     loss = " --loss model.py:loss" if needs_loss else " --loss ..."
-    return f"homotopy probe {path}{model}{loss} --batch batch.pt   (or --recipe recipes/YOURS.yaml)"
+    command = f"homotopy probe {typed(path)}{model}{loss} --batch batch.pt"
+    return f"{command}   (or --recipe recipes/YOURS.yaml)"
 
 
 def _refuse_code(
@@ -95,7 +96,7 @@ def _refuse_code(
     raise CheckpointError(
         f"{path}: the recipe inside names user code ({', '.join(named)}), which a checkpoint "
         "cannot make run",
-        hint=f"homotopy probe {path} --recipe {_recipe_file(checkpoint)}",
+        hint=f"homotopy probe {typed(path)} --recipe {typed(_recipe_file(checkpoint))}",
     )
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from homotopy_cli._version import __version__
-from homotopy_cli.errors import LogError
+from homotopy_cli.errors import LogError, typed
 from homotopy_cli.runlog import codec, faults, schema
 from homotopy_cli.runlog.content import LogContent
 from homotopy_cli.runlog.integrity import SEAL, sealed
@@ -206,5 +206,5 @@ def verify_file(path: Path, rows: int) -> None:
     if stored != (1, rows, rows):
         raise LogError(
             f"{path}: reads back {stored} instead of {(1, rows, rows)}: its journal is kept",
-            hint=f"homotopy report {path}",
+            hint=f"homotopy report {typed(path)}",
         )

@@ -81,7 +81,7 @@ class TrainResult:
     tally: Tally
     final_loss: float | None  # the last row's mini-batch loss; None when no step was made
     n_params: int
-    seconds: float  # of this process, from the first step to the last
+    seconds: float  # of this process, from the first step to the last; 0: nothing was left to do
     probe_seconds: float  # of them, spent measuring curvature
     eval_loss: float | None = None
     eval_metric: float | None = None
@@ -99,9 +99,8 @@ class TrainResult:
 
     @property
     def overhead(self) -> float:
-        """Probing time over the time without it: 0.05 = five percent more than unprobed."""
-        rest = self.seconds - self.probe_seconds
-        return self.probe_seconds / rest if rest > 0 else 0.0
+        """Share of this process's time that measuring took, as in a report; 0 with no step."""
+        return self.probe_seconds / self.seconds if self.seconds > 0 else 0.0
 
 
 def findings(result: TrainResult) -> list[str]:
