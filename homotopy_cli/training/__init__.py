@@ -8,7 +8,8 @@
     recompute.py    activation checkpointing
     step.py         one optimizer step
     loop.py         train(): from a recipe to a result; what is refused before the first byte
-    attempt.py      one attempt: steps, evaluations, checkpoints, signals, the log
+    attempt.py      one attempt: steps, evaluations, signals, the log
+    keeping.py      its checkpoints: when, what, and back; the best evaluation's weights
     probing.py      what a probe saw -> one ProbeRecord; the passive probe of fixed schedules
     averaging.py    optimizers with weights to train on and weights to use (Schedule-Free)
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run

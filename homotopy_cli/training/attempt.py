@@ -1,14 +1,10 @@
 """One attempt at a run: its steps, evaluations, checkpoints and rows, to whichever end."""
 
-import json
 import math
-import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import CheckpointError, TrainingDiverged
+from homotopy_cli.errors import TrainingDiverged
 from homotopy_cli.records import EvalRecord, EventRecord, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
 from homotopy_cli.training.averaging import weights_to_use
@@ -17,22 +13,15 @@ from homotopy_cli.training.distributed import describe
 from homotopy_cli.training.environment import changed, environment
 from homotopy_cli.training.evaluate import METRIC_NAMES, evaluate
 from homotopy_cli.training.forward import AMP_WORDS
+from homotopy_cli.training.keeping import Keeper, Standing
 from homotopy_cli.training.observer import Observer, StepView
 from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
-from homotopy_cli.training.saving import (
-    SaveClock,
-    load_run,
-    rank_generators,
-    restore_generators,
-    save_run,
-)
 from homotopy_cli.training.signals import StopRequest
 from homotopy_cli.training.snapshot import spectrum_due, take_snapshot
 from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.stopping import Stopping
-from homotopy_cli.training.summary import Tally, TrainResult
-from homotopy_cli.training.watch import Watch
+from homotopy_cli.training.summary import TrainResult
 
 SHOWN = ("lambda_max", "kappa", "edge_ratio")  # of the newest probe, in the progress line
 COPIES = 3.0  # seconds in which torchrun repeats a Ctrl-C to its processes
@@ -53,20 +42,22 @@ class Attempt:
     ) -> None:
         self.run, self.paths, self.writer, self.observer = run, paths, writer, observer
         self.loaded, self.recipe, self.start = loaded, loaded.recipe, start
-        self.stopping = stopping
-        self.tally = Tally()
-        self.watch = Watch()
-        self.curvature: dict[str, float] = {}
-        self.evaluations: dict[str, float] = {}
+        self.standing = Standing(stopping)
         self.environment = environment(run.device) | run.ranks.facts()
         self.done = start.step
         self.elapsed_before = start.wall_time
         self.probe_seconds = 0.0
         self.warnings: list[str] = []
-        self._saved_at: int | None = None
-        self._saves = SaveClock()
+        self.keeper = Keeper(
+            run,
+            paths,
+            self.standing,
+            loaded,
+            self.environment,
+            warn=lambda code, words: self._event("warning", code, words),
+        )
         if start.checkpoint is not None:
-            self._restore(start.checkpoint)
+            self.keeper.restore(start.checkpoint)
 
     def go(self) -> TrainResult:
         """Run to the end; always leaves the log closed."""
@@ -78,7 +69,7 @@ class Attempt:
             if self.start.checkpoint is None:
                 if self.recipe.eval_every:
                     self._evaluate()
-                self._save()
+                self.keeper.save(self.done)
             elif self.done == 0 and self.recipe.eval_every and self.run.measured:
                 self._snapshot()  # the first attempt's row at step 0 gave way to this attempt's
             fault = early = late = ""
@@ -87,7 +78,7 @@ class Attempt:
                 fault = self._step(self.done)
                 if not fault:
                     self._after_step(total)
-                    early, late = self.stopping.early, self._late()
+                    early, late = self.standing.stopping.early, self._late()
             seconds = time.perf_counter() - self.began
             ended = early or self.done >= total
             status = "diverged" if fault else "finished" if ended else "interrupted"
@@ -103,7 +94,7 @@ class Attempt:
                 self._evaluate_once()
             failed = None
             if not fault:
-                failed = self._save()
+                failed = self.keeper.save(self.done)
             self.observer.stop()
             self.writer.close(status)
         if failed is not None:
@@ -118,8 +109,8 @@ class Attempt:
         if outcome.probe is not None:
             self.writer.append_probe(outcome.probe)
             seen = outcome.probe.values
-            self.curvature |= {name: seen[name] for name in SHOWN if name in seen}
-            self.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
+            self.standing.curvature |= {name: seen[name] for name in SHOWN if name in seen}
+            self.standing.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
         for event in self.run.probe.drain_events():
             self.writer.append_event(event)
         self.writer.append_step(StepRecord(step, values))
@@ -128,9 +119,9 @@ class Attempt:
             self._event("error", "DIVERGED", words)
             return f"step {step}: {words}"
         self.probe_seconds += values["probe_seconds_step"]
-        self.tally.row(step, values)
-        for code, words in self.watch.row(values):
-            self.tally.spikes += code == "SPIKE"
+        self.standing.tally.row(step, values)
+        for code, words in self.standing.watch.row(values):
+            self.standing.tally.spikes += code == "SPIKE"
             self._event("info", code, words)
         self.done = step + 1
         seconds = time.perf_counter() - self.began
@@ -141,9 +132,9 @@ class Attempt:
                 total=self.recipe.steps,
                 loss=values["loss"],
                 lr=values["lr"],
-                lambda_max=self.curvature.get("lambda_max"),
-                kappa=self.curvature.get("kappa"),
-                edge_ratio=self.curvature.get("edge_ratio"),
+                lambda_max=self.standing.curvature.get("lambda_max"),
+                kappa=self.standing.curvature.get("kappa"),
+                edge_ratio=self.standing.curvature.get("edge_ratio"),
                 probe_share=self.probe_seconds / seconds,
                 seconds=seconds,
                 eta=seconds / made * (self.recipe.steps - self.done),
@@ -153,8 +144,8 @@ class Attempt:
 
     def _late(self) -> str:
         """Why the clock ends the run for now; rank 0's clock for all ranks."""
-        late = self.stopping.late(self.began)
-        if not self.stopping.max_seconds or not self.run.ranks.main_decides(bool(late)):
+        late = self.standing.stopping.late(self.began)
+        if not self.standing.stopping.max_seconds or not self.run.ranks.main_decides(bool(late)):
             return ""
         return late or "max_seconds reached"
 
@@ -162,30 +153,25 @@ class Attempt:
         every = self.recipe.eval_every
         if every and self.done % every == 0 and self.done < total:
             self._evaluate()
-        every = self.recipe.checkpoint_every
-        if every:
-            due = self.done % every == 0
-        else:
-            due = self.run.ranks.main_decides(self._saves.due(self.began))
-        if due and self.done < total:
-            self._save()
+        if self.keeper.due(self.done, self.began) and self.done < total:
+            self.keeper.save(self.done)
 
     def _evaluate(self) -> None:
         self.run.ranks.sync_buffers(self.run.model)
         with weights_to_use(self.run.optimizer, self.run.params):
             values = evaluate(self.run.model, self.run.loss, self.run.eval_batches, self.run.ranks)
         record = EvalRecord(self.done, values)
-        self.evaluations.setdefault("first", values["eval_loss"])
-        self.evaluations["step"] = self.done
-        self.evaluations |= values
+        self.standing.evaluations.setdefault("first", values["eval_loss"])
+        self.standing.evaluations["step"] = self.done
+        self.standing.evaluations |= values
         self.writer.append_eval(record)
         self.observer.evaluation(record)
         every = self.recipe.eval_every
         planned = bool(every) and self.done % every == 0
-        better = self.stopping.evaluated(self.done, values["eval_loss"], counts=planned)
+        better = self.standing.stopping.evaluated(self.done, values["eval_loss"], counts=planned)
         if better and self.recipe.keep_best:
             with weights_to_use(self.run.optimizer, self.run.params):  # those just evaluated
-                self._save(self.paths.best)
+                self.keeper.save(self.done, self.paths.best)
         if self.run.measured:
             self._snapshot()
 
@@ -209,63 +195,8 @@ class Attempt:
             self._event("info", "SNAPSHOT_FAILED", f"no spectrum or components: {why}")
 
     def _evaluate_once(self) -> None:
-        if self.evaluations.get("step") != self.done:
+        if self.standing.evaluations.get("step") != self.done:
             self._evaluate()
-
-    def _save(self, path: Path | None = None) -> CheckpointError | None:
-        """Write run.pt, or best.pt; a failure in mid-run is an event, at the end it is returned."""
-        best = path is not None
-        if self._saved_at == self.done and not best:
-            return None
-        if not self.run.weights_are_finite():
-            self._event("warning", "CHECKPOINT_KEPT", "weights are not finite: kept the last good")
-            return None
-        began = time.perf_counter()
-        try:
-            save_run(self.run, path or self.paths.checkpoint, self._content())
-        except CheckpointError as error:
-            self._event("warning", "CHECKPOINT_FAILED", error.message)
-            return error
-        finally:
-            self._saves.took(began)
-        if not best:
-            self._saved_at = self.done
-        return None
-
-    def _content(self) -> dict[str, Any]:
-        folder = self.paths.checkpoint.absolute().parent
-        base = Path(self.loaded.base_dir).absolute()
-        return {
-            "step": self.done,
-            **self.run.state_dict(),
-            "loop": {
-                "tally": self.tally.state_dict(),
-                "spikes": self.watch.state_dict(),
-                "noise": self.run.signs.noise.state_dict(),
-                "evaluations": dict(self.evaluations),
-                "curvature": dict(self.curvature),
-                "stopping": self.stopping.state_dict(),
-            },
-            **rank_generators(self.run),
-            "environment": self.environment,
-            "recipe": json.dumps(self.recipe.resolved()),
-            "recipe_source": self.loaded.source,
-            "recipe_dir": os.path.relpath(base, folder),
-            "n_params": self.run.n_params,
-            "loss": self.tally.last_loss,
-        }
-
-    def _restore(self, content: Mapping[str, Any]) -> None:
-        load_run(self.run, self.paths.checkpoint, content)
-        kept = content["loop"]
-        self.tally.load_state_dict(kept["tally"])
-        self.watch.load_state_dict(kept["spikes"])
-        if "noise" in kept:  # checkpoints from before it lack it
-            self.run.signs.noise.load_state_dict(kept["noise"])
-        self.evaluations = dict(kept["evaluations"])
-        self.curvature = dict(kept["curvature"])
-        restore_generators(self.run, content)
-        self._saved_at = self.done
 
     def _announce(self) -> None:
         """Say in the log what differs from the attempt before."""
@@ -295,19 +226,19 @@ class Attempt:
             step=self.done,
             total=self.recipe.steps,
             paths=self.paths,
-            tally=self.tally,
-            final_loss=self.tally.last_loss,
+            tally=self.standing.tally,
+            final_loss=self.standing.tally.last_loss,
             n_params=self.run.n_params,
             seconds=seconds,
             probe_seconds=self.probe_seconds,
-            eval_loss=self.evaluations.get("eval_loss"),
-            eval_metric=self.evaluations.get("eval_metric"),
+            eval_loss=self.standing.evaluations.get("eval_loss"),
+            eval_metric=self.standing.evaluations.get("eval_metric"),
             eval_metric_name=METRIC_NAMES.get(self.run.loss.name, ""),
-            first_eval_loss=self.evaluations.get("first"),
+            first_eval_loss=self.standing.evaluations.get("first"),
             baseline=dict(self.run.baseline),
             scheduler=self.recipe.scheduler.name,
             **why,
-            best_eval=self.stopping.best if self.recipe.keep_best else None,
+            best_eval=self.standing.stopping.best if self.recipe.keep_best else None,
             signal=stop.name if status == "interrupted" else "",
             exit_code={"finished": 0, "diverged": TrainingDiverged.exit_code}.get(
                 status, stop.exit_code

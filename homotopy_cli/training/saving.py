@@ -13,7 +13,6 @@ generators of ranks that were not there start from seed + rank. All ranks must s
 
 import re
 import shutil
-import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,27 +28,7 @@ from homotopy_cli.problems.sharded import is_dtensor
 from homotopy_cli.training import checkpoint
 from homotopy_cli.training.ranks import SaidElsewhere
 
-SAVE_SECONDS = 30.0  # between checkpoints when the recipe does not say; our choice
-SAVE_SHARE = 0.01  # of the time so far that such checkpoints may take
 _HEADER = ("step", "recipe", "recipe_source", "recipe_dir", "n_params", "loss")
-
-
-class SaveClock:
-    """When to save by the clock, and what saving has cost."""
-
-    def __init__(self) -> None:
-        self._seconds, self._last = 0.0, time.perf_counter()
-
-    def due(self, began: float) -> bool:
-        """Whether a run, begun at time.perf_counter() `began`, should save now."""
-        now = time.perf_counter()
-        rested = now - self._last >= SAVE_SECONDS
-        return rested and self._seconds <= SAVE_SHARE * (now - began)
-
-    def took(self, began: float) -> None:
-        """Book a save that began then and has just ended."""
-        self._last = time.perf_counter()
-        self._seconds += self._last - began
 
 
 def save_run(run: Any, path: Path, content: Mapping[str, Any]) -> None:
