@@ -76,19 +76,24 @@
   }
 
   // Colour is log10 of the value; the bar says the value: 1, 2, 5, 10 or decades only.
-  function decadeTicks(z) {
+  function decadeTicks(z, height) {
     const known = z.flat().filter((v) => v !== null);
     if (!known.length) return {};
     const low = known.reduce((a, b) => Math.min(a, b));
     const high = known.reduce((a, b) => Math.max(a, b));
     const digits = high - low < 2.5 ? [1, 2, 5] : [1];
     const stride = Math.max(1, Math.ceil((high - low) / 8));
-    const tickvals = [];
+    const all = [];
     for (let decade = Math.floor(low); decade <= Math.ceil(high); decade += stride) {
       for (const digit of digits) {
         const at = decade + Math.log10(digit);
-        if (at >= low - 1e-9 && at <= high + 1e-9) tickvals.push(at);
+        if (at >= low - 1e-9 && at <= high + 1e-9) all.push(at);
       }
+    }
+    const apart = ((high - low) * 14) / height; // px of a label
+    const tickvals = [];
+    for (const at of all.reverse()) {
+      if (!tickvals.length || tickvals.at(-1) - at >= apart) tickvals.push(at);
     }
     return { tickmode: "array", tickvals, ticktext: tickvals.map((v) => plain(10 ** v)) };
   }
@@ -115,7 +120,7 @@
       return [{ ...trace, x: rows.map((i) => measure.bars[i]), customdata: full }];
     }
     const z = rows.map((i) => measure.z[i]);
-    const colorbar = { ...trace.colorbar, ...decadeTicks(z) };
+    const colorbar = { ...trace.colorbar, ...decadeTicks(z, extra.rowHeight * rows.length) };
     colorbar.title = { ...colorbar.title, text: rows.length > 5 ? measure.label : "" };
     return [
       {
