@@ -204,10 +204,11 @@
       const room = Math.max(2, Math.floor(((top - bottom) * layout.height) / 34)); // labels
       const powers = Math.floor(Math.log10(high)) - Math.ceil(Math.log10(low)) + 1;
       const digits = decades * 3 < room ? [1, 2, 5] : powers < 2 ? [1, 3] : [1];
-      const stride = Math.ceil(decades / Math.min(room, 6));
+      const stride = Math.max(1, Math.ceil(powers / Math.min(room, 6)));
+      const whole = digits.length === 1 ? Math.ceil : Math.floor; // 2 and 5 may lie before a power
       axis.tickmode = "array";
       axis.tickvals = [];
-      for (let k = Math.floor(Math.log10(low)); k <= Math.log10(high) + 1e-9; k += stride) {
+      for (let k = whole(Math.log10(low) - 1e-9); k <= Math.log10(high) + 1e-9; k += stride) {
         axis.tickvals.push(...digits.map((digit) => digit * 10 ** k));
       }
       axis.ticktext = axis.tickvals.map(plain);
