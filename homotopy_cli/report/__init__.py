@@ -12,7 +12,8 @@ SVG, so a viewer that blocks scripts still shows verdict, numbers, tables and st
 The same logs give the same bytes: fixed ids, sorted keys, gzip without a time stamp.
 
 Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists),
-words (numbers and sentences), metrics and spikes (the numbers gates can use), gates (a small
+words (numbers and sentences), metrics and spikes (the numbers gates can use), alarms (early signs
+and the spikes that followed), gates (a small
 safe expression language), verdict (the headline), panel (what a figure brings to the page),
 tables and sparkline (static HTML and SVG), assets (page.css, page.js), page; compare (several
 runs), arms (which differ in their seed only, and by how much arms differ), seeds (that in words),
