@@ -13,11 +13,10 @@ The same logs give the same bytes: fixed ids, sorted keys, gzip without a time s
 
 Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists),
 words (numbers and sentences), metrics and spikes (the numbers gates can use), alarms (early signs
-and the spikes that followed), gates (a small
-safe expression language), verdict (the headline), panel (what a figure brings to the page),
-tables and sparkline (static HTML and SVG), assets (page.css, page.js), page; compare (several
-runs), arms (which differ in their seed only, and by how much arms differ), seeds (that in words),
-figures/bands (drawn); markdown, junit.
+and the spikes that followed), gates (a small safe expression language), verdict (the headline),
+panel (what a figure brings to the page), tables and sparkline (static HTML and SVG), assets
+(page.css, page.js), page; compare (several runs), arms (which differ in their seed only, and by
+how much arms differ), seeds (that in words), figures/bands (drawn); markdown, junit.
 
 Size: a log of a million steps, 20,000 probes and 60 layers became a page of 3.7 MB in 5.3 s of
 CPU time and 383 MB.

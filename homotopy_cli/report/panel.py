@@ -53,6 +53,7 @@ def balanced(panels: Sequence[Panel]) -> tuple[Panel, ...]:
         last = after is None or after.wide or (after.figure is None and panel.figure is not None)
         alone = last and narrow % 2 == 1
         done.append(replace(panel, wide=True) if alone else panel)
+        narrow = 0 if alone else narrow
     return tuple(done)
 
 

@@ -22,6 +22,7 @@ from homotopy_cli.report.figures import (
     spectrum,
 )
 from homotopy_cli.report.layers import latest, rank
+from homotopy_cli.report.panel import Panel, balanced
 from homotopy_cli.report.theme import PALETTE, dark_colors
 from homotopy_cli.report.words import gaps, number, percent, ranges, rate, shorten
 from homotopy_cli.runlog.reader import RunLog, Spectrum
@@ -406,3 +407,19 @@ def test_clipping_that_never_acted_gets_no_row():
     log = replace(log, steps={**log.steps, "clip_coef": np.ones(100)})
     assert "Clipping never acted." in norms.norms_panel(log).finding
     assert [t.name for t in norms.norms_figure(log).data] == ["gradient norm"]
+
+
+def test_no_panel_leaves_a_hole_beside_it():
+    """Letters: W wide, n narrow and drawn, e narrow and empty; each row holds one wide or two."""
+
+    def laid_out(kinds):
+        figures = {"W": go.Figure(), "n": go.Figure(), "e": None}
+        made = [Panel(k, k, k, figures[k], wide=k == "W") for k in kinds]
+        return "".join("W" if p.wide else p.key for p in balanced(made))
+
+    assert laid_out("Wnn") == "Wnn"
+    assert laid_out("nnn") == "nnW"
+    assert laid_out("nWnnn") == "WWnnW"
+    assert laid_out("ennne") == "nnWee"
+    assert laid_out("nee") == "Wee"
+    assert laid_out("nene") == "nnee"
