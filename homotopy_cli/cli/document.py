@@ -172,15 +172,14 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
 
 def write_json(document: dict[str, Any], target: str) -> None:
     """Write `document` to a file, or to stdout for `-`; sorted keys are not imposed."""
-    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    write_text(target, text)
+    write_text(target, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_text(target: str, text: str) -> None:
-    """Write a whole output file or say in one line why it cannot be written."""
+    """Write a whole output file, or to stdout for `-`; say in one line why it cannot be."""
+    if target == "-":
+        sys.stdout.write(text)
+        return
     try:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:

@@ -7,7 +7,10 @@ import typer
 
 
 def report(
-    logs: Annotated[list[Path], typer.Argument(metavar="RUN.h5...", help="Logs; several compare.")],
+    logs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN.h5...", readable=False, help="Logs; several compare."),
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page; default beside the first log.")
     ] = None,
@@ -15,12 +18,14 @@ def report(
         Path | None, typer.Option(metavar="OLD.h5", help="Gives baseline.* to --fail-on.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A summary for a CI job page.")
+        Path | None, typer.Option(metavar="FILE|-", help="A summary for a CI job page.")
     ] = None,
     json: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Metrics as strict JSON; - is stdout.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Gates as JUnit XML.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE|-", help="Gates as JUnit XML.")
+    ] = None,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(

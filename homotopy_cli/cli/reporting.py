@@ -43,6 +43,16 @@ def run_report(
         hint = f"homotopy report {logs[0]} --watch --every {every:g}"
         said = f"--every {every:g}: says how often --watch looks; alone it does nothing"
         raise HomotopyError(said, hint=hint)
+    piped = [
+        name
+        for name, to in (("json", json), ("markdown", markdown), ("junit", junit))
+        if str(to) == "-"
+    ]
+    if len(piped) > 1:
+        raise HomotopyError(
+            f"--{piped[0]} - and --{piped[1]} -: stdout takes one of them",
+            hint=f"--{piped[1]} FILE",
+        )
     target = out or logs[0].with_suffix(".html")
     later = watch and out is None and absent(logs[:1])  # the run makes the page's folder too
     named = [None if later else target, markdown, junit]
@@ -72,7 +82,7 @@ def run_report(
         write_text(str(junit), junit_xml(gates, suite=logs[0].name))
     if json is not None:
         write_json(metrics_document(runs, baseline=base, gates=gates), json)
-    if json != "-":
+    if "-" not in (json, str(markdown), str(junit)):
         print(f"page: {target}")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:

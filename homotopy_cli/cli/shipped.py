@@ -1,21 +1,23 @@
 """`homotopy train --list`, `--copy NAME` and `--schema`: recipes before anything is trained."""
 
 import json
+import shutil
 import textwrap
 from pathlib import Path
 
-WIDTH = 100  # columns of the list; longer facts go on below
+WIDTH = 100  # columns of the list at most; longer facts go on below
 
 
 def list_recipes() -> int:
     """The recipes of the package, each with what it needs; 0."""
     from homotopy_cli.recipe.shipped import shipped_recipes
 
+    width = min(WIDTH, max(40, shutil.get_terminal_size((WIDTH, 24)).columns))
     for recipe in shipped_recipes():
         print(recipe.name)
         facts = (("what", recipe.title), ("data", recipe.data), ("small", recipe.small))
         for word, fact in facts:
-            first, *more = textwrap.wrap(fact, WIDTH - 10)
+            first, *more = textwrap.wrap(fact, width - 10)
             print(f"  {word:<6}  {first}")
             for line in more:
                 print(f"          {line}")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homotopy_cli.errors import HomotopyError
+
 if TYPE_CHECKING:
     from homotopy_cli.recipe.load import LoadedRecipe
 
@@ -14,6 +16,7 @@ def train(
         Path | None,
         typer.Argument(
             metavar="[RECIPE]",
+            readable=False,  # our own error says more
             help="YAML file, or a name that --list shows; left out: quickstart.",
         ),
     ] = None,
@@ -74,6 +77,9 @@ def train(
     from homotopy_cli.cli.ranks import alike, refuse_launcher
     from homotopy_cli.cli.shipped import copy_recipe, list_recipes, print_schema
 
+    asked = [f"--{k}" for k, v in (("list", list_), ("copy", copy), ("schema", schema)) if v]
+    if len(asked) > 1:
+        raise HomotopyError(f"{' and '.join(asked)}: each is a command of its own", hint=asked[0])
     if list_:
         return list_recipes()
     if copy is not None:

@@ -25,6 +25,7 @@ def run_train(
         TrainingDiverged: After the summary, so that the error is the last thing said.
     """
     from homotopy_cli.training.loop import default_out, train
+    from homotopy_cli.training.outputs import run_paths
 
     if resume and overwrite:
         raise HomotopyError(
@@ -32,6 +33,8 @@ def run_train(
             hint="--resume continues the run that is there, --overwrite replaces it",
         )
     target = out if out is not None else default_out(loaded)
+    if resume and ranks.is_main and not run_paths(target).existing():
+        print(f"note: {target}: no run to resume, so it starts at step 0", file=sys.stderr)
     command = f"{ranks.program} train" + (f" {typed(recipe)}" if recipe is not None else "")
     result = train(
         loaded,

@@ -162,7 +162,9 @@ def _read(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise RecipeError(f"{path}: is a folder", hint=f"{path}/NAME.yaml") from error
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RecipeError(
+            f"{path}: cannot be read ({error.strerror})", hint="name a file that you may read"
+        ) from error
 
 
 def _validated(document: Document, overrides: Sequence[str], profile: str | None) -> Recipe:

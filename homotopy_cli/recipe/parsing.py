@@ -84,6 +84,11 @@ def parse_value(text: str, label: str) -> tuple[Any, dict[Path, Place], list[Fau
 def _decode(raw: bytes, label: str) -> str:
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise RecipeError(f"{label}: is UTF-16, not UTF-8", hint="save the file as UTF-8")
+    if b"\0" in raw:
+        raise RecipeError(
+            f"{label}: is a binary file, no recipe",
+            hint="a recipe is YAML text; homotopy train --list shows some",
+        )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

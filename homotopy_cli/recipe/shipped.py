@@ -61,7 +61,8 @@ def copy_shipped(name: str, destination: Path | None = None) -> Path:
         ) from error
     except OSError as error:
         raise RecipeError(
-            f"{target}: cannot be written ({error.strerror})", hint="name another file"
+            f"{target}: cannot be written ({error.strerror})",
+            hint="name a file in a folder that exists and that you may write to",
         ) from error
     return target
 
