@@ -17,11 +17,12 @@ def headline(loaded: Any, estimate: Any, made: dict[str, Any]) -> list[str]:
     if checkpoint.prefix_removed:
         where.append(f", prefix {checkpoint.prefix_removed!r} removed")
     batches = len(problem.batches)
+    terms = TERMS.get(problem.criterion_name, "terms")
+    terms = terms if estimate.n_terms != 1 else terms.removesuffix("s")
     lines = [
         "".join(where) + ")",
         f"{estimate.n_params:,} parameters; loss {problem.criterion_name} over "
-        f"{estimate.n_terms:,} {TERMS.get(problem.criterion_name, 'terms')} in {batches} "
-        f"batch{'es' if batches != 1 else ''}; "
+        f"{estimate.n_terms:,} {terms} in {batches} batch{'es' if batches != 1 else ''}; "
         f"{estimate.mode} mode, {estimate.dtype}",
     ]
     lines += list(loaded.notes)

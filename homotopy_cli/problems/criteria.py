@@ -49,11 +49,12 @@ def resolve_loss(
     """The loss that `spec` means.
 
     Args:
-        spec: A Loss; a name of NAMES; "file.py:callable" or "package.module:callable", called
-            loss(model, batch) -> scalar; such a callable; a torch criterion such as
-            nn.CrossEntropyLoss(), called criterion(outputs, targets); None: `output` if the
-            model's result has a loss, else guessed from the targets, with the evidence in
-            `reason`. A callable may have an attribute `count(batch) -> int`.
+        spec: A Loss; a name of NAMES; a callable loss(model, batch) -> scalar; a torch criterion
+            such as nn.CrossEntropyLoss() or a function of torch.nn.functional, called
+            criterion(outputs, targets); "file.py:NAME" or "package.module:NAME" of either (a
+            criterion's class is called without arguments); None: `output` if the model's
+            result has a loss, else guessed from the targets, with the evidence in `reason`.
+            A callable may have an attribute `count(batch) -> int`.
         base_dir: Folder that a relative file.py starts from.
         model, batch: Needed for None only; the model is called once, without a trace.
 
@@ -66,16 +67,15 @@ def resolve_loss(
         if spec in NAMES:
             return NAMES[spec]
         if ":" in spec:
-            return replace(from_callable(load_target(spec, base_dir or Path.cwd())), name=spec)
+            found = load_target(spec, base_dir or Path.cwd())
+            return replace(_from_object(_instance(spec, found)), name=spec)
         close = difflib.get_close_matches(spec, NAMES, n=1)
         raise ProblemError(
             f"loss {spec!r} is not one of {', '.join(NAMES)}",
             hint=f"did you mean {close[0]!r}?" if close else "or write --loss FILE.py:CALLABLE",
         )
     if spec is not None:
-        if isinstance(spec, nn.Module) or getattr(spec, "__module__", "") == F.__name__:
-            return from_criterion(spec)
-        return from_callable(spec)
+        return _from_object(spec)
     if model is None or batch is None:
         raise ProblemError(
             "no loss is given and there is no batch to guess it from",
@@ -84,6 +84,27 @@ def resolve_loss(
     from homotopy_cli.problems.guess import guess_loss
 
     return guess_loss(model, batch)
+
+
+def _from_object(found: Any) -> Loss:
+    """torch's own criteria take (outputs, targets), a user's function takes (model, batch)."""
+    if isinstance(found, nn.Module) or getattr(found, "__module__", "") == F.__name__:
+        return from_criterion(found)
+    return from_callable(found)
+
+
+def _instance(spec: str, found: Any) -> Any:
+    """A criterion's class as an object; anything else as it is."""
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        return found
+    try:
+        return found()
+    except Exception as error:  # user code: anything may come
+        said = (str(error).splitlines() or [""])[0]
+        raise ProblemError(
+            f"loss {spec}: cannot be made without arguments: {type(error).__name__}: {said}",
+            hint="name an object of it, or a function loss(model, batch)",
+        ) from error
 
 
 def from_callable(function: Callable[[nn.Module, Batch], Tensor]) -> Loss:

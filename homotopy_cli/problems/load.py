@@ -20,6 +20,7 @@ from homotopy_cli.problems.guess import guess_loss
 from homotopy_cli.problems.nest import walk
 from homotopy_cli.problems.optimizers import OptimizerInfo, optimizer_info
 from homotopy_cli.problems.pretrained_text import text_problem
+from homotopy_cli.problems.probabilities import applied_twice
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.sources import Setting, find_setting
 from homotopy_cli.zoo.registry import build_data
@@ -125,9 +126,9 @@ def load_problem(
         sources=[source for source, _ in given],
     )
     _check(problem, [source for source, _ in given])
-    if resolved.reason:
-        said = f"loss guessed: {resolved.reason}"
-        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, said))
+    guessed = f"loss guessed: {resolved.reason}" if resolved.reason else ""
+    said = tuple(words for words in (guessed, applied_twice(problem)) if words)
+    checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *said))
     recipe_spec = None if setting is None else setting.recipe.optimizer
     return LoadedProblem(
         problem,

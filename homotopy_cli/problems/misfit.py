@@ -57,7 +57,8 @@ def explain_misfit(
     said = _first_line(error)
     return ProblemError(
         f"{place}the loss cannot take this batch ({describe(batch)}): {said}",
-        hint=_dtype_hint(said) or "--debug shows where in the loss",
+        hint=_dtype_hint(said)
+        or "a function of your own is called loss(model, batch); --debug shows where it failed",
     )
 
 

@@ -193,7 +193,8 @@ class _Wanted:
             said.append(f'prefix "{best.prefix}" removed from the names')
         if best.outside:
             n = len(best.outside)
-            said.append(f"{n} tensors outside that prefix not used: {listed(best.outside)}")
+            many = "tensors" if n > 1 else "tensor"
+            said.append(f"{n} {many} outside that prefix not used: {listed(best.outside)}")
         rivals = [c.prefix for c in fitting[1:] if c.prefix and c.prefix != best.prefix]
         if rivals:
             said.append(f'the prefix "{rivals[0]}" would fit as well')

@@ -10,7 +10,7 @@ from homotopy_cli.recipe.datasets import TextData
 from homotopy_cli.recipe.load import open_recipe, recipe_from_resolved
 from homotopy_cli.recipe.schema import Recipe
 from homotopy_cli.recipe.targets import is_user_code
-from homotopy_cli.zoo.pretrained import architecture
+from homotopy_cli.zoo.pretrained import architecture, config_of
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,30 @@ def find_setting(
             hint=f"homotopy probe {typed(path)} --text FILE.txt   (or --batch FILE.pt)",
         )
     if missing:
-        n, total = len(checkpoint.state), sum(t.numel() for t in checkpoint.state.values())
         lacks = "model, loss and data are unknown" if needs_model else "the data are unknown"
         raise CheckpointError(
-            f"{path}: holds {n} tensors ({checkpoint.kind}, {total:,} numbers) but no recipe, "
-            f"so {lacks}",
+            f"{path}: {_held(checkpoint)} but no recipe, so {lacks}",
             hint=_command(path, needs_model, needs_loss),
         )
     return None
 
 
+def _held(checkpoint: Checkpoint) -> str:
+    """What was read, and from which place in the file; other sets of weights there are named."""
+    n, total = len(checkpoint.state), sum(t.numel() for t in checkpoint.state.values())
+    entry = f' in "{checkpoint.entry}"' if checkpoint.entry else ""
+    held = f"holds {n} tensor{'s' if n > 1 else ''}{entry} ({checkpoint.kind}, {total:,} numbers"
+    others = [f'"{name}"' for name in checkpoint.entries if name not in ("", checkpoint.entry)]
+    more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+    also = f"; --entry NAME takes {', '.join(others[:4])}{more}" if others else ""
+    return f"{held}{also})"
+
+
 def _command(path: Path, needs_model: bool, needs_loss: bool) -> str:
     """What to type for a checkpoint that tells nothing about itself."""
+    if needs_model and path.is_file() and config_of(path.parent) is not None:
+        folder = typed(path.parent)
+        return f"homotopy probe {folder} --text FILE.txt   (the transformers folder it lies in)"
     model = " --model model.py:build" if needs_model else " --model ..."
     loss = " --loss model.py:loss" if needs_loss else " --loss ..."
     command = f"homotopy probe {typed(path)}{model}{loss} --batch batch.pt"

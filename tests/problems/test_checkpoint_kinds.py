@@ -80,9 +80,15 @@ def test_lightning_ignores_what_lies_outside_the_prefix_and_says_so(tmp_path):
     model, found = loaded(save(tmp_path / "a.ckpt", content))
     assert_weights(model)
     assert found.prefix_removed == "net."
-    assert '5 tensors outside that prefix not used: "ema_model.0.weight"' in found.notes[2]
+    assert found.notes[2].startswith('5 tensors outside that prefix not used: "ema_model.0.weight"')
     assert 'the prefix "ema_model." would fit as well' in found.notes[3]
     assert "only 4 of the file's 9 tensors are used" in found.notes[4]
+    one = {
+        "pytorch-lightning_version": "2.5.1",
+        "state_dict": {**state("net."), "shift": torch.ones(())},
+    }
+    _, found = loaded(save(tmp_path / "one.ckpt", one))
+    assert found.notes[2] == '1 tensor outside that prefix not used: "shift"'
 
 
 @pytest.mark.parametrize(

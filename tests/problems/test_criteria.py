@@ -237,3 +237,32 @@ def test_labels_are_checked_before_a_device_would_abort(labels, bad):
         return
     with pytest.raises(IndexError, match=rf"label {bad} out of range 0\.\.4"):
         check_labels(target, 5)
+
+
+class Scaled(nn.Module):
+    """A criterion that needs an argument."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+
+@pytest.mark.parametrize("target", ["binary_cross_entropy", "BCELoss"])
+def test_torchs_own_criteria_are_targets_of_outputs_and_targets(target):
+    place = "torch.nn" if target == "BCELoss" else "torch.nn.functional"
+    loss = resolve_loss(f"{place}:{target}")
+    p, y = torch.rand(6, 2), torch.randint(2, (6, 2)).float()
+    by_hand = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+    torch.testing.assert_close(loss.function(nn.Identity(), (p, y)), by_hand)
+    assert loss.name == f"{place}:{target}"
+    assert loss.count((p, y)) == NAMES["bce"].count((p, y))
+
+
+def test_a_criterions_class_that_needs_arguments_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("from test_criteria import Scaled\n")
+    with pytest.raises(ProblemError) as caught:
+        resolve_loss("mine.py:Scaled", base_dir=tmp_path)
+    assert caught.value.message.startswith(
+        "loss mine.py:Scaled: cannot be made without arguments: TypeError: "
+    )
+    assert caught.value.hint == "name an object of it, or a function loss(model, batch)"

@@ -146,6 +146,67 @@ def test_what_a_bare_checkpoint_lacks_is_said_with_the_command(folder):
     assert "the data are unknown" in error.message
 
 
+def test_a_bare_nested_checkpoint_names_the_entry_it_took_and_the_others(folder):
+    one = {"epoch": 3, "net": {"model": state(), "step": 1}}
+    save(folder / "nested.pt", one)
+    assert refusal("nested.pt").message == (
+        'nested.pt: holds 4 tensors in "net.model" (nested, 75 numbers) but no recipe, so model, '
+        "loss and data are unknown"
+    )
+    several = {"model": {"w": torch.ones(2)}, **{k: state() for k in ("ema", "a", "b", "c", "d")}}
+    save(folder / "several.pt", several)
+    assert refusal("several.pt").message == (
+        'several.pt: holds 1 tensor in "model" (nested, 2 numbers; --entry NAME takes "a", "b", '
+        '"c", "d" and 1 more) but no recipe, so model, loss and data are unknown'
+    )
+
+
+def test_weights_inside_a_transformers_folder_lead_to_the_folder(folder):
+    (folder / "hf model").mkdir()
+    save(folder / "hf model" / "pytorch_model.bin", state())
+    bare = refusal("hf model/pytorch_model.bin").hint
+    assert bare.startswith("homotopy probe 'hf model/pytorch_model.bin' --model model.py:build")
+    (folder / "hf model" / "config.json").write_text('{"model_type": "bert"}')
+    assert refusal("hf model/pytorch_model.bin").hint == (
+        "homotopy probe 'hf model' --text FILE.txt   (the transformers folder it lies in)"
+    )
+
+
+SIGMOID = """
+import torch
+from torch import nn
+def build(last):
+    return nn.Sequential(nn.Linear(5, 3), getattr(nn, last)(*([1] if "Softmax" in last else [])))
+def plain(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "words"),
+    [
+        ("Sigmoid", "bce", "all 96 outputs are within 0..1, and bce takes logits: if the model "),
+        ("Sigmoid", "torch.nn:BCEWithLogitsLoss", "and BCEWithLogitsLoss takes logits"),
+        ("Softmax", "cross_entropy", "probabilities that sum to 1, and cross_entropy takes logits"),
+        ("Softmax", "torch.nn.functional:cross_entropy", "and cross_entropy takes logits"),
+        ("Sigmoid", "torch.nn.functional:binary_cross_entropy", ""),
+        ("Sigmoid", "model.py:plain", ""),
+        ("Sigmoid", "cross_entropy", ""),  # within 0..1, but no distribution over the classes
+        ("LogSoftmax", "cross_entropy", ""),
+        ("Identity", "bce", ""),
+    ],
+)
+def test_a_sigmoid_or_softmax_that_would_be_applied_twice_is_said(folder, last, loss, words):
+    (folder / "model.py").write_text(SIGMOID)
+    save(folder / "last.pt", {"0.weight": state()["0.weight"][:3], "0.bias": state()["0.bias"][:3]})
+    binary = "cross_entropy" not in loss or "binary" in loss
+    save(folder / "batch.pt", (X, torch.eye(3)[Y] if binary else Y))
+    options = {"model": "model.py:build", "model_args": {"last": last}, "batches": "batch.pt"}
+    notes = load_problem("last.pt", loss=loss, **options).notes
+    assert len(notes) == bool(words)
+    assert not words or (notes[0].startswith("warning: ") and words in notes[0])
+
+
 def test_options_that_are_no_options(folder):
     assert refusal("ckpt.pt", **FOREIGN, dtype="float8").message == (
         "--dtype float8: is not float32 or float64"
