@@ -225,6 +225,7 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
         arms.setdefault(plan.cell.settings, []).append(found)
     keys = [key for key, _ in rows[0][0].cell.settings]
     name = "val_loss" if any(found["val_loss"] is not None for _, found in rows) else "final_loss"
+    cut = any(_is_cut(found) for _, found in rows)
     title = "held-out loss" if name == "val_loss" else "training loss"
     table = plain_table(
         "",
@@ -234,6 +235,7 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
         ("lowest", "right"),
         ("highest", "right"),
         ("diverged", "right"),
+        *((("unfinished", "right"),) if cut else ()),
         ("largest edge ratio", "right"),
     )
     for settings, found in arms.items():
@@ -245,9 +247,15 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
             str(len(found)),
             *(_loss(x) for x in (middle, min(values, default=None), max(values, default=None))),
             str(sum(f["status"] == "diverged" for f in found) or ""),
+            *([str(sum(_is_cut(f) for f in found) or "")] if cut else ()),
             number(max(edges, default=None)),
         )
     print_table(console(), table)
+
+
+def _is_cut(found: dict[str, Any]) -> bool:
+    """Whether the run was stopped on its way: its losses are those of fewer steps."""
+    return found["status"] not in ("finished", "diverged")
 
 
 def _loss(value: float | None) -> str:

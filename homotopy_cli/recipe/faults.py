@@ -82,6 +82,12 @@ def _one(item: Any, path: Path, unknown: set[Path], document: Document) -> None:
         document.add_fault((*path, *misfit.path), misfit.what, misfit.hint)
     elif kind == "extra_forbidden":
         what, hint = _unknown_key(path, document.data)
+        section = path[:-1]
+        renamed = document.place((*section, "name")).key.startswith("--set ")
+        if section and renamed and not document.place(path).key.startswith("--set "):
+            # The file's keys are those of the name that --set took away.
+            name = _value_at((*section, "name"), document.data)
+            hint = f"--set {dotted(section)}={name} replaces the whole section"
         document.add_fault(path, what, hint, at_key=True)
     elif kind == "missing":
         if not any(

@@ -136,7 +136,7 @@ def advice(result: TrainResult) -> str:
     bad = result.status == "diverged" or _rise(result.tally) > RISE_ALARM
     if not bad or result.scheduler.endswith("homotopy"):
         return ""
-    return "--set scheduler.name=homotopy lets curvature cap the rate, or lower optimizer.lr"
+    return "--set scheduler=homotopy lets curvature cap the rate, or lower optimizer.lr"
 
 
 def _rise(tally: Tally) -> float:

@@ -79,3 +79,17 @@ def test_resuming_what_is_not_there_is_said(tmp_path, capsys, monkeypatch):
     assert run([*argv, "--out", "a.h5"]) == 0
     again = capsys.readouterr()
     assert again.err == "" and again.out.startswith("nothing to do: the run already has 2 steps")
+
+
+def test_a_name_changed_by_set_says_how_to_replace_the_section(tmp_path, capsys):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text(
+        "model: {name: mlp}\ndata: {name: digits}\noptimizer: {name: adamw, lr: 1e-3}\n"
+        "scheduler: {name: homotopy, inner: {name: cosine}}\nsteps: 5\n"
+    )
+    error, hint, *_ = said(capsys, "train", str(recipe), "--set", "scheduler.name=constant")
+    assert error.endswith("a.yaml:4: scheduler.inner: unknown key of constant")
+    assert hint == "hint:  --set scheduler=constant replaces the whole section"
+    wrong = ("--set", "scheduler.name=constant", "--set", "scheduler.iner=1")
+    lines = said(capsys, "train", str(recipe), *wrong)
+    assert any("--set scheduler.iner=1: unknown key of constant" in line for line in lines)

@@ -92,7 +92,11 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(folder):
     long = ("--set", "steps=60000", "--set", "checkpoint_every=100", "--seeds", "2", "--out", "g")
     command = [sys.executable, "-m", "homotopy_cli", "train", "bowl.yaml", *long]
     process = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     started = time.monotonic()
     while not (folder / "g/seed=1.h5").exists() and time.monotonic() - started < 120:
@@ -100,8 +104,9 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(folder):
     while not len(read_log(folder / "g/seed=1.h5").step) and time.monotonic() - started < 120:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and b"the same command goes on" in err
+    assert b"unfinished" in out  # its losses are those of fewer steps
     stopped = read_log(folder / "g/seed=1.h5")
     assert stopped.status == "interrupted" and 0 < len(stopped.step) < 60000
     assert not (folder / "g/seed=2.h5").exists()

@@ -266,5 +266,8 @@ def test_set_of_another_scheduler_reports_what_no_longer_belongs(faults):
         overrides=["scheduler.name=constant"], more="scheduler: {name: homotopy, alpha: 2}"
     )
     assert found == [
-        ("r.yaml:5: scheduler.alpha: unknown key of constant", "known here: name, warmup")
+        (
+            "r.yaml:5: scheduler.alpha: unknown key of constant",
+            "--set scheduler=constant replaces the whole section",
+        )
     ]

@@ -34,7 +34,7 @@ def test_a_non_finite_loss_stops_at_its_step_with_log_and_last_good_checkpoint(t
     kept = torch.load(tmp_path / "out" / "run.pt", weights_only=True)
     assert kept["step"] <= result.step
     assert all(torch.isfinite(value).all() for value in kept["model"].values())
-    assert "scheduler.name=homotopy" in advice(result)
+    assert "--set scheduler=homotopy" in advice(result)
 
 
 @pytest.mark.parametrize("lr", ["1.0e+3", "1.0e+38"])
@@ -64,7 +64,7 @@ def test_divergence_that_stays_finite_is_said(tmp_path):
     assert log.probes["edge_ratio"][at] == pytest.approx(product / 2, rel=1e-9)
     assert f"lr x sharpness reached {product:.3g} at step {log.probe_step[at]}" in sharp
     assert sharp.endswith("far above the stability threshold 2")
-    assert "scheduler.name=homotopy" in advice(result)
+    assert "--set scheduler=homotopy" in advice(result)
 
 
 def test_an_uneventful_run_has_no_findings(tmp_path):
