@@ -144,6 +144,14 @@ class Ceiling:
         """Whether the last probe is older than that."""
         return step - self.taken_at > self.patience
 
+    def holds_blindly(self, step: int) -> bool:
+        """Whether rates are held down on old evidence, which is worth a probe over the budget.
+
+        One outlier just before a short run's budget is spent would hold the rate for all the rest
+        of it. The overdraft is at most the poorest probe every `patience` steps.
+        """
+        return self.measured and self.reason != SCHEDULE and self.is_stale(step)
+
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
         floor = self.settings.floor

@@ -135,11 +135,14 @@ class CurvatureGuard:
         alarm = self._alarmed(loss, grad_norm)
         efforts = self._efforts(step, rates)
         costs = [effort.predicted(n_rows(batch)) for effort in efforts]
-        if self.cadence.wants(step):  # ranks with other batch sizes must still decide alike
+        blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
+        if blind or self.cadence.wants(step):  # ranks with other batch sizes must decide alike
             costs = mean_over_ranks(costs)
         chosen = self.cadence.choose(step, costs)
         if chosen is None:
-            return None
+            if not blind:
+                return None
+            chosen = len(costs) - 1
         effort, cost = efforts[chosen], costs[chosen]
         try:
             metric = self.metric(rates)

@@ -79,3 +79,34 @@ def test_a_short_run_sees_the_curvature_fall_after_its_start():
         scheduler.step()
     assert max(rates[:30]) < 0.02  # 0.9 of 2/λ, λ = 200·E[x²]
     assert max(rates[150:]) > 0.2
+
+
+def test_one_outlier_does_not_hold_a_run_whose_budget_is_spent():
+    """H is a thousandfold at step 16 alone: the ceiling attacks, and must look again to let go."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 3)
+    model = torch.nn.Linear(3, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scale = 1.0
+
+    def loss_of(module, batch):
+        return scale * module(batch).square().mean()
+
+    scheduler = HomotopyLR(
+        optimizer, model, loss_of, base_lr=0.1, total_steps=150, budget=1e-6, release=1.3
+    )
+    rates, probed = [], []
+    for step in range(150):
+        scale = 1000.0 if step == 16 else 1.0
+        optimizer.zero_grad()
+        loss_of(model, x).backward()
+        if scheduler.update_curvature(x) is not None:
+            probed.append(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[15] == 0.1 and rates[17] < 2e-3
+    assert rates[149] == 0.1
+    late = [step for step in probed if step > 16]
+    assert late and all(b - a > 20 for a, b in zip([16, *late], late, strict=False))
+    assert len(late) <= 3  # and none once the schedule is free again
