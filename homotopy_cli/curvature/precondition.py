@@ -24,6 +24,19 @@ _FAMILIES = {
     "adagrad": "adagrad",
     "sgd": "sgd",
 }
+_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg", "sum")
+_SETTINGS = (
+    "lr",
+    "betas",
+    "eps",
+    "alpha",
+    "momentum",
+    "dampening",
+    "weight_decay",
+    "momentum_decay",
+    "lr_decay",
+    "initial_accumulator_value",
+)
 
 
 def preconditioner(
@@ -96,11 +109,12 @@ def saved_preconditioner(
             f"the optimizer state has no known diagonal metric ({family or _settings(groups)})",
             hint="use --curvature hessian",
         )
+    states = state_dict.get("state", {})
+    _refuse_unreadable(groups, states)
     if known == "sgd":
         return None
     if grads is None:
         grads = [None] * len(params)
-    states = state_dict.get("state", {})
     parts = [
         _diagonal(known, group, states.get(index, {}), param, grad)
         for (index, group), param, grad in zip(numbered, params, grads, strict=True)
@@ -141,6 +155,31 @@ def recognised_family(settings: Collection[str]) -> str:
 def _settings(groups: Sequence[Mapping[str, Any]]) -> str:
     keys = sorted(set().union(*(group.keys() for group in groups)) - {"params"}) if groups else []
     return f"its settings are {', '.join(keys)}" if keys else "it has no settings"
+
+
+def _refuse_unreadable(groups: Sequence[Mapping[str, Any]], states: Mapping[Any, Any]) -> None:
+    """Settings that are no numbers and moments that are no tensors: objects of unrun classes."""
+    entries = [(k, v) for group in groups for k, v in group.items() if k in _SETTINGS]
+    moments = [state for state in states.values() if isinstance(state, Mapping)]
+    entries += [(k, v) for state in moments for k, v in state.items() if k in (*_MOMENTS, "step")]
+    for name, value in entries:
+        if name == "betas":
+            sound = isinstance(value, list | tuple) and len(value) == 2 and all(map(_number, value))
+        else:
+            sound = isinstance(value, Tensor) if name in _MOMENTS else _number(value)
+        if not sound:
+            raise ProblemError(
+                f"the optimizer state's {name} cannot be read: {value!r}",
+                hint="use --curvature hessian",
+            )
+
+
+def _number(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, Tensor) and value.numel() == 1)
+    )
 
 
 def _diagonal(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homotopy_cli.problems.legible import Inert, plain
+
 # In the order of preference; the rest follow by size. Averages are offered, never taken unasked.
 PREFERRED = (
     "model",
@@ -95,8 +97,11 @@ def optimizer_of(content: Mapping[Any, Any]) -> tuple[dict[str, Any] | None, str
         if isinstance(value, list | tuple) and value:
             several = f"{name} holds {len(value)}, the first was taken" if len(value) > 1 else ""
             value = value[0]
-        if isinstance(value, Mapping) and "param_groups" in value and "state" in value:
-            return dict(value), several
+        if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
+            continue
+        groups = plain(value.get("param_groups"))
+        if isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):
+            return {**value, "param_groups": groups}, several
     return None, ""
 
 
@@ -116,10 +121,10 @@ def small_values(content: Mapping[Any, Any]) -> dict[str, Any]:
     kept = {}
     for key, value in content.items():
         if isinstance(value, str | int | float | bool) or (
-            isinstance(value, Mapping)
+            isinstance(value, Mapping | Inert)
             and str(key) in ("hyper_parameters", "hparams", "config", "args", "model_args")
         ):
-            kept[str(key)] = value
+            kept[str(key)] = plain(value)
     return kept
 
 

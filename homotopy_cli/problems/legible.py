@@ -64,6 +64,33 @@ class Inert:
         return state if isinstance(state, dict) else {}
 
 
+def plain(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """`value` with omegaconf's stand-ins as the dicts, lists and numbers that they hold.
+
+    Hydra, Lightning and pyannote save settings so, an optimizer's betas among them. Other
+    stand-ins stay. Each object is looked into once, so a nest that holds itself ends too.
+
+    Args:
+        value: Any nest.
+        known: id -> what it became; for the recursion.
+    """
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)]
+    known[id(value)] = value
+    made = value
+    if isinstance(value, Inert):
+        if value.path.startswith("omegaconf."):
+            names = [name for name in ("_content", "_val") if name in value.attributes]
+            made = plain(value.attributes[names[0]], known) if names else value
+    elif isinstance(value, dict):
+        made = {key: plain(item, known) for key, item in value.items()}
+    elif type(value) in (list, tuple):
+        made = type(value)(plain(item, known) for item in value)
+    known[id(value)] = made
+    return made
+
+
 class _Storage:
     """One storage type as a pickle names it."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from homotopy_cli.problems.wrappers import clean_name
 
@@ -43,7 +43,8 @@ def optimizer_info(
         ):
             names = tuple(name for name, _ in order)
             break
-    steps = [float(s["step"]) for s in moments.values() if isinstance(s, Mapping) and "step" in s]
+    counts = [s["step"] for s in moments.values() if isinstance(s, Mapping) and "step" in s]
+    steps = [float(count) for count in counts if isinstance(count, int | float | Tensor)]
     settings = {k: v for k, v in groups[0].items() if k != "params"} if groups else {}
     name = getattr(spec, "name", None)
     return OptimizerInfo(
@@ -55,10 +56,10 @@ def optimizer_info(
     )
 
 
-def _alike(state: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+def _alike(state: Any, shape: tuple[int, ...]) -> bool:
     """Every moment with more than one number has the parameter's shape."""
-    return all(
+    return isinstance(state, Mapping) and all(
         tuple(value.shape) == tuple(shape)
         for value in state.values()
-        if getattr(value, "ndim", 0) > 0 and value.numel() > 1
+        if isinstance(value, Tensor) and value.ndim > 0 and value.numel() > 1
     )

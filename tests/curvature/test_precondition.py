@@ -141,3 +141,23 @@ def test_misfits_are_programming_errors():
         inverse_square_root(torch.tensor([1.0, 0.0]))
     with pytest.raises(ValueError, match=r"shape \(2,\), the operator needs \(3,\)"):
         PreconditionedOperator(DenseOperator(torch.eye(3)), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        ("group", "betas", (0.9,)),
+        ("group", "betas", (0.9, "0.999")),
+        ("group", "eps", "tiny"),
+        ("group", "lr", torch.ones(2)),
+        ("state", "exp_avg_sq", 0.5),
+        ("state", "step", torch.ones(2)),
+    ],
+)
+def test_settings_and_moments_that_cannot_be_read_are_refused_by_name(place, name, value):
+    params, optimizer = trained(torch.optim.Adam, {}, 1)
+    saved = optimizer.state_dict()
+    (saved["param_groups"][0] if place == "group" else saved["state"][1])[name] = value
+    with pytest.raises(ProblemError) as caught:
+        saved_preconditioner(saved, params)
+    assert caught.value.message == f"the optimizer state's {name} cannot be read: {value!r}"
