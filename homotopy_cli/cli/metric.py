@@ -30,11 +30,10 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
         return None, ""
     if info.parameters is None:
         return None, "its optimizer state does not fit the model: no preconditioned curvature"
-    ordered = [problem.params[n] for n in info.parameters if n in problem.params]
-    if len(ordered) != len(info.parameters):
-        return None, "its optimizer state covers frozen parameters: no preconditioned curvature"
+    state, names = _of_measured(info, problem.params)
+    ordered = [problem.params[name] for name in names]
     try:
-        flat = saved_preconditioner(info.state_dict, ordered, family=info.family)
+        flat = saved_preconditioner(state, ordered, family=info.family)
     except ProblemError as error:
         return None, error.message
     group = info.settings
@@ -43,8 +42,16 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
         return None, f"optimizer {info.family!r} has no known edge of stability"
     if flat is not None:
         sizes = [p.numel() for p in ordered]
-        parts = dict(zip(info.parameters, flat.split(sizes), strict=True))
+        parts = dict(zip(names, flat.split(sizes), strict=True))
         flat = torch.cat([parts[name] for name in problem.params])
     lr = float(group.get("lr", 0.0))
     law = edge_law(family, group, (info.step or 0) + 1)
     return SavedMetric(info.family or family, flat, law.threshold(lr), lr), ""
+
+
+def _of_measured(info: Any, params: Any) -> tuple[dict[str, Any], list[str]]:
+    """(The optimizer's state, names) of the measured parameters: frozen ones have no row in H."""
+    groups = info.state_dict["param_groups"]
+    named = dict(zip((i for g in groups for i in g["params"]), info.parameters, strict=True))
+    kept = [{**g, "params": [i for i in g["params"] if named[i] in params]} for g in groups]
+    return {**info.state_dict, "param_groups": kept}, [n for n in named.values() if n in params]

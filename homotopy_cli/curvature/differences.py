@@ -107,9 +107,9 @@ def loss_along(problem: Problem, v: Tensor, step: float) -> float:
         name: torch.add(param.detach(), part.view(param.shape), alpha=step)
         for (name, param), part in zip(problem.params.items(), parts, strict=True)
     }
-    with _exchanged(problem, moved), torch.no_grad():
+    with _exchanged(problem, moved):  # no leaf: no graph, but for what the model differentiates
         parts = problem.reducer.together(
-            lambda: sum(w * float(problem.batch_loss(i)) for i, w in enumerate(problem.weights))
+            lambda: sum(w * problem.batch_loss(i).item() for i, w in enumerate(problem.weights))
         )
     value = math.fsum(parts) if all(map(math.isfinite, parts)) else math.inf
     return value

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 def check_chunks(whole: "Problem", chunked: "Problem", rows: int) -> None:
     """Refuse chunks whose mean is not the loss of the whole; one forward pass each."""
-    with torch.no_grad():
-        wanted = total(whole)
-        found = total(chunked)
+    wanted = total(whole)
+    found = total(chunked)
     tolerance = 1e-9 if whole.dtype == torch.float64 else 1e-3
     if not abs(found - wanted) <= tolerance * max(1.0, abs(wanted)) and wanted == wanted:
         raise ProblemError(

@@ -76,7 +76,7 @@ def _result(model: nn.Module, inputs: Batch, source: str, *, fatal: bool) -> obj
     borrowed = Borrowed(model, {}, "eval")
     try:
         borrowed.fresh_buffers(None, first.device)
-        with forked_rng(first.device, 0), quiet_kernels(model, first.device), torch.no_grad():
+        with forked_rng(first.device, 0), quiet_kernels(model, first.device):
             return call_model(model, inputs)
     except HomotopyError:
         raise

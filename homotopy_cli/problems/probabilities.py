@@ -1,6 +1,5 @@
 """Outputs that are probabilities already, given to a loss that takes logits."""
 
-import torch
 from torch import Tensor
 
 from homotopy_cli.problems.calling import result_outputs
@@ -26,8 +25,7 @@ def applied_twice(problem: Problem) -> str:
     name = problem.criterion_name.rpartition(":")[2].rpartition(".")[2]
     if name not in (*_CLASSES, *_BINARY) or problem.loss.predict is None:
         return ""
-    with torch.no_grad():
-        outputs = result_outputs(problem.batch_outputs(0)[0])
+    outputs = result_outputs(problem.batch_outputs(0)[0]).detach()
     if outputs.numel() < _LEAST or not bool(((outputs >= 0) & (outputs <= 1)).all()):
         return ""
     if name in _BINARY:

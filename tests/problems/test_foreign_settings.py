@@ -131,3 +131,26 @@ def test_other_stand_ins_stay_and_a_nest_in_itself_ends():
     knot = type("ListConfig", (Inert,), {"path": "omegaconf.listconfig.ListConfig"})()
     knot.__setstate__({"_content": [knot, 1]})
     assert plain(knot) == [knot, 1]
+
+
+def test_an_optimizer_of_all_parameters_measures_the_trainable_ones(folder, capsys):
+    """Frozen ones have no row in H; P of the rest is what the whole state says of them."""
+    frozen = (
+        MODEL.replace("return ", "net = ") + "    net[0].requires_grad_(False)\n    return net\n"
+    )
+    (folder / "model.py").write_text(frozen)
+    saved(folder / "ckpt.pt", (0.8, 0.95))
+    found = probed(folder / "ckpt.pt", capsys)
+    held = torch.load(folder / "ckpt.pt")
+    model = mlp().double()
+    model.load_state_dict(held["model"])
+    hidden = model[1](model[0](X.double())).detach()
+    design = torch.cat([hidden, torch.ones(6, 1)], 1)  # the loss is quadratic in the last layer
+    hessian = 2 / 18 * torch.kron(torch.eye(3).double(), design.T @ design)
+    v = [held["optimizer"]["state"][i]["exp_avg_sq"].double() for i in (2, 3)]
+    p = (torch.cat([v[0], v[1][:, None]], 1).reshape(-1) / (1 - 0.95)).sqrt() + 1e-8
+    scaled = p.rsqrt()[:, None] * hessian * p.rsqrt()
+    sharp = torch.linalg.eigvalsh(scaled)[-1].item()
+    assert found["preconditioned_sharpness"]["value"] == pytest.approx(sharp, rel=1e-3)
+    assert found["edges"]["adam"] is not None
+    assert not any("optimizer state" in note for note in found["checkpoint"]["notes"])
