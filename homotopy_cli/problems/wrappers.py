@@ -68,6 +68,28 @@ def plain_checkpoints() -> Iterator[None]:
         module.CheckpointFunction = reentrant
 
 
+def _written_out(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g·v/‖v‖, the norm over every axis but `dim`."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+@contextmanager
+def open_weight_norm() -> Iterator[None]:
+    """Weight normalisation as its formula, in both of torch's modules for it.
+
+    The second derivative of torch's fused kernel holds ‖v‖ constant (torch 2.13, CPU): products
+    with the Hessian come out unsymmetric, by as much as their own length in a small layer, and
+    no error is raised. It has no forward derivative either.
+    """
+    hooks = sys.modules["torch.nn.utils.weight_norm"]  # the name in torch.nn.utils is a function
+    fused, imported = torch._weight_norm, hooks._weight_norm
+    torch._weight_norm = hooks._weight_norm = _written_out
+    try:
+        yield
+    finally:
+        torch._weight_norm, hooks._weight_norm = fused, imported
+
+
 @contextmanager
 def forked_rng(device: torch.device, seed: int) -> Iterator[None]:
     """All global generators (torch, CUDA device, Python, NumPy) at `seed`, restored afterwards.
@@ -144,13 +166,15 @@ class Borrowed:
 def quiet_kernels(model: nn.Module | None, device: torch.device) -> ExitStack:
     """The kernels that can be differentiated twice, as one context.
 
-    Math attention and checkpoints without a backward pass of their own always; eager mode where
+    Math attention, checkpoints without a backward pass of their own and weight normalisation as a
+    formula always; eager mode where
     anything can have been compiled (compiled code refuses double backward); no cuDNN where a
     recurrent layer sits on CUDA.
     """
     stack = ExitStack()
     stack.enter_context(sdpa_math())
     stack.enter_context(plain_checkpoints())
+    stack.enter_context(open_weight_norm())
     if "torch._dynamo" in sys.modules:  # torch.compile, of a module or a function, loads it
         stack.enter_context(torch.compiler.set_stance("force_eager"))
     modules = [] if model is None else model.modules()
