@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homotopy_cli.problems.legible import Inert, plain
+from homotopy_cli.problems.legible import plain
 
 # In the order of preference; the rest follow by size. Averages are offered, never taken unasked.
 PREFERRED = (
@@ -119,12 +119,13 @@ def scheduler_of(content: Mapping[Any, Any]) -> dict[str, Any] | None:
 def small_values(content: Mapping[Any, Any]) -> dict[str, Any]:
     """Numbers, texts and hyper-parameters that lie beside the weights."""
     kept = {}
-    for key, value in content.items():
+    for key, held in content.items():
+        value = plain(held)
         if isinstance(value, str | int | float | bool) or (
-            isinstance(value, Mapping | Inert)
+            isinstance(value, Mapping)
             and str(key) in ("hyper_parameters", "hparams", "config", "args", "model_args")
         ):
-            kept[str(key)] = plain(value)
+            kept[str(key)] = value
     return kept
 
 
