@@ -75,17 +75,22 @@ def char_gpt(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def basin(rows: Sequence[Row], title: str = "Character GPT, 400 steps: the basin") -> list[str]:
+def basin(rows: Sequence[Row], title: str = "Character GPT, 300 steps: the basin") -> list[str]:
     """Sensitivity to the rate, arm by arm."""
     lines = [f"## {title}", "", *_rates(rows), ""]
     found = cells(rows, ("profile", "optimizer.lr"), "val_loss")
     first = statistics.median(float(row["first_loss"]) for row in rows)
     arms = list(dict.fromkeys(arm for arm, _ in found))
+    rates = {arm: {lr for a, lr in found if a == arm} for arm in arms}
+    arms = [arm for arm in arms if len(rates[arm]) > 1]
+    shared = set.intersection(*(rates[arm] for arm in arms))
     lowest = min(median(values) for values in found.values())
     by_arm = {
-        arm: sensitivity({lr: v for (a, lr), v in found.items() if a == arm}, lowest, first)
+        arm: sensitivity({lr: found[arm, lr] for lr in sorted(shared)}, lowest, first)
         for arm in arms
     }
+    lines.append(f"Over the rates {', '.join(sorted(shared, key=float))}:")
+    lines.append("")
     base = by_arm[arms[0]]
     for arm, values in by_arm.items():
         words = f"{arm}: sensitivity {median(values):.3f}"
@@ -98,9 +103,9 @@ def basin(rows: Sequence[Row], title: str = "Character GPT, 400 steps: the basin
     return lines
 
 
-def cifar10(rows: Sequence[Row]) -> list[str]:
+def cifar10(rows: Sequence[Row], title: str = "CIFAR-10: held-out accuracy, %") -> list[str]:
     """Accuracy by rate, the spread of the late training loss, and robustness."""
-    lines = ["## CIFAR-10: held-out accuracy, %", ""]
+    lines = [f"## {title}", ""]
     lines += _rates(rows, "val_metric", lambda v: f"{100 * v:.1f}")
     found = cells(rows, ("profile", "optimizer.lr"), "val_metric")
     best = max(found, key=lambda key: median(found[key]))
@@ -136,7 +141,7 @@ def depth(rows: Sequence[Row]) -> list[str]:
         both: dict[str, dict[str, float]] = {}
         for arm in ("cosine", "guard"):
             mine = {lr: found[layers, arm, lr] for lr in rates if (layers, arm, lr) in found}
-            if not mine:
+            if set(mine) != set(rates):  # not measured at every rate
                 continue
             both[arm] = sensitivity(mine, lowest, first)
             told = [_range(mine[lr]) if lr in mine else "" for lr in rates]
@@ -204,7 +209,8 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "convex": convex,
     "char_gpt": char_gpt,
     "char_gpt_basin": basin,
-    "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 400 steps"),
+    "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 300 steps"),
     "cifar10": cifar10,
+    "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),
     "depth": depth,
 }
