@@ -49,7 +49,7 @@ def evaluate(
         for batch in batches:
             part, counted = ranks.part(batch)
             counts.append(loss.count(part) if counted else 0)
-            losses.append(loss.function(model, part).detach().reshape(()))
+            losses.append(_value(loss, model, part).detach().reshape(()))
             if loss.name == "cross_entropy" and _is_labelled(part):
                 inputs, labels = part
                 scores = result_outputs(call_model(model, inputs))
@@ -67,6 +67,17 @@ def evaluate(
     elif rows:
         values["eval_metric"] = right / rows
     return values
+
+
+def _value(loss: Loss, model: nn.Module, batch: Any) -> torch.Tensor:
+    """The loss; with gradients where the model needs them for its own forward pass (forces)."""
+    try:
+        return loss.function(model, batch)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+    with torch.enable_grad():
+        return loss.function(model, batch)
 
 
 def _is_labelled(batch: Any) -> bool:
