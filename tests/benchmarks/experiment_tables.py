@@ -30,7 +30,7 @@ def convex(rows: Sequence[Row]) -> list[str]:
     found = cells(rows, (*problem, "profile", "optimizer.lr"), "val_loss")
     first = statistics.median(float(row["first_loss"]) for row in rows)
     arms = list(dict.fromkeys(key[3] for key in found))
-    lines = ["## Convex: loss after 1,000 steps, medians of 5 seeds", ""]
+    lines = ["## Convex: loss after 1,000 steps, medians over seeds", ""]
     lines += [_head(["noise", "condition", "rotated", *arms]), _rule(3 + len(arms))]
     won = {"0": [0, 0], "0.01": [0, 0]}
     for noise, condition, rotated in sorted({key[:3] for key in found}, key=_problem_order):
