@@ -146,15 +146,19 @@ def paired_difference(arm: Arm, first: Arm, endpoint: Sequence[float | None]) ->
     known = np.array([a - b for a, b in pairs if a is not None and b is not None])
     if not len(known):
         return None
-    low = high = float("nan")
-    if len(known) > 1:
-        generator = np.random.default_rng(0)
-        drawn = known[generator.integers(0, len(known), (DRAWS, len(known)))]
-        tail = 50 * (1 - LEVEL)
-        low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
-    return Difference(
-        len(known), len(pairs) - len(known), float(np.median(known)), float(low), float(high)
-    )
+    low, high = median_interval(known)
+    return Difference(len(known), len(pairs) - len(known), float(np.median(known)), low, high)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval of the median of values (n,), n >= 1; NaN where n is 1."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(0)
+    drawn = values[generator.integers(0, len(values), (DRAWS, len(values)))]
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _by_seed(arm: Arm) -> dict[Any, int]:

@@ -34,8 +34,8 @@ class Cadence:
     """Decides at which optimizer steps a probe runs.
 
     At most one probe per optimizer step: gradient accumulation and a step that a GradScaler
-    skipped ask again at the same step and get no. Half of the run's whole allowance may
-    be spent at once, which pays for the start; the rest accrues with the steps. Steps 0, 1, 2,
+    skipped ask again at the same step and get no. The share `front` of the run's allowance
+    may be spent at once, which pays for the start; the rest accrues with the steps. Steps 0, 1, 2,
     4, 8 and 16 probe in any case, so that a run too short to afford its start is still
     guarded; its true share is reported as it is. So is that of a ceiling which holds rates down
     on old evidence: see Ceiling.holds_blindly.

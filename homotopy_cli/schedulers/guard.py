@@ -133,8 +133,8 @@ class CurvatureGuard:
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
-        efforts = self._efforts(step, rates)
-        costs = [effort.predicted(n_rows(batch)) for effort in efforts]
+        options = self._efforts(step, rates)
+        costs = [effort.predicted(n_rows(batch)) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
         if blind or self.cadence.wants(step):  # ranks with other batch sizes must decide alike
             costs = mean_over_ranks(costs)
@@ -143,7 +143,7 @@ class CurvatureGuard:
             if not blind:
                 return None
             chosen = len(costs) - 1
-        effort, cost = efforts[chosen], costs[chosen]
+        effort, cost = options[chosen], costs[chosen]
         try:
             metric = self.metric(rates)
             top = max(rates, default=0.0)

@@ -43,7 +43,7 @@ class LayerWatch:
         """Whether the account, or a grant in G, has room for so many products on such a slice."""
         rows = max(1, n_rows(batch))
         (cost,) = mean_over_ranks([probe_cost(slice_size(rows, fraction) / rows, n_products)])
-        return cost <= max(grant, self.cadence.allowance(step) - self.cadence.spent)
+        return cost <= max(grant, self.cadence.left(step))
 
     def measure(
         self, probe: CurvatureProbe, batch: Batch, *, paired: bool, step: int

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.experiments import DRAWS, Row, cells, median, paired, sensitivity
+from homotopy_cli.report.arms import DRAWS
+from tests.benchmarks.experiments import Row, cells, median, paired, sensitivity
 
 ZERO = 1e-24  # of the first loss: below it a quadratic is solved
 Seeds = Mapping[str, float]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from homotopy_cli.report.arms import flattened
+from homotopy_cli.report.arms import flattened, median_interval
 from homotopy_cli.report.facts import recipe
 from homotopy_cli.report.metrics import summarise
 from homotopy_cli.runlog.reader import RunLog, read_log
@@ -29,7 +29,6 @@ from homotopy_cli.runlog.reader import RunLog, read_log
 Row = dict[str, str]
 ENDPOINTS = ("status", "steps", "first_loss", "val_loss", "val_metric", "late_variance", "spikes")
 EXTRAS = ("lr_max", "max_edge_ratio", "probe_share", "device")
-DRAWS = 10_000
 
 
 def main() -> None:
@@ -156,10 +155,8 @@ def sensitivity(
 def paired(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float, float, int]:
     """Median of one - other over shared seeds, its bootstrap interval, and how many there are."""
     both = np.array([one[seed] - other[seed] for seed in sorted(one) if seed in other])
-    generator = np.random.default_rng(0)
-    drawn = both[generator.integers(0, len(both), (DRAWS, len(both)))]
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return float(np.median(both)), float(low), float(high), len(both)
+    low, high = median_interval(both)
+    return float(np.median(both)), low, high, len(both)
 
 
 if __name__ == "__main__":
