@@ -128,6 +128,16 @@ def add_marks(figure: go.Figure, marks: Sequence[Mark]) -> None:
         )
 
 
+def alert_marker() -> dict[str, Any]:
+    """The triangle of what a reader must not miss: a spike, an alarm."""
+    return {
+        "symbol": "triangle-down",
+        "size": 10,
+        "color": color("red"),
+        "line": {"width": 1.5, "color": color("panel")},
+    }
+
+
 def log_axis(figure: go.Figure, *, row: str = "") -> None:
     """Make a vertical axis logarithmic, with ticks at decades where they fit."""
     figure.layout[f"yaxis{row}"].type = "log"

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
-from homotopy_cli.report.figures.draw import add_line, log_axis
+from homotopy_cli.report.figures.draw import add_line, alert_marker, log_axis
 from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import (
     Curve,
@@ -69,12 +69,7 @@ def _add_loss(figure: go.Figure, steps: np.ndarray, loss: np.ndarray) -> list[st
                 text=[f"{words.number(s.score, 3)} sd, {s.kind}" for s in seen],
                 name="spike",
                 mode="markers",
-                marker={
-                    "symbol": "triangle-down",
-                    "size": 10,
-                    "color": color("red"),
-                    "line": {"width": 1.5, "color": color("panel")},
-                },
+                marker=alert_marker(),
                 hovertemplate="%{y:.4~g} (%{text})",
                 meta={"role": "red", "swatch": "marker"},
             )

@@ -10,13 +10,13 @@ from homotopy_cli.report.alarms import LABELS, Alarm, alarms, before
 from homotopy_cli.report.figures.draw import (
     add_level,
     add_line,
+    alert_marker,
     log_axis,
     row_suffix,
     stacked_figure,
 )
 from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import column, curve, last_finite, rounded, wants_log
-from homotopy_cli.report.theme import color
 from homotopy_cli.runlog.reader import RunLog
 
 # column, label, role
@@ -86,12 +86,7 @@ def _mark(figure: go.Figure, raised: list[Alarm], row: str) -> None:
             y=[rounded(a.value) for a in known],
             name="alarm",
             mode="markers",
-            marker={
-                "symbol": "triangle-down",
-                "size": 10,
-                "color": color("red"),
-                "line": {"width": 1.5, "color": color("panel")},
-            },
+            marker=alert_marker(),
             hovertemplate="%{y:.4~g}",
             yaxis=f"y{row}",
         )
