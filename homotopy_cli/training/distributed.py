@@ -11,6 +11,7 @@ Randomness: the same seed draws the same weights and the same batches on all ran
 then seeds its generators with seed + r, so that dropout masks differ.
 """
 
+import gc
 import os
 import re
 import time
@@ -98,6 +99,16 @@ def process_group(parallel: str | None, device: str = "cpu") -> Iterator[Ranks]:
         if is_lost_rank(error):
             raise lost_rank(error) from error
         raise
+    _leave()
+
+
+def _leave() -> None:
+    """End the group while Python still runs.
+
+    A wrapped model keeps the group alive, and with it gloo's threads; one that frees its last
+    tensor while the interpreter shuts down aborts the process, after a run that went well.
+    """
+    gc.collect()
     dist.destroy_process_group()
 
 

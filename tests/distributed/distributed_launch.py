@@ -4,6 +4,7 @@ As a program (under torchrun) it runs the named laws one after another; a law th
 its error in place of its result, so that one launch serves many tests.
 """
 
+import gc
 import importlib
 import os
 import subprocess
@@ -62,6 +63,7 @@ def main(module: str, folder: str) -> None:
             found[name.removeprefix("law_")] = error
     torch.save(found, f"{folder}/{module}{rank}.pt")
     dist.barrier()
+    gc.collect()  # a wrapped model holds the group, whose threads must end before Python does
     dist.destroy_process_group()
 
 

@@ -52,6 +52,7 @@ def two_ranks(tmp_path_factory):
     script.write_text(
         textwrap.dedent(
             f"""
+            import gc
             import torch
             import torch.distributed as dist
             import torch.distributed.checkpoint as dcp
@@ -63,6 +64,9 @@ def two_ranks(tmp_path_factory):
             weight, bias = torch.arange(15.0).view(5, 3), torch.arange(5.0)
             state = {{"weight": shard(weight), "bias": shard(bias)}}
             dcp.save({{"model": state}}, checkpoint_id={str(root / "dcp")!r})
+            dist.barrier()
+            del mesh, state, weight, bias
+            gc.collect()
             dist.destroy_process_group()
             """
         )

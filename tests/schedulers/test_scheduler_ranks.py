@@ -1,5 +1,7 @@
 """Two real gloo ranks with different batches: the same learning rate on both, to the bit."""
 
+import gc
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +17,13 @@ from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(train(rank), f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    gc.collect()  # the wrapped model holds the group, whose threads must end before Python does
+    dist.destroy_process_group()
+
+
+def train(rank):
     model = DistributedDataParallel(network(dropout=0.0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
     criterion = nn.CrossEntropyLoss()
@@ -31,8 +40,7 @@ def worker(rank, folder):
         failures.append(scheduler.n_failed_probes)
         optimizer.step()
         scheduler.step()
-    torch.save({"rates": rates, "failures": failures}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    return {"rates": rates, "failures": failures}
 
 
 @pytest.mark.distributed
