@@ -21,8 +21,8 @@ def simulate(cadence, steps, cost=1.0, log_change=0.2, load=0.3, alarms=()):
 
 
 def test_cost_is_the_graph_and_the_products_on_the_slice_plus_what_each_pass_costs():
-    assert probe_cost(0.25, 4) == pytest.approx(0.25 * (1 + 2.5 * 4) + 0.1 * 5)
-    assert probe_cost(1.0, 0) == pytest.approx(1.1)
+    assert probe_cost(0.25, 4) == pytest.approx(0.25 * (1.2 + 2.8 * 4) + 0.1 * 6)
+    assert probe_cost(1.0, 0) == pytest.approx(1.4)
 
 
 def test_without_a_budget_the_burst_is_dense_and_then_the_base_period_holds():

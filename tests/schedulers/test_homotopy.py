@@ -274,14 +274,14 @@ def test_layers_have_an_account_of_their_own():
     for freq in (0, 10):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        settings = {"total_steps": 400, "layers_freq": freq}
+        settings = {"total_steps": 1200, "layers_freq": freq}
         scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), **settings)
         train(model, optimizer, scheduler, data)
         spent.append(scheduler._guard.spent)
     layers = scheduler._guard.layers
-    assert layers.cadence.spent <= 0.2 * 0.05 * 400 + 1e-9
+    assert layers.cadence.spent <= 0.2 * 0.05 * 1200 + 1e-9
     assert layers.last_step > 16
-    assert spent[1] <= 0.05 * 400 + 1e-9
+    assert spent[1] <= 0.05 * 1200 + 1e-9
 
 
 def test_the_signal_chosen_is_said():
