@@ -130,6 +130,16 @@ class Ceiling(Spec):
     )
     release: AtLeastOne | None = _own("largest rise of the ceiling per step; default 1.05")
     floor: Fraction | None = _own("least factor on the schedule; default 0.01")
+    warmup: Fraction | None = _own(
+        "share of the run in which rates rise no faster than in a measured line, 0 = as fast as "
+        "the edge allows; default 0.25, for curvature_warmup 0"
+    )
+    start_ratio: Positive | None = _own(
+        "edge ratio at which the line starts; default by the length of the rise"
+    )
+    scale_decay: bool | None = _own(
+        "a schedule whose peak was refused decays from what it reached; default true"
+    )
     curvature_target: Positive | None = _own(
         "κ above which the founding formula bites, 1/loss; default none, 1e4 for signal kappa"
     )
@@ -144,7 +154,7 @@ class Ceiling(Spec):
         "probe periods between per-layer probes, 0 = never; default curvature.layers_freq"
     )
     burst: Whole | None = _own(
-        "steps at the start that want a probe each; default 1 % of the run, 4 to 20"
+        "steps at the start that want a probe each; default 0.4 % of the run, 2 to 20"
     )
     longest: Count | None = _own("longest probe period, steps; default 200")
     lanczos_steps: Count | None = _own("Hessian products per warm probe and matrix; default 3")
@@ -159,10 +169,6 @@ class Homotopy(Ceiling):
     mode: Literal["guard", "auto"] | None = _own(
         "guard limits the schedule; auto measures rate, warmup and peak, and needs no "
         "learning rate; default guard"
-    )
-    warmup: Share | None = _own("mode auto: share of the run that the rise takes; default 0.25")
-    start_ratio: Positive | None = _own(
-        "mode auto: edge ratio at the start; default by the length of the rise"
     )
     final: Share | None = _own("mode auto: last rate over its peak; default 0.1")
 

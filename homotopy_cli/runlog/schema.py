@@ -11,7 +11,7 @@ FORMAT = "homotopy-run"
 SCHEMA_VERSION = "1.0"
 
 # Codes of /lr_reason: why the learning rate of a step is what it is.
-LR_REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group")
+LR_REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled")
 # Codes of /spectra/kind.
 SPECTRUM_KINDS = ("eigenvalues", "density")
 STATUSES = ("running", "finished", "diverged", "interrupted")
@@ -74,7 +74,8 @@ STEP_VALUES = (
         "n",
         "i1",
         "lr_reason | code | Why lr is what it is: "
-        "0 schedule, 1 ceiling, 2 release, 3 floor, 4 held, 5 per_group; -1 = not recorded",
+        + ", ".join(f"{code} {name}" for code, name in enumerate(LR_REASONS))
+        + "; -1 = not recorded",
     ),
 )
 

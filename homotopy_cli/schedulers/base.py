@@ -17,10 +17,11 @@ from homotopy_cli.schedulers.groups import GroupRates, rescale, write_rates
 from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.history import History
 from homotopy_cli.schedulers.probing import LossLike
+from homotopy_cli.schedulers.ramp import MeasuredRamp
 from homotopy_cli.schedulers.readings import Readings
 from homotopy_cli.schedulers.settings import GuardSettings
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class CurvatureScheduler(Readings, LRScheduler):
@@ -46,6 +47,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             scheduler then steps.
         enabled: False never probes and gives bitwise the inner schedule.
         estimator: A CurvatureEstimator whose settings and warm vectors to use.
+        rise: See CurvatureGuard.
         last_epoch: As in torch.
     """
 
@@ -60,6 +62,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         inner: Any = None,
         enabled: bool = True,
         estimator: CurvatureEstimator | None = None,
+        rise: MeasuredRamp | None = None,
         last_epoch: int = -1,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
@@ -83,6 +86,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             settings,
             gentle=not self._has_warmup(),
             estimator=estimator,
+            rise=rise,
         )
         self._was_limited = False
         self._warned = False

@@ -22,6 +22,7 @@ from homotopy_cli.schedulers import rules
 
 UNKNOWN_HORIZON = 1000  # steps over which the start is spread when the run's length is unknown
 FRONT = 0.5  # share of the allowance that may be spent at once; our choice
+AT_ONCE = 0.4  # of that share, where a measured rise follows; our choice
 GUARANTEED = frozenset({0, 1, 2, 4, 8, 16})  # a ceiling that is never measured again is no guard
 
 
@@ -36,10 +37,12 @@ class Cadence:
 
     At most one probe per optimizer step: gradient accumulation and a step that a GradScaler
     skipped ask again at the same step and get no. The share `front` of the run's allowance
-    may be spent at once, which pays for the start; the rest accrues with the steps. Steps 0, 1, 2,
-    4, 8 and 16 probe in any case, so that a run too short to afford its start is still
-    guarded; its true share is reported as it is. So is that of a ceiling which holds rates down
-    on old evidence: see Ceiling.holds_blindly.
+    may be spent at once, which pays for the start; the rest accrues with the steps. Where rates
+    rise in a measured line, only AT_ONCE of that share is there at once, and the rest of it
+    accrues over the rise, all of which wants to be watched. Steps 0, 1, 2, 4, 8 and 16 probe in
+    any case, so that a run too short to afford its start is still guarded; its true share is
+    reported as it is. So is that of a ceiling which holds rates down on old evidence: see
+    Ceiling.holds_blindly.
     """
 
     base: int = 10  # estimation_freq, steps
@@ -49,6 +52,7 @@ class Cadence:
     total_steps: int = 0  # 0 = unknown
     shortest: int = 1  # steps between two probes after the burst
     front: float = FRONT  # share of the allowance that may be spent at once
+    rise_steps: int = 0  # length of the measured rise; 0 = none
     period: int = 1  # steps until the next probe is wanted
     last_probe: int = -1  # optimizer step of the last probe
     spent: float = 0.0  # G
@@ -58,7 +62,9 @@ class Cadence:
     def allowance(self, step: int) -> float:
         """G that may have been spent by the time optimizer step `step` (0-based) is probed."""
         horizon = self.total_steps or UNKNOWN_HORIZON
-        early = self.front * horizon + (1.0 - self.front) * step
+        ahead = max(0.0, 1.0 - step / self.rise_steps) if self.rise_steps else 0.0
+        front = self.front * (1.0 - (1.0 - AT_ONCE) * ahead)
+        early = front * horizon + (1.0 - self.front) * step
         due = early if step < horizon else float(step)
         return self.budget * due
 

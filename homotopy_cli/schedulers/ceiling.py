@@ -6,13 +6,16 @@ from typing import Any
 from torch.optim import Optimizer
 
 from homotopy_cli.schedulers import rules, thresholds
-from homotopy_cli.schedulers.limits import Limit
+from homotopy_cli.schedulers.limits import Limit, Reach
+from homotopy_cli.schedulers.ramp import MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings
 
-SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP = range(6)  # codes of `reason`
+# Codes of `reason`
+SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP, RISE, SCALED = range(8)
 EARLY_RELEASE = 1.3  # a step, under a schedule with a warmup; our choice
 PATIENCE = 2  # in estimation_freq: see Ceiling._rate; our choice
 FRACTION_KEEPS = 0.8  # what the log-average of the signal fraction keeps per probe; our choice
+UNCONFIRMED = 2.0  # largest cut by one probe after the start; our choice
 KAPPA_TARGET = 1e4  # 1/loss, the founding default
 
 
@@ -21,7 +24,9 @@ class Ceiling:
 
     The factor is 1/(1 + α·max(0, ratio - 1)) of the larger ratio: ρ/target for the edge,
     κ/curvature_target for κ. The edge law is on unless the signal is "kappa"; the κ law is on
-    where the signal is "kappa" or a curvature_target is given.
+    where the signal is "kappa" or a curvature_target is given. `rise` is a third: a rate may rise
+    no faster than in the line that the start's curvature suggests. What they let a schedule reach
+    of its peak scales its decay: see Reach.
 
     Args:
         optimizer: Its groups and step count give the threshold c.
@@ -32,6 +37,7 @@ class Ceiling:
             the schedule brings its own, which a release from the first, extreme curvature
             would delay: early on the release is then EARLY_RELEASE a step.
         early_steps: Last step of the start.
+        rise: The line, which a probe here feeds; None: rates may rise as the edge allows.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class Ceiling:
         n_before: int,
         gentle: bool = True,
         early_steps: int = 0,
+        rise: MeasuredRamp | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.settings = settings
@@ -53,6 +60,8 @@ class Ceiling:
         self.kappa_target = settings.curvature_target or default  # likewise, 1/loss
         self.edge = Limit(settings.smoothing)
         self.kappa = Limit(settings.smoothing)
+        self.rise = rise
+        self.reach = Reach()
         self.n_before = n_before
         self.gentle = gentle
         self.early_steps = early_steps
@@ -82,18 +91,30 @@ class Ceiling:
         """Apply a probe's finite λ at once; κ too where it is defined (not NaN).
 
         Early on, P and λ move by orders of magnitude per step, so the average would remember
-        what has nothing to do with the next step: it is left out.
+        what has nothing to do with the next step: it is left out. Later, one reading of a small
+        slice may be 25 times the next one (a six-layer GPT, step 27), and rising back from such a
+        cut takes 66 steps. So one probe cuts the edge by at most UNCONFIRMED; the next step's, or
+        the lack of one (`confirm`), decides.
         """
         self.held = False
         fresh = step <= self.early_steps
         self.edge.measured(sharpness, elapsed, fresh=fresh)
-        self._set(self.edge, self._numerator(step))
+        if fresh:
+            self._set(self.edge, self._numerator(step))
+        else:
+            self.edge.attack_in_doubt(self._numerator(step), UNCONFIRMED)
+        if self.rise is not None:
+            self.rise.take(step, sharpness, self.threshold(step))
         if math.isfinite(kappa):
             self.kappa.measured(kappa, elapsed, fresh=fresh)
             if self.kappa_target is not None:
                 self._set(self.kappa, self.kappa_target)
         self.n_taken += 1
         self.taken_at = step
+
+    def confirm(self) -> None:
+        """There is no second probe: the last one's word counts in full."""
+        self.edge.confirm(self._numerator(self.advanced_to))
 
     def take_fraction(self, fraction: float) -> None:
         """Smooth the share of signal of one more probe; NaN is no news."""
@@ -118,10 +139,14 @@ class Ceiling:
         not calls, so a scheduler that is stepped once per epoch releases as it should.
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
+            if self.settings.scale_decay and self.measured:
+                self.reach.advance(self._law)
             rate = self._rate(passed)
             self.edge.advance(self._numerator(passed), self.settings.floor * schedule, rate)
             if self.kappa_target is not None:
                 self.kappa.advance(self.kappa_target, self.settings.floor, rate)
+            self.advanced_to = passed
+        self.reach.current = schedule
         self.advanced_to = max(self.advanced_to, step)
 
     def _rate(self, step: int) -> float:
@@ -144,13 +169,18 @@ class Ceiling:
         """Whether the last probe is older than that."""
         return step - self.taken_at > self.patience
 
+    def rises(self, step: int) -> bool:
+        """Whether rates are in the measured line, which goes up to the edge by plan."""
+        return self.rise is not None and step <= self.rise.ramp_steps
+
     def holds_blindly(self, step: int) -> bool:
         """Whether rates are held down on old evidence, which is worth a probe over the budget.
 
         One outlier just before a short run's budget is spent would hold the rate for all the rest
         of it. The overdraft is at most the poorest probe every `patience` steps.
         """
-        return self.measured and self.reason != SCHEDULE and self.is_stale(step)
+        held = self.reason in (CEILING, RELEASE, FLOOR)
+        return self.measured and held and self.is_stale(step)
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
@@ -158,30 +188,43 @@ class Ceiling:
         if self.held:
             self.reason = HELD
             return floor
-        ratios = []
-        if self.by_edge:
-            ratios.append((schedule / self.edge.limit if schedule > 0.0 else 0.0, self.edge))
-        if self.kappa_target is not None:
-            ratios.append((1.0 / self.kappa.limit, self.kappa))
-        ratio, limit = max(ratios, key=lambda pair: pair[0])
+        ratio, reason = self._ratio(schedule)
         factor = rules.homotopy_scale(ratio, self.settings.alpha)
+        if self.reach.of(schedule) < factor:
+            factor, reason = self.reach.share, SCALED
         if factor >= 1.0:
             self.reason = SCHEDULE
-        elif factor <= floor:
-            self.reason = FLOOR
         else:
-            self.reason = RELEASE if limit.rising else CEILING
+            self.reason = FLOOR if factor <= floor else reason
         return max(floor, factor)
+
+    def _ratio(self, schedule: float) -> tuple[float, int]:
+        """The largest ratio of the laws in force at a rate of `schedule`, and its reason."""
+        ratios = []
+        if self.by_edge:
+            ratio = schedule / self.edge.limit if schedule > 0.0 else 0.0
+            ratios.append((ratio, RELEASE if self.edge.rising else CEILING))
+        if self.kappa_target is not None:
+            ratios.append((1.0 / self.kappa.limit, RELEASE if self.kappa.rising else CEILING))
+        if self.rise is not None:
+            ratios.append((schedule / self.rise.level(self.advanced_to), RISE))
+        return max(ratios, key=lambda pair: pair[0])
+
+    def _law(self, schedule: float) -> float:
+        """The factor of the laws alone at a rate of `schedule`."""
+        return rules.homotopy_scale(self._ratio(schedule)[0], self.settings.alpha)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        limits = {"edge": self.edge.state_dict(), "kappa": self.kappa.state_dict()}
+        parts = {name: getattr(self, name) for name in ("edge", "kappa", "reach", "rise")}
+        limits = {name: part.state_dict() for name, part in parts.items() if part is not None}
         return limits | {name: getattr(self, name) for name in _COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
-        self.edge.load_state_dict(state["edge"])
-        self.kappa.load_state_dict(state["kappa"])
+        for name in ("edge", "kappa", "reach", "rise"):
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
 

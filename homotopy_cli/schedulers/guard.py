@@ -27,6 +27,7 @@ from homotopy_cli.schedulers.probing import (
     Measurement,
     steering_value,
 )
+from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings
 
@@ -44,6 +45,7 @@ class CurvatureGuard:
         settings: The numbers.
         gentle: See Ceiling.
         estimator: See CurvatureProbe.
+        rise: See Ceiling; None: see measured_rise.
     """
 
     def __init__(
@@ -55,11 +57,12 @@ class CurvatureGuard:
         *,
         gentle: bool = True,
         estimator: CurvatureEstimator | None = None,
+        rise: MeasuredRamp | None = None,
     ) -> None:
         self.settings = settings
         self.optimizer = optimizer
         self.events = EventLog()
-        self.signal = self._choose(settings.signal)
+        self.signal = thresholds.choose_signal(settings.signal, optimizer, self.events.add)
         self.probe = CurvatureProbe(
             model,
             loss_fn,
@@ -68,6 +71,7 @@ class CurvatureGuard:
             fraction=settings.signal_fraction,
             estimator=estimator,
         )
+        rise = rise if rise is not None else measured_rise(settings, self.signal)
         before = thresholds.next_step(optimizer) - 1
         self.layers = LayerWatch(settings)
         self.cadence = Cadence(
@@ -77,7 +81,8 @@ class CurvatureGuard:
             budget=self.layers.rest_of_budget,
             total_steps=settings.total_steps,
             front=settings.front,
-            shortest=settings.shortest,
+            rise_steps=rise.ramp_steps if rise is not None else 0,
+            shortest=min(settings.shortest, settings.estimation_freq),
         )
         self.ceiling = Ceiling(
             optimizer,
@@ -86,6 +91,7 @@ class CurvatureGuard:
             n_before=before,
             gentle=gentle,
             early_steps=self.cadence.early_steps,
+            rise=rise,
         )
         self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
         self.counter = StepCounter(optimizer)
@@ -141,6 +147,7 @@ class CurvatureGuard:
         chosen = self.cadence.choose(step, costs)
         if chosen is None:
             if not blind:
+                self.ceiling.confirm()
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
@@ -157,7 +164,7 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        upper = self.settings.cautious or step <= self.cadence.early_steps
+        upper = step <= self.cadence.early_steps  # later it would hold down what training can bear
         sharpness = steering_value(found.estimate, self._column(rates), upper=upper)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
         sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])
@@ -178,7 +185,7 @@ class CurvatureGuard:
         """Turn a measurement into a ceiling, the next probe's date, and columns of the log."""
         step, ceiling, top = self.n_steps, self.ceiling, max(rates, default=0.0)
         used = top * ceiling.factor(top)  # what this step would have used without the probe
-        limited = ceiling.reason != SCHEDULE
+        limited = ceiling.reason != SCHEDULE or ceiling.rises(step)
         before = ceiling.edge.curvature
         elapsed = step - self.last_step if self.last_step >= 0 else 1
         self.last_step, self.last_estimate, self.n_failed_in_a_row = step, found.estimate, 0
@@ -196,6 +203,8 @@ class CurvatureGuard:
             load=min(load, 0.8),
             alarm=alarm or near,
         )
+        if ceiling.edge.doubted:
+            self.cadence.period = 1
         measured = found.values.get(self._column(rates), math.nan)
         now = rules.edge_ratio(top * ceiling.factor(top), measured, c)
         self.last = found.values | {"edge_ratio": now}
@@ -252,19 +261,6 @@ class CurvatureGuard:
         kept = "rates are held at the floor" if self.ceiling.held else "the last ceiling stays"
         message = f"probe {self.cadence.n_probes} failed ({why}): {kept}"
         self.events.add(step, "warning", "PROBE_FAILED", message)
-
-    def _choose(self, signal: str) -> str:
-        """Resolve "auto" by the optimizer, and say what was chosen."""
-        name = type(self.optimizer).__name__
-        family = thresholds.optimizer_family(self.optimizer)
-        if signal == "auto":
-            adaptive = family in thresholds.PRECONDITIONED
-            signal = "preconditioned_sharpness" if adaptive else "sharpness"
-            self.events.add(0, "info", "SIGNAL", f"signal {signal} for {name}")
-        if family == "unknown" and signal != "kappa":
-            text = f"no linear edge is known for {name}: gradient descent's c = 2 is used"
-            self.events.add(0, "warning", "THRESHOLD_UNKNOWN", text)
-        return signal
 
     def _efforts(self, step: int, rates: Sequence[float]) -> list[Effort]:
         """What the plan wants of this step's probe, and what it makes do with."""

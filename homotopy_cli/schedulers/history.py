@@ -7,7 +7,7 @@ import torch
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group")
+REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled")
 STEP_FIELDS = ("step", "lr", "schedule_lr", "ceiling_lr", "reason")
 PROBE_FIELDS = ("step", "kappa", "lambda_max", "preconditioned_sharpness", "edge_ratio")
 

@@ -1,7 +1,6 @@
 """HomotopyLR: a schedule under a curvature ceiling."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -14,24 +13,7 @@ from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
 
-
-@dataclass(frozen=True)
-class Mode:
-    """What the two modes do differently; our choice."""
-
-    target: float  # edge ratio to stay under
-    shortest: int  # steps between two probes after the start
-    front: float  # share of the allowance that may be spent at once
-    cautious: bool  # see GuardSettings
-
-
-MODES = {
-    # What a rise needs to see, a decay can do without: hence the large share at once.
-    "guard": Mode(target=0.9, shortest=1, front=0.8, cautious=True),
-    # A rise that starves of probes is blind. A slice of 1/8 of the rows reads half as high again
-    # as a large one: the residual on top would hold rates down that training can bear.
-    "auto": Mode(target=1.0, shortest=5, front=0.8, cautious=False),
-}
+TARGET = {"guard": 0.9, "auto": 1.0}  # edge ratio to stay under; our choice
 
 
 class HomotopyLR(CurvatureScheduler):
@@ -47,8 +29,16 @@ class HomotopyLR(CurvatureScheduler):
     warmup: it rises from the first, extreme curvature by at most `release` a step. Under a
     schedule that warms up by itself it follows the measurement through the start instead.
 
+    Where λ(P⁻¹H) steers and total_steps is known, rates rise in no more than a straight line
+    through the first `warmup` of the run, which the start's curvature suggests (ramp.py),
+    whatever the schedule asks for: a rate that shoots up to the edge is paid for to the end of
+    the run. And a schedule whose peak is refused decays from what it was let reach
+    (limits.Reach), so that a rate given thirty times too high ends as the right one does.
+
     A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
-    by at most `release` per step. A failed probe keeps the last ceiling.
+    by at most `release` per step. After the start one probe alone at most halves the rate; the
+    next step's confirms the rest of the cut or takes it back. A failed probe keeps the last
+    ceiling.
 
     With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
     share of the measured edge, rises in a straight line through the first `warmup` of the run as
@@ -59,9 +49,12 @@ class HomotopyLR(CurvatureScheduler):
         optimizer, model, loss_fn, base_lr, inner, enabled, estimator, last_epoch: See
             CurvatureScheduler. Mode auto has neither base_lr nor inner.
         mode: "guard" limits the schedule that is given; "auto" makes its own.
-        warmup: Share of total_steps at which mode auto stops raising the rate.
-        start_ratio: Edge ratio at which mode auto starts; None: by the length of its rise.
+        warmup: Share of total_steps at which the measured line stops rising. Under mode guard 0
+            lets rates rise as fast as the edge allows.
+        start_ratio: Edge ratio at which the line starts; None: by the length of the rise.
         final: Last rate of mode auto over its peak.
+        scale_decay: Let a schedule whose peak was refused decay from what it reached. False is
+            exactly min(schedule, ceiling), which does not decay while the schedule is above it.
         curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
             "kappa" and nothing is given.
         alpha: Strength of the founding formula; 0 measures without acting.
@@ -75,12 +68,8 @@ class HomotopyLR(CurvatureScheduler):
             "forward" are the same number by ordinary passes: see along.py.
         signal_fraction: Multiply the ceiling by the share of the gradient that is signal, not
             batch noise: see fraction.py. A noisy batch then asks for smaller steps.
-        target: Edge ratio to stay under; None takes 0.9, or 1 in mode auto. On a 4-layer
-            character GPT (500 steps, 3 seeds, cosine with 40 steps of warmup inside) the mean
-            validation loss at peak rates 3e-3 / 3e-2 was 1.93 / 1.83 at target 0.7,
-            1.90 / 1.76 at 1.0, 1.87 / 1.90 at 1.5, and
-            1.86 / 1.99 without a ceiling; single seeds differ by 0.1. At 1 a quadratic no
-            longer converges, hence 0.9.
+        target: Edge ratio to stay under; None takes 0.9, or 1 in mode auto. At 1 a quadratic no
+            longer converges.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
         total_steps: Length of the run; without it the start is paid for over 1000 steps.
         floor: Least factor on the schedule.
@@ -125,6 +114,7 @@ class HomotopyLR(CurvatureScheduler):
         warmup: float = 0.25,
         start_ratio: float | None = None,
         final: float = 0.1,
+        scale_decay: bool = True,
         inner: Callable[[int], float] | LRScheduler | None = None,
         budget: float = 0.05,
         total_steps: int = 0,
@@ -142,8 +132,8 @@ class HomotopyLR(CurvatureScheduler):
         estimator: CurvatureEstimator | None = None,
         last_epoch: int = -1,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}")
+        if mode not in TARGET:
+            raise ValueError(f"mode is {mode!r}: one of {', '.join(TARGET)}")
         self.ramp = None
         if mode == "auto":
             if base_lr is not None or inner is not None or not enabled:
@@ -156,7 +146,10 @@ class HomotopyLR(CurvatureScheduler):
         settings = GuardSettings(
             signal=signal,
             signal_fraction=signal_fraction,
-            target=MODES[mode].target if target is None else target,
+            target=TARGET[mode] if target is None else target,
+            warmup=warmup,
+            start_ratio=start_ratio,
+            scale_decay=scale_decay,
             curvature_target=curvature_target,
             alpha=alpha,
             smoothing=smoothing,
@@ -168,9 +161,6 @@ class HomotopyLR(CurvatureScheduler):
             budget=budget,
             total_steps=total_steps,
             probe_fraction=probe_fraction,
-            front=MODES[mode].front,
-            cautious=MODES[mode].cautious,
-            shortest=MODES[mode].shortest,
             lanczos_steps=lanczos_steps,
             burst_lanczos_steps=burst_lanczos_steps,
             kappa_freq=kappa_freq,
@@ -186,6 +176,7 @@ class HomotopyLR(CurvatureScheduler):
             inner=inner,
             enabled=enabled,
             estimator=estimator,
+            rise=self.ramp,
             last_epoch=last_epoch,
         )
 
@@ -201,21 +192,6 @@ class HomotopyLR(CurvatureScheduler):
         return [share * rate for share in plan]
 
     def _after_probe(self, batch: Any, *, paired: bool) -> None:
-        if self.ramp is None:
-            return
-        guard, rising = self._guard, not self.ramp.over
-        self.ramp.take(guard.last_step, guard.sharpness, guard.ceiling.threshold(guard.last_step))
-        if rising and self.ramp.over:
+        if self.ramp is not None and self.ramp.ended:
             text = f"the rise ends at rate {self.ramp.rate:.3g}, which decays from here"
-            guard.events.add(guard.last_step, "info", "RAMP", text)
-
-    def state_dict(self) -> dict[str, Any]:
-        """CurvatureScheduler's, and the ramp."""
-        state = super().state_dict()
-        return state if self.ramp is None else state | {"ramp": self.ramp.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue bitwise."""
-        if self.ramp is not None:
-            self.ramp.load_state_dict(state_dict["ramp"])
-        super().load_state_dict(state_dict)
+            self._guard.events.add(self._guard.last_step, "info", "RAMP", text)

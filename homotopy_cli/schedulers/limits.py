@@ -1,6 +1,7 @@
 """What a measured curvature allows, over time: attack at once, release slowly, never open."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,17 @@ class Limit:
     average: float | None = None  # log-space average of the curvature
     curvature: float | None = None  # in force: max(newest, average); None before the first
     rising: bool = False  # below its goal, on the way up
+    doubted: float = 0.0  # the limit before a cut that waits for a second probe; 0 = none waits
+    undoubted: float | None = None  # the average before the newest probe
 
     def measured(self, curvature: float, elapsed: int, *, fresh: bool = False) -> None:
         """Take a finite, signed curvature, `elapsed` steps after the last; `fresh` forgets it."""
         if not math.isfinite(curvature):
             raise ValueError(f"curvature is {curvature}: a failed probe must not reach a limit")
         keep = 0.0 if fresh else self.smoothing ** max(1, elapsed)
-        self.average = rules.log_average(self.average, curvature, keep)
+        before = self.undoubted if self.doubted else self.average
+        self.undoubted = before
+        self.average = rules.log_average(before, curvature, keep)
         self.curvature = rules.curvature_in_force(curvature, self.average)
 
     def goal(self, numerator: float) -> float:
@@ -41,12 +46,36 @@ class Limit:
         self.rising = goal > self.limit
         self.limit = min(self.limit, goal)
 
+    def attack_in_doubt(self, numerator: float, most: float) -> None:
+        """Like attack, but a cut by more than the factor `most` waits for a second probe.
+
+        One that refutes it takes the cut back.
+        """
+        before = self.doubted or self.limit
+        if self.doubted:
+            self.limit, self.doubted = before, 0.0
+        elif self.goal(numerator) < before / most:
+            self.limit, self.doubted, self.rising = before / most, before, False
+            return
+        self.attack(numerator)
+
+    def confirm(self, numerator: float) -> None:
+        """There is no second probe: the doubted one counts in full."""
+        if self.doubted:
+            self.doubted = 0.0
+            self.attack(numerator)
+
     def follow(self, numerator: float) -> None:
         """Be exactly at the goal, up or down."""
         self.limit, self.rising = self.goal(numerator), False
 
     def advance(self, numerator: float, floor: float, rate: float) -> None:
-        """One optimizer step: down at once, or up by at most `rate`, starting from `floor`."""
+        """One optimizer step: down at once, or up by at most `rate`, starting from `floor`.
+
+        In doubt the limit stays where it is.
+        """
+        if self.doubted:
+            return
         goal = self.goal(numerator)
         self.limit = rules.released(max(self.limit, min(floor, goal)), goal, rate)
         self.rising = self.limit < goal
@@ -61,4 +90,39 @@ class Limit:
             setattr(self, name, state[name])
 
 
-_MOVING = ("limit", "average", "curvature", "rising")
+_MOVING = ("limit", "average", "curvature", "rising", "doubted", "undoubted")
+
+
+@dataclass
+class Reach:
+    """How much of its peak a schedule was let reach, from which its decay then starts.
+
+    Under a ceiling alone a schedule with a peak far too high decays only once its own rate falls
+    below the ceiling: never, where its last rate lies above. So the schedule is scaled down to the
+    highest rate that the limits have allowed since its peak, and its shape holds from there on.
+    The factor is no product of ceiling and decay, which would count the decay twice: sharpness
+    rises as the rate falls. A schedule whose peak was allowed is left as it is.
+    """
+
+    peak: float = 0.0  # largest scheduled rate so far
+    share: float = 1.0  # of it, allowed at or since the last step at the peak
+    current: float = 0.0  # scheduled rate of the step to come
+
+    def of(self, schedule: float) -> float:
+        """The factor on a scheduled rate; 1 at the peak and on the way up to it."""
+        return 1.0 if schedule >= self.peak * (1.0 - 1e-9) else self.share
+
+    def advance(self, law: Callable[[float], float]) -> None:
+        """The step with the scheduled rate `current` was taken; law: rate -> factor, as it was."""
+        if self.current >= self.peak * (1.0 - 1e-9):
+            self.peak, self.share = max(self.peak, self.current), law(self.current)
+        else:
+            self.share = max(self.share, law(self.peak))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What moves."""
+        return {"peak": self.peak, "share": self.share, "current": self.current}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what moves."""
+        self.peak, self.share, self.current = state["peak"], state["share"], state["current"]

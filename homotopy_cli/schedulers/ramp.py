@@ -1,5 +1,7 @@
 """A schedule whose rates are measured: no learning rate, no warmup length, no peak is given.
 
+Mode auto follows it whole; under mode guard its rise is a limit on the schedule that is given.
+
 Three phases, in optimizer steps t of a run of T:
 
     start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
@@ -23,11 +25,13 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
+from homotopy_cli.schedulers.settings import GuardSettings
+
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
 CALM, FULL = 0.8, 1.2  # edge ratios, read high by small slices: the rise slows, and halts
-START_RATIO, RISE_STEPS = 0.1, 500  # edge ratio of the start, for a rise of so many steps
+START_RATIO, RISE_STEPS = 0.15, 500  # edge ratio of the start, for a rise of so many steps
 LEAST, MOST = 0.02, 0.2  # bounds of the share
 RECENT = 5  # readings whose median is the curvature: one outlier stops no rise
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
@@ -55,6 +59,7 @@ class MeasuredRamp:
     recent: list[float] = field(default_factory=list)  # last readings of |λ|/c, 1/lr
     slope: float | None = None  # of the rate, per step, at the end of the start
     candidates: list[float] = field(default_factory=list)  # slopes the start has seen
+    ended: bool = False  # the rise, with the last probe
 
     @property
     def ramp_steps(self) -> int:
@@ -83,6 +88,10 @@ class MeasuredRamp:
         """The rate for optimizer step `step`."""
         return self._plan(min(step, self.ramp_steps)) * self.decay(step)
 
+    def level(self, step: int) -> float:
+        """The highest rate of the rise by optimizer step `step`; inf before the first probe."""
+        return self._plan(min(step, self.ramp_steps)) if self.measured else math.inf
+
     def decay(self, step: int) -> float:
         """Half a cosine from 1 at the end of the rise to `final` at the last step."""
         if not self.total_steps or step < self.ramp_steps:
@@ -99,6 +108,7 @@ class MeasuredRamp:
             sharpness: λ in the optimizer's own metric, 1/lr.
             threshold: c.
         """
+        self.ended = False
         if self.over:
             return
         value = max(abs(sharpness) / threshold, 1e-300)
@@ -115,6 +125,7 @@ class MeasuredRamp:
             if step >= START and self.candidates:
                 self.slope = statistics.median(self.candidates)
         self.taken_at = step
+        self.ended = self.over
 
     @property
     def freedom(self) -> float:
@@ -143,3 +154,15 @@ class MeasuredRamp:
 
 
 _MOVING = ("rate", "taken_at", "slope")
+
+
+def measured_rise(settings: GuardSettings, signal: str) -> MeasuredRamp | None:
+    """The line under a schedule that is given; None: its rates may rise as the edge allows.
+
+    There is one where the settings have a warmup, the run's length is known and λ(P⁻¹H) steers, for
+    which the numbers here were measured.
+    """
+    wanted = settings.warmup > 0.0 and settings.total_steps > 0
+    if not wanted or signal != "preconditioned_sharpness":
+        return None
+    return MeasuredRamp(settings.total_steps, settings.start_ratio, settings.warmup)

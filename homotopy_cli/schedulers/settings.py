@@ -17,7 +17,9 @@ class GuardSettings:
 
     signal: Signal = "auto"
     target: float = 0.9  # edge ratio to stay under; evidence in HomotopyLR
-    cautious: bool = True  # steer by λ plus its residual; False: once the start is over by λ itself
+    warmup: float = 0.25  # share of total_steps for which rates rise in a measured line; 0 = freely
+    start_ratio: float | None = None  # edge ratio at which the line begins; None: by its length
+    scale_decay: bool = True  # a schedule whose peak was refused decays from what it reached
     signal_fraction: bool = False  # times the share of the gradient that is no batch noise
     curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
     alpha: float = 1.0  # strength of the founding formula
@@ -28,8 +30,8 @@ class GuardSettings:
     burst: int | None = None  # steps at the start with a probe each; None: by total_steps
     longest: int = 200  # longest probe period, optimizer steps
     budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
-    shortest: int = 1  # steps between two probes after the burst
-    front: float = 0.5  # share of the whole budget that may be spent at once
+    shortest: int = 5  # steps between two probes after the burst
+    front: float = 0.8  # share of the whole budget that may be spent at once
     total_steps: int = 0  # length of the run; 0 = unknown
     probe_fraction: float = 0.125  # share of the batch's rows a probe measures; half early on
     lanczos_steps: int = 3  # per probe, warm-started
@@ -46,6 +48,8 @@ class GuardSettings:
         _within("release", self.release, 1.0 - 1e-12, math.inf)
         _within("budget", self.budget, 0.0, math.inf, closed=True)
         _within("probe_fraction", self.probe_fraction, 0.0, 1.0, closed=True)
+        if not 0.0 <= self.warmup <= 1.0:
+            raise ValueError(f"warmup is {self.warmup}: it must be in [0, 1]")
         _within("floor", self.floor, -1e-300, 1.0, closed=True)
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing is {self.smoothing}: it must be in [0, 1)")

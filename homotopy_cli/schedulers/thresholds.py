@@ -29,7 +29,7 @@ Sources: Cohen et al. 2021 (arXiv:2103.00065) SGD, momentum, Nesterov; Cohen et 
 Adagrad and decoupled decay derived here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,3 +164,23 @@ def _nadam_edge(b: float, momentum_decay: float, t: int) -> float:
 def _is_decoupled(group: Mapping[str, Any]) -> bool:
     """AdamW, and Adam or NAdam asked for decoupled decay; torch marks all of them so."""
     return bool(group.get("decoupled_weight_decay", False))
+
+
+def choose_signal(
+    signal: str, optimizer: Optimizer, say: Callable[[int, str, str, str], None]
+) -> str:
+    """Resolve "auto" by the optimizer, and say what was chosen.
+
+    Args:
+        signal: Of the settings.
+        optimizer: Any torch optimizer.
+        say: Takes step, level, code and message of an event.
+    """
+    name, family = type(optimizer).__name__, optimizer_family(optimizer)
+    if signal == "auto":
+        signal = "preconditioned_sharpness" if family in PRECONDITIONED else "sharpness"
+        say(0, "info", "SIGNAL", f"signal {signal} for {name}")
+    if family == "unknown" and signal != "kappa":
+        text = f"no linear edge is known for {name}: gradient descent's c = 2 is used"
+        say(0, "warning", "THRESHOLD_UNKNOWN", text)
+    return signal

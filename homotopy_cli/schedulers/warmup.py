@@ -48,6 +48,7 @@ class CurvatureWarmup(HomotopyLR):
         steps = warmup_steps if warmup_steps is not None else total // 10 if total else 1000
         self.warmup_steps = max(1, steps)
         self.rise_below = rise_below
+        settings.setdefault("warmup", 0.0)  # the gate is the rise
         settings.setdefault("longest", 2 * settings.get("estimation_freq", 10))  # the rate moves
         self.finished = not settings.get("enabled", True)
         self.factor = 1.0 if self.finished else START

@@ -169,7 +169,7 @@ def test_directional_signal_is_the_curvature_along_the_step():
 
 
 def test_release_is_bounded_per_step_and_attack_is_not():
-    """Drop the curvature by 1e4: the rate climbs by 1.05 a step; raise it: at once."""
+    """Drop the curvature by 1e4: the rate climbs by 1.05 a step; raise it: down in two probes."""
     model = Quadratic([100.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     settings = {"target": 1.0, "budget": math.inf, "floor": 1e-6}
@@ -190,7 +190,31 @@ def test_release_is_bounded_per_step_and_attack_is_not():
     ratios = [b / a for a, b in itertools.pairwise(used)]
     assert max(ratios) <= 1.05 + 1e-12
     assert max(ratios[10:38]) == pytest.approx(1.05)
-    assert used[40] == pytest.approx(2.0 / 1000.0, rel=1e-6)
+    assert used[40] == pytest.approx(0.5 * used[39] * 1.05, rel=1e-6)
+    assert used[41] == pytest.approx(2.0 / 1000.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("affordable", [True, False])
+def test_one_outlier_halves_the_rate_and_two_in_a_row_are_believed(affordable):
+    """λ is 50 times as high in one probe: the next one takes it back, or there is none."""
+    model = Quadratic([100.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    settings = {"target": 1.0, "budget": math.inf, "floor": 1e-6}
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, **settings)
+    cadence, used = scheduler._guard.cadence, []
+    for step in range(60):
+        model.eigenvalues.fill_(5000.0 if step == 40 else 100.0)
+        cadence.period = 1 if step == 40 else 10**6 if step > 41 else cadence.period
+        cadence.budget = math.inf if affordable or step <= 40 else 1e-9
+        optimizer.zero_grad()
+        model(DUMMY).backward()
+        scheduler.update_curvature(batch=DUMMY)
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert used[39] == pytest.approx(0.02)
+    assert used[40] == pytest.approx(0.01)
+    assert used[41] == pytest.approx(0.02 if affordable else 0.02 / 50.0)
 
 
 def test_sharp_quadratic_converges_where_plain_sgd_diverges():
@@ -228,9 +252,66 @@ def test_one_factor_for_all_groups_and_the_edge_is_exact_with_unequal_rates():
 
 def test_min_of_ceiling_and_inner_schedule():
     inner = build_schedule("linear", 50)
-    _, used, _ = quadratic_run(torch.optim.SGD, 0.05, steps=50, inner=inner, target=1.0)
+    _, used, _ = quadratic_run(
+        torch.optim.SGD, 0.05, steps=50, inner=inner, target=1.0, scale_decay=False
+    )
     for step, rate in enumerate(used):
         assert rate == pytest.approx(min(0.05 * inner(step), 2.0 / 100.0), rel=1e-4, abs=1e-15)
+
+
+def test_a_schedule_whose_peak_is_refused_decays_from_what_it_reached():
+    inner = build_schedule("linear", 50)
+    scheduler, used, _ = quadratic_run(torch.optim.SGD, 0.05, steps=50, inner=inner, target=1.0)
+    for step, rate in enumerate(used):
+        assert rate == pytest.approx(2.0 / 100.0 * inner(step), rel=1e-4, abs=1e-15)
+    assert REASONS[scheduler.lr_reason] == "scaled"
+
+
+def test_a_schedule_whose_peak_is_allowed_is_not_scaled():
+    inner = build_schedule("linear", 50)
+    _, used, _ = quadratic_run(torch.optim.SGD, 0.01, steps=50, inner=inner, target=1.0)
+    assert used == [0.01 * inner(step) for step in range(50)]
+
+
+def adam_rates(asked, **settings):
+    """Rates and ceiling reasons of a small net's run under a cosine with that peak."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=asked)
+    settings |= {"inner": build_schedule("cosine", 200, warmup=20), "total_steps": 200}
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), **settings)
+    rates, reasons = [], []
+    for x, y in batches(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        scheduler.update_curvature(x, y)
+        rates.append(optimizer.param_groups[0]["lr"])
+        reasons.append(REASONS[scheduler.lr_reason])
+        optimizer.step()
+        scheduler.step()
+    return rates, reasons
+
+
+def test_a_rate_thirty_times_too_high_ends_as_one_too_high():
+    """Rise, peak and decay are measured: what was asked for only has to be more than that."""
+    high, reasons = adam_rates(3.0, floor=0.0)
+    higher, _ = adam_rates(100.0, floor=0.0)
+    assert higher == pytest.approx(high, rel=1e-3)
+    assert reasons[1] == "rise" and reasons[-1] == "scaled"
+    assert high.index(max(high)) > 20 and max(high) < 1.0
+    assert high[-1] < 0.2 * max(high)
+
+
+def test_a_rate_that_the_line_allows_is_left_alone():
+    rates, reasons = adam_rates(1e-7)
+    assert set(reasons) == {"schedule"}
+    assert rates == [1e-7 * build_schedule("cosine", 200, warmup=20)(k) for k in range(200)]
+
+
+def test_without_a_warmup_rates_rise_as_fast_as_the_edge_allows():
+    line, _ = adam_rates(3.0, scale_decay=False)
+    free, reasons = adam_rates(3.0, scale_decay=False, warmup=0.0)
+    assert max(free[:30]) > 2.0 * max(line[:30])
+    assert "rise" not in reasons
 
 
 def test_probe_record_has_the_columns_of_the_log():
@@ -305,7 +386,7 @@ def test_an_optimizer_without_a_known_edge_is_said():
 
 def test_events_mark_where_the_ceiling_begins_and_ends_to_decide():
     scheduler, _, _ = quadratic_run(
-        torch.optim.SGD, 0.5, (1.0,), inner=lambda k: 10.0 / (k + 1), steps=9
+        torch.optim.SGD, 0.5, (1.0,), inner=lambda k: 10.0 / (k + 1), steps=9, scale_decay=False
     )
     codes = [event.code for event in scheduler.drain_events()]
     assert codes == ["SIGNAL", "CEILING_ON", "CEILING_OFF"]
@@ -323,6 +404,7 @@ def test_events_mark_where_the_ceiling_begins_and_ends_to_decide():
         ({"probe_fraction": 1.5}, "probe_fraction is 1.5"),
         ({"floor": 1.5}, "floor is 1.5"),
         ({"smoothing": 1.0}, "smoothing is 1.0"),
+        ({"warmup": 1.5}, "warmup is 1.5"),
         ({"curvature_target": -1.0}, "curvature_target is -1.0"),
         ({"estimation_freq": 0}, "estimation_freq is 0"),
         ({"base_lr": 0.0}, "base_lr is 0.0"),

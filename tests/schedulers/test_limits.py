@@ -10,7 +10,7 @@ from homotopy_cli.schedulers.alarms import RangeAlarm
 from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.events import CAPACITY, EventLog
 from homotopy_cli.schedulers.history import History, Series
-from homotopy_cli.schedulers.limits import Limit
+from homotopy_cli.schedulers.limits import Limit, Reach
 
 
 def test_a_limit_is_open_until_measured_and_then_attacks_at_once():
@@ -55,6 +55,43 @@ def test_the_average_forgets_by_optimizer_steps_not_by_probes():
     two.measured(1.0, 20)
     assert one.average == pytest.approx(1000.0 ** (0.9**20))
     assert two.average == pytest.approx(one.average)
+
+
+def allowed(level):
+    """A law that allows rates up to `level`."""
+    return lambda rate: min(1.0, level / rate)
+
+
+def taken(reach, schedule, level):
+    reach.current = schedule
+    reach.advance(allowed(level))
+
+
+def test_reach_is_what_was_allowed_at_the_peak_and_may_grow_after_it():
+    reach = Reach()
+    for step in range(10):  # the schedule rises
+        taken(reach, 0.1 * (step + 1), 0.2)
+        assert reach.of(0.1 * (step + 2)) == 1.0
+    assert (reach.peak, reach.share) == (pytest.approx(1.0), pytest.approx(0.2))
+    taken(reach, 0.9, 0.3)
+    assert reach.of(0.8) == pytest.approx(0.3)
+    taken(reach, 0.8, 0.1)  # a later cut is the ceiling's business
+    assert reach.of(0.7) == pytest.approx(0.3)
+
+
+def test_reach_begins_anew_at_every_return_to_the_peak():
+    reach = Reach()
+    for schedule, level in ((1.0, 0.5), (0.1, 0.5), (1.0, 0.2)):
+        taken(reach, schedule, level)
+    assert reach.of(0.5) == pytest.approx(0.2)
+    assert reach.of(1.0) == 1.0  # where the laws themselves decide
+
+
+def test_reach_leaves_an_allowed_schedule_alone_for_good():
+    reach = Reach()
+    taken(reach, 1.0, 2.0)
+    taken(reach, 0.5, 0.1)
+    assert reach.of(0.5) == 1.0
 
 
 def test_nan_may_not_reach_a_limit():

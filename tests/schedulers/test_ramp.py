@@ -32,16 +32,16 @@ def test_it_starts_at_its_share_of_the_edge():
 
 def test_a_longer_rise_starts_more_gently():
     shares = [MeasuredRamp(steps).share for steps in (100, 2000, 4000, 10**6)]
-    assert shares == pytest.approx([0.2, 0.1, 0.05, 0.02])
+    assert shares == pytest.approx([0.2, 0.15, 0.075, 0.02])
     assert MeasuredRamp(2000, start_ratio=0.3).share == 0.3
 
 
 def test_from_the_start_it_rises_in_a_line_and_decays_by_a_cosine():
     """λ falls as fast as the rate rises: the edge ratio stays at its share, nothing stops it."""
     rates = follow(MeasuredRamp(2000), lambda t: 8.0 / (t + 1), 2000)
-    assert rates[START] == pytest.approx(0.1 * 2.0 / 8.0 * (START + 1))
+    assert rates[START] == pytest.approx(0.15 * 2.0 / 8.0 * (START + 1))
     steps = [b - a for a, b in pairwise(rates[START:500])]
-    assert max(steps) == pytest.approx(min(steps)) == pytest.approx(0.1 * 2.0 / 8.0, rel=0.1)
+    assert max(steps) == pytest.approx(min(steps)) == pytest.approx(0.15 * 2.0 / 8.0, rel=0.1)
     assert rates[500] == max(rates)
     assert rates[1250] == pytest.approx(rates[500] * 0.55, rel=0.01)  # half way down to 0.1
     assert rates[-1] == pytest.approx(0.1 * rates[500])

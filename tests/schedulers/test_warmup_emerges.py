@@ -1,7 +1,5 @@
 """The founding promise: warmup without a warmup schedule, on a transformer under AdamW."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -45,7 +43,8 @@ def train(norm, lr, steps, **settings):
 def test_warmup_emerges_from_a_constant_schedule(norm):
     rates, losses, scheduler = train(norm, 1e-2, 150)
     assert rates[0] <= 1e-4 * (1 + 1e-9)  # a hundredth of the rate asked for
-    assert max(b / a for a, b in itertools.pairwise(rates)) <= 1.05 + 1e-9
+    for step, rate in enumerate(rates):  # no faster than a release of 5 % a step
+        assert rate <= rates[0] * 1.05**step * (1 + 1e-9)
     peak = max(rates)
     assert peak > 20 * rates[0]
     assert rates.index(peak) > 50

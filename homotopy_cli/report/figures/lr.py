@@ -21,9 +21,11 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ("floor", "red", "at the floor"),
     ("held", "violet", "held"),
     ("per_group", "teal", "per group"),
+    ("rise", "green", "held to the measured rise"),
+    ("scaled", "blue", "scaled to its reach"),
 )
 RIBBON_BINS = 600  # our choice: about two pixels each
-_SEVERITY = np.array([0, 4, 1, 5, 3, 2])  # which reason a bin of several shows
+_SEVERITY = np.array([0, 6, 3, 7, 5, 4, 2, 1])  # which reason a bin of several shows
 
 
 def lr_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
