@@ -46,8 +46,9 @@ def report(
 ) -> int:
     """Turn a log into one self-contained page that opens anywhere, and stop a bad run in CI.
 
-    Metrics for --fail-on: final_loss best_loss val_loss steps spikes spike_score max_lambda_max
-    max_kappa max_edge_ratio overhead nonfinite lr_min lr_max warmup_steps, and baseline.*
+    Metrics for --fail-on: final_loss best_loss val_loss val_metric steps spikes spike_score
+    max_lambda_max max_kappa max_edge_ratio overhead nonfinite lr_min lr_max warmup_steps, and
+    baseline.*
     """
     from homotopy_cli.cli.reporting import run_report
 

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 DIVERGED = TrainingDiverged.exit_code  # a result here, no failure
 PAGE, TABLE = "sweep.html", "sweep.csv"
-COLUMNS = ("val_loss", "best_val_loss", "final_loss", "max_edge_ratio", "overhead", "spikes")
+COLUMNS = (
+    "val_loss",
+    "best_val_loss",
+    "val_metric",
+    "final_loss",
+    "max_edge_ratio",
+    "overhead",
+    "spikes",
+)
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,7 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
     keys = [key for key, _ in rows[0][0].cell.settings]
     name = "val_loss" if any(found["val_loss"] is not None for _, found in rows) else "final_loss"
     cut = any(_is_cut(found) for _, found in rows)
+    metric = any(found["val_metric"] is not None for _, found in rows)
     title = "held-out loss" if name == "val_loss" else "training loss"
     table = plain_table(
         "",
@@ -234,6 +243,7 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
         (f"{title}, median", "right"),
         ("lowest", "right"),
         ("highest", "right"),
+        *((("held-out metric, median", "right"),) if metric else ()),
         ("diverged", "right"),
         *((("unfinished", "right"),) if cut else ()),
         ("largest edge ratio", "right"),
@@ -241,16 +251,22 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
     for settings, found in arms.items():
         values = [f[name] for f in found if f[name] is not None]
         edges = [f["max_edge_ratio"] for f in found if f["max_edge_ratio"] is not None]
-        middle = statistics.median(values) if values else None
+        middle = _median(found, name)
         table.add_row(
             *(value for _, value in settings),
             str(len(found)),
             *(_loss(x) for x in (middle, min(values, default=None), max(values, default=None))),
+            *([_loss(_median(found, "val_metric"))] if metric else ()),
             str(sum(f["status"] == "diverged" for f in found) or ""),
             *([str(sum(_is_cut(f) for f in found) or "")] if cut else ()),
             number(max(edges, default=None)),
         )
     print_table(console(), table)
+
+
+def _median(found: Sequence[dict[str, Any]], name: str) -> float | None:
+    values = [f[name] for f in found if f[name] is not None]
+    return statistics.median(values) if values else None
 
 
 def _is_cut(found: dict[str, Any]) -> bool:

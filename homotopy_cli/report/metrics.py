@@ -16,6 +16,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "final_loss": ("loss", "training loss of the last step; undefined if it is not finite"),
     "best_loss": ("loss", "smallest finite training loss"),
     "val_loss": ("loss", "last finite loss on held-out data"),
+    "val_metric": ("1", "last finite metric on held-out data: accuracy, perplexity, ..."),
     "steps": ("step", "optimizer steps in the log"),
     "spikes": ("1", "loss spikes: 6 sd above the last 128 steps for 3 steps, or 20 sd once"),
     "spike_score": ("%", "steps whose loss lies 7 sd (short runs: 6) off its recent mean"),
@@ -38,10 +39,12 @@ def summarise(log: RunLog) -> dict[str, float | int | None]:
     lr_finite = lr[np.isfinite(lr)] if lr is not None else np.empty(0)
     loss_all = np.asarray(log.steps.get("loss", np.empty(0)), dtype=np.float64)
     evals = column(log.evals, "eval_loss")
+    metric = column(log.evals, "eval_metric")
     return {
         "final_loss": _finite(loss[-1]) if loss is not None else None,
         "best_loss": _extreme(loss, np.min),
         "val_loss": last_finite(evals) if evals is not None else None,
+        "val_metric": last_finite(metric) if metric is not None else None,
         "steps": len(log.step),
         "spikes": len(spike_rule.find_spikes(loss)) if loss is not None else None,
         "spike_score": spike_rule.spike_score(loss) if loss is not None else None,

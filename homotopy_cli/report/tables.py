@@ -45,6 +45,7 @@ def table_html(table: Table) -> str:
 CARDS: tuple[tuple[str, str, str], ...] = (
     ("final_loss", "final loss", ""),
     ("val_loss", "held-out loss", ""),
+    ("val_metric", "held-out metric", ""),
     ("best_loss", "best loss", ""),
     ("steps", "steps", "count"),
     ("max_edge_ratio", "peak edge ratio", ""),

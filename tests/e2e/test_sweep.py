@@ -62,6 +62,18 @@ def test_a_grid_leaves_a_log_each_one_table_and_one_page(folder):
     assert bytes_of(folder) == before  # nothing ran again; the page has the same bytes
 
 
+def test_a_task_s_own_metric_is_in_the_table(folder):
+    """Digits: accuracy on held-out images, beside the loss."""
+    grid = ("--sweep", "optimizer.lr=0.01,0.1", "--profile", "small", "--set", "steps=20")
+    done = homotopy("train", "digits", *grid, "--out", "grid", cwd=folder)
+    assert done.code == 0, done.err
+    for row in rows(folder / "grid"):
+        log = read_log(folder / "grid" / f"lr={row['optimizer.lr']}.h5")
+        assert float(row["val_metric"]) == log.evals["eval_metric"][-1]
+        assert 0.0 < float(row["val_metric"]) <= 1.0
+    assert "held-out metric" in " ".join(done.out.split())
+
+
 def test_profiles_and_a_run_that_diverges_are_results(folder):
     done = homotopy("train", "bowl.yaml", "--sweep", "profile=fast,hot", "--out", "g", cwd=folder)
     assert done.code == 0, done.err

@@ -35,7 +35,7 @@ def tiny_log(**changes) -> RunLog:
             "edge_ratio": np.array([0.4, 0.2]),
         },
         eval_step=np.array([0, 3]),
-        evals={"eval_loss": np.array([4.5, 2.5])},
+        evals={"eval_loss": np.array([4.5, 2.5]), "eval_metric": np.array([0.25, 0.5])},
         **changes,
     )
 
@@ -45,6 +45,7 @@ def test_metrics_of_a_log_that_fits_on_a_hand():
         "final_loss": 3.0,
         "best_loss": 2.0,
         "val_loss": 2.5,
+        "val_metric": 0.5,
         "steps": 3,
         "spikes": 0,
         "spike_score": None,  # three rows have no recent past
