@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from homotopy_cli.cli.progress import duration, make_progress, number
-from homotopy_cli.errors import HomotopyError, TrainingDiverged, typed
+from homotopy_cli.errors import CheckpointError, HomotopyError, TrainingDiverged, typed
 
 
 def run_train(
@@ -22,7 +22,8 @@ def run_train(
     """Train, write the page, say what happened; the exit code of contract section 1.
 
     Raises:
-        TrainingDiverged: After the summary, so that the error is the last thing said.
+        TrainingDiverged, CheckpointError: After the summary, so that the error is the last thing
+            said.
     """
     from homotopy_cli.training.loop import default_out, train
     from homotopy_cli.training.outputs import run_paths
@@ -52,6 +53,9 @@ def run_train(
         needed = consent(loaded.recipe, recipe)
         for line in sentences(result, command=command, page=bool(written), consent=needed):
             print(line)
+        if result.unsaved:
+            again = f"free some space, then: {command} --resume{_out_option(result.paths)}"
+            raise CheckpointError(result.unsaved, hint=again)
         if result.status == "diverged":
             from homotopy_cli.training.summary import advice
 
@@ -115,7 +119,7 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
     words = {
         "finished": "finished early" if result.early else "finished",
         "diverged": "stopped",
-        "interrupted": result.signal or "time limit",
+        "interrupted": f"ended by {result.signal}" if result.signal else "time limit",
     }
     lines = [
         f"{words[result.status]}: {result.step} of {result.total} steps, "
@@ -154,7 +158,7 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
         lines.append(f"best        {paths.best} (held-out loss {loss:.4g} after {step} steps)")
     if page:
         lines.append(f"report      {paths.page}")
-    if result.status == "interrupted":
+    if result.status == "interrupted" or result.unsaved:
         lines.append(f"next        {command} --resume" + _out_option(paths))
     elif paths.checkpoint.exists():
         lines.append(f"next        homotopy probe {typed(paths.checkpoint)}{consent}")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from homotopy_cli.errors import LogError
 from homotopy_cli.runlog.load import load
 from homotopy_cli.runlog.view import RunLog, Spectrum, newest_attempt
 
@@ -29,4 +30,11 @@ def read_log(path: str | os.PathLike[str]) -> RunLog:
     """
     given = Path(path)
     real = Path(os.path.realpath(given))
-    return newest_attempt(given, load(real))
+    try:
+        return newest_attempt(given, load(real))
+    except LogError as error:
+        raise LogError(
+            error.message.replace(str(real), str(given)),
+            hint=error.hint.replace(str(real), str(given)),
+            exit_code=error.exit_code,
+        ) from error

@@ -89,7 +89,7 @@ class Attempt:
             if late:
                 self._event("info", "TIME_LIMIT", f"{late} after step {self.done - 1}")
             elif status == "interrupted":
-                self._event("warning", "INTERRUPTED", f"{stop.name} after step {self.done - 1}")
+                self._event("warning", "INTERRUPTED", f"ended by {stop.name}")
             if (late or status == "finished") and self.run.eval_batches:
                 self._evaluate_once()
             failed = None
@@ -97,9 +97,9 @@ class Attempt:
                 failed = self.keeper.save(self.done)
             self.observer.stop()
             self.writer.close(status)
-        if failed is not None:
-            raise failed
-        return self._result(status, seconds, stop, fault=fault, early=early, late=late)
+        why = {"fault": fault, "early": early, "late": late}
+        why["unsaved"] = "" if failed is None else failed.message
+        return self._result(status, seconds, stop, **why)
 
     def _step(self, step: int) -> str:
         """One optimizer step and its row; returns why training must stop, or ""."""

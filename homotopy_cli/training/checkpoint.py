@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path}: could not be written ({_reason(error)}); the checkpoint before it is intact",
-            hint="free some space, then: homotopy train RECIPE --resume",
+            hint="free some space, then the same command with --resume",
         ) from error
 
 

@@ -128,7 +128,7 @@ def _write_shards(run: Any, folder: Path, content: Mapping[str, Any]) -> None:
         said = (str(error).splitlines() or [type(error).__name__])[-1]
         raise CheckpointError(
             f"{folder}: could not be written ({said}); the checkpoint before it is intact",
-            hint="free some space, then: homotopy train RECIPE --resume",
+            hint="free some space, then the same command with --resume",
         ) from error
 
 

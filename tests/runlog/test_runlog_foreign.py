@@ -117,6 +117,14 @@ def test_nothing_and_folders_and_pipes_say_so(path, tmp_path):
     assert told(tmp_path / "pipe") == "is not a regular file"
 
 
+def test_a_path_is_named_as_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name, words in (("run.h5", "no such log"), ("folder", "is a folder, not a log")):
+        assert refusal(name).message == f"{name}: {words}"
+    assert refusal("folder").hint == "try folder/run.h5"
+
+
 def test_a_newer_major_version_is_refused_with_the_way_out(path):
     foreign_log(path, schema_version="2.0")
     assert told(path) == "written with log schema 2.0; this version reads up to 1.x"

@@ -1,10 +1,14 @@
 """Checkpoints that cannot be written: said once, tried again, and the run goes on."""
 
+import pytest
 from training_runs import StopAt, folder
 
+from homotopy_cli.cli import train_run
+from homotopy_cli.errors import CheckpointError
 from homotopy_cli.recipe.load import load_recipe
 from homotopy_cli.runlog.reader import read_log
 from homotopy_cli.training.loop import train
+from homotopy_cli.training.ranks import SOLO
 
 
 class Blocked(StopAt):
@@ -32,3 +36,29 @@ def test_a_save_that_fails_again_and_again_is_said_once_until_it_works(tmp_path)
     assert failed == [3, 9]  # steps made: after step 2 and after step 8, not at each in between
     assert len(result.warnings) == 2 and "run.pt: could not be written" in result.warnings[0]
     assert result.exit_code == 0 and out.with_suffix(".pt").is_file()
+
+
+def test_when_the_last_save_fails_the_summary_comes_first_and_then_what_to_type(
+    tmp_path, monkeypatch, capsys
+):
+    recipe = folder(tmp_path, checkpoint_every=4, steps=6, freq=0)
+    out = tmp_path / "run.h5"
+    blocked = Blocked(out.with_suffix(".pt"), closed={4}, opened=set())
+    monkeypatch.setattr(train_run, "make_progress", lambda **_: blocked)
+    monkeypatch.setattr("sys.argv", ["homotopy", "train", str(recipe), "--out", str(out)])
+    with pytest.raises(CheckpointError, match=r"run\.pt: could not be written") as caught:
+        train_run.run_train(
+            load_recipe(recipe),
+            recipe=recipe,
+            out=out,
+            resume=False,
+            overwrite=False,
+            page=False,
+            quiet=True,
+            ranks=SOLO,
+        )
+    again = f"homotopy train {recipe} --resume --out {out}"
+    assert caught.value.exit_code == 2 and caught.value.hint.endswith(again)
+    said = capsys.readouterr().out
+    assert "finished: 6 of 6 steps" in said and f"next        {again}" in said
+    assert read_log(out).status == "finished"
