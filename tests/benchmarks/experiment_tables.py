@@ -73,34 +73,51 @@ def char_gpt(rows: Sequence[Row]) -> list[str]:
         behind = f"{scale * middle:+.1f} % ({n} seeds)"
         between = f"{scale * low:+.1f} to {scale * high:+.1f} %"
         lines.append(_line([arm, f"{median(values):.4f}", span, behind, between]))
-    return lines
+    first = statistics.median(float(row["first_loss"]) for row in rows)
+    whatever = {arm: values for (arm,), values in cells(free, ("profile",), "val_loss").items()}
+    return [*lines, "", *_sensitivities(found, first, reference="warmup10", whatever=whatever)]
 
 
 def basin(rows: Sequence[Row], title: str = "Character GPT, 300 steps: the basin") -> list[str]:
     """Sensitivity to the rate, arm by arm."""
-    lines = [f"## {title}", "", *_rates(rows), ""]
     found = cells(rows, ("profile", "optimizer.lr"), "val_loss")
     first = statistics.median(float(row["first_loss"]) for row in rows)
-    arms = list(dict.fromkeys(arm for arm, _ in found))
-    rates = {arm: {lr for a, lr in found if a == arm} for arm in arms}
-    arms = [arm for arm in arms if len(rates[arm]) > 1]
-    shared = set.intersection(*(rates[arm] for arm in arms))
+    reference = "warmup10" if any(arm == "warmup10" for arm, _ in found) else next(iter(found))[0]
+    return [f"## {title}", "", *_rates(rows), "", *_sensitivities(found, first, reference)]
+
+
+def _sensitivities(
+    found: Mapping[tuple[str, str], Seeds],
+    first: float,
+    reference: str,
+    *,
+    whatever: Mapping[str, Seeds] | None = None,
+) -> list[str]:
+    """Each arm beside the reference, over the rates that both were run at.
+
+    Args:
+        found: (arm, rate) -> seeds.
+        first: The loss before training, which a run that diverged counts with.
+        reference: An arm.
+        whatever: Arms that take no rate, and end alike whatever one asks for.
+    """
     lowest = min(median(values) for values in found.values())
-    by_arm = {
-        arm: sensitivity({lr: found[arm, lr] for lr in sorted(shared)}, lowest, first)
-        for arm in arms
-    }
-    lines.append(f"Over the rates {', '.join(sorted(shared, key=float))}:")
-    lines.append("")
-    base = by_arm[arms[0]]
-    for arm, values in by_arm.items():
-        words = f"{arm}: sensitivity {median(values):.3f}"
-        if arm != arms[0] and values:
-            middle, low, high, n = paired(values, base)
-            share = median(values) / median(base)
-            words += f", {share:.2f} of {arms[0]}'s; difference {middle:+.3f} "
-            words += f"[{low:+.3f}, {high:+.3f}], {n} pairs"
-        lines.append(f"- {words}")
+    rates = {arm: {lr for a, lr in found if a == arm} for arm, _ in found}
+    lines = ["Sensitivity to the rate, over the rates that both arms were run at:", ""]
+    lines += [_head(["arm", "rates", "its own", f"{reference}'s", "ratio", "difference, paired"])]
+    lines.append(_rule(6))
+    for arm in [*rates, *(whatever or {})]:
+        shared = sorted(rates[reference] & rates.get(arm, rates[reference]), key=float)
+        if arm == reference or len(shared) < 3:
+            continue
+        base = sensitivity({lr: found[reference, lr] for lr in shared}, lowest, first)
+        mine = {lr: found[arm, lr] if arm in rates else whatever[arm] for lr in shared}
+        values = sensitivity(mine, lowest, first)
+        middle, low, high, n = paired(values, base)
+        told = f"{middle:+.3f} [{low:+.3f}, {high:+.3f}], {n} pairs"
+        ratio = f"{median(values) / median(base):.2f}"
+        numbers = [f"{median(values):.3f}", f"{median(base):.3f}", ratio, told]
+        lines.append(_line([arm, f"{shared[0]} to {shared[-1]} ({len(shared)})", *numbers]))
     return lines
 
 
@@ -211,6 +228,9 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "char_gpt": char_gpt,
     "char_gpt_basin": basin,
     "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 300 steps"),
+    "char_gpt_qk": lambda rows: basin(
+        rows, "Character GPT with normed queries and keys, 300 steps"
+    ),
     "cifar10": cifar10,
     "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),
     "depth": depth,
