@@ -280,7 +280,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         rate, plan = max(self._rates.written, default=0.0), self.schedule_lr
         text = f"learning rate {rate:.3g}, the schedule says {plan:.3g}"
         if limited:
-            text += f": {self.signal} allows {self._guard.ceiling.level:.3g}"
+            text += f": {self._guard.ceiling.why(self.signal)}"
         self._guard.events.add(self._guard.n_steps, "info", code, text)
 
     def _check_in_use(self) -> None:

@@ -198,6 +198,14 @@ class Ceiling:
             self.reason = FLOOR if factor <= floor else reason
         return max(floor, factor)
 
+    def why(self, signal: str) -> str:
+        """What holds the rate below its schedule, in words."""
+        if self.reason == RISE:
+            return "rates rise in the line that the start's curvature suggests"
+        if self.reason == SCALED:
+            return "it decays from the peak that was allowed"
+        return f"{signal} allows {self.level:.3g}"
+
     def _ratio(self, schedule: float) -> tuple[float, int]:
         """The largest ratio of the laws in force at a rate of `schedule`, and its reason."""
         ratios = []
