@@ -18,7 +18,7 @@ from homotopy_cli.schedulers.settings import GuardSettings
 
 
 class BorrowedCeiling:
-    """min(rate, ceiling) for the length of one optimizer step.
+    """The lower of rate and limits (see HomotopyLR, mode guard) for one optimizer step's length.
 
     `before_step` probes when due and writes the lowered rates; a hook on the optimizer puts the
     scheduled ones back right after its step, so that whoever schedules them never sees ours.

@@ -131,14 +131,15 @@ class Ceiling(Spec):
     release: AtLeastOne | None = _own("largest rise of the ceiling per step; default 1.05")
     floor: Fraction | None = _own("least factor on the schedule; default 0.01")
     warmup: Fraction | None = _own(
-        "share of the run in which rates rise no faster than in a measured line, 0 = as fast as "
-        "the edge allows; default 0.25, for curvature_warmup 0"
+        "Adam's family and mode auto: share of the run in which rates rise no faster than in a "
+        "measured line, 0 = as fast as the edge allows; default 0.25, for curvature_warmup 0"
     )
     start_ratio: Positive | None = _own(
         "edge ratio at which the line starts; default by the length of the rise"
     )
     scale_decay: bool | None = _own(
-        "a schedule whose peak was refused decays from what it reached; default true"
+        "a schedule whose peak was refused decays from what it reached; default true, for "
+        "per_layer_homotopy and curvature_warmup false"
     )
     curvature_target: Positive | None = _own(
         "κ above which the founding formula bites, 1/loss; default none, 1e4 for signal kappa"

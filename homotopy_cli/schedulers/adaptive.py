@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.schedulers import rules
+from homotopy_cli.schedulers.ceiling import RISE, SCALED
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import LossLike
 
@@ -78,7 +79,8 @@ class AdaptiveHomotopyLR(HomotopyLR):
     def _after_probe(self, batch: Batch, *, paired: bool) -> None:
         by_kappa = self.signal == "kappa"
         value = self.last_probe.get("kappa" if by_kappa else "edge_ratio", math.nan)
-        if not (0.0 < value < math.inf) or rules.is_outlier(value, self._seen):
+        held = self.lr_reason in (RISE, SCALED)  # the ratio is then not the edge's doing
+        if held or not (0.0 < value < math.inf) or rules.is_outlier(value, self._seen):
             return
         self._seen.append(value)
         if self.last_epoch < self.warmup_steps or len(self._seen) < LEAST:

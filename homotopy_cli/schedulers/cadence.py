@@ -132,7 +132,7 @@ class Cadence:
 
     def hasten(self) -> None:
         """A free alarm fired: quarter the period."""
-        self.period = max(self.shortest, self.period // 4)
+        self.period = min(self.period, max(self.shortest, self.period // 4))
 
     def state_dict(self) -> dict[str, Any]:
         """The counters; the settings belong to the constructor."""

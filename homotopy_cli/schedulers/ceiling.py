@@ -99,7 +99,7 @@ class Ceiling:
         self.held = False
         fresh = step <= self.early_steps
         self.edge.measured(sharpness, elapsed, fresh=fresh)
-        if fresh:
+        if fresh or not self.by_edge:
             self._set(self.edge, self._numerator(step))
         else:
             self.edge.attack_in_doubt(self._numerator(step), UNCONFIRMED)
@@ -113,8 +113,9 @@ class Ceiling:
         self.taken_at = step
 
     def confirm(self) -> None:
-        """There is no second probe: the last one's word counts in full."""
-        self.edge.confirm(self._numerator(self.advanced_to))
+        """There is no second probe at the step after: the last one's word counts in full."""
+        if self.advanced_to > self.taken_at:
+            self.edge.confirm(self._numerator(self.advanced_to))
 
     def take_fraction(self, fraction: float) -> None:
         """Smooth the share of signal of one more probe; NaN is no news."""
@@ -139,8 +140,10 @@ class Ceiling:
         not calls, so a scheduler that is stepped once per epoch releases as it should.
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
-            if self.settings.scale_decay and self.measured:
+            if self._scales:
                 self.reach.advance(self._law)
+            if passed > self.taken_at + 1:
+                self.confirm()
             rate = self._rate(passed)
             self.edge.advance(self._numerator(passed), self.settings.floor * schedule, rate)
             if self.kappa_target is not None:
@@ -148,6 +151,12 @@ class Ceiling:
             self.advanced_to = passed
         self.reach.current = schedule
         self.advanced_to = max(self.advanced_to, step)
+
+    @property
+    def _scales(self) -> bool:
+        """Whether a refused peak is remembered: not in the start, where the limits still fall."""
+        starting = self.rise is not None and self.rise.slope is None
+        return self.settings.scale_decay and self.measured and self.by_edge and not starting
 
     def _rate(self, step: int) -> float:
         """Largest rise of the limits at `step`: the older the last probe, the smaller.
@@ -200,6 +209,8 @@ class Ceiling:
 
     def why(self, signal: str) -> str:
         """What holds the rate below its schedule, in words."""
+        if self.reason == FLOOR:
+            return "at the least factor"
         if self.reason == RISE:
             return "rates rise in the line that the start's curvature suggests"
         if self.reason == SCALED:
@@ -231,7 +242,7 @@ class Ceiling:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         for name in ("edge", "kappa", "reach", "rise"):
-            if name in state:
+            if name in state and getattr(self, name) is not None:
                 getattr(self, name).load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])

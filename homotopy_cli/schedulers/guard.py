@@ -99,7 +99,6 @@ class CurvatureGuard:
         self.n_failed_in_a_row = 0
         self.last_step = -1  # of the last successful probe
         self.current_curvature = math.nan  # κ of the last probe that had one, 1/loss
-        self.sharpness = math.nan  # λ that the last successful probe steered by, 1/lr; all ranks'
         self.last_estimate: CurvatureEstimate | None = None
         self.last: dict[str, Any] = {}  # the last probe as columns of the log
         self.seconds = 0.0  # wall time of all probes; reported, never decides
@@ -190,7 +189,6 @@ class CurvatureGuard:
         elapsed = step - self.last_step if self.last_step >= 0 else 1
         self.last_step, self.last_estimate, self.n_failed_in_a_row = step, found.estimate, 0
         ceiling.take(sharpness, kappa, step=step, elapsed=elapsed)
-        self.sharpness = sharpness
         if math.isfinite(kappa):
             self.current_curvature = kappa
         c = ceiling.threshold(step)

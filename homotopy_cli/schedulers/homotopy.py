@@ -20,7 +20,7 @@ class HomotopyLR(CurvatureScheduler):
     """lr_g = schedule_g / (1 + α·max(0, ratio - 1)), one factor for all groups.
 
     With the default signal the ratio is ρ/target, ρ = η·λ/c: the scheduled rate against the
-    edge of stability of *this* optimizer, λ measured in its own metric. At α = 1 that is
+    edge of stability of *this* optimizer, λ measured in its own metric. At α = 1 that law is
     exactly min(schedule, target·c/λ): a ceiling. With `signal="kappa"` the ratio is
     κ/curvature_target as in the founding text; a `curvature_target` given with another signal
     adds that law to the edge's, and the lower rate holds.
@@ -33,11 +33,12 @@ class HomotopyLR(CurvatureScheduler):
     through the first `warmup` of the run, which the start's curvature suggests (ramp.py),
     whatever the schedule asks for: a rate that shoots up to the edge is paid for to the end of
     the run. And a schedule whose peak is refused decays from what it was let reach
-    (limits.Reach), so that a rate given thirty times too high ends as the right one does.
+    (limits.Reach), so that a rate given thirty times too high ends as the right one does. No rate
+    is held below `floor` of the schedule.
 
     A probe's rise in curvature lowers the rate of the very step it precedes; a fall raises it
-    by at most `release` per step. After the start one probe alone at most halves the rate; the
-    next step's confirms the rest of the cut or takes it back. A failed probe keeps the last
+    by at most `release` per step. After the start one probe alone at most halves the edge's limit;
+    the next step's confirms the rest of the cut or takes it back. A failed probe keeps the last
     ceiling.
 
     With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
@@ -54,7 +55,7 @@ class HomotopyLR(CurvatureScheduler):
         start_ratio: Edge ratio at which the line starts; None: by the length of the rise.
         final: Last rate of mode auto over its peak.
         scale_decay: Let a schedule whose peak was refused decay from what it reached. False is
-            exactly min(schedule, ceiling), which does not decay while the schedule is above it.
+            min(schedule, limits), which does not decay while the schedule is above them.
         curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
             "kappa" and nothing is given.
         alpha: Strength of the founding formula; 0 measures without acting.
@@ -135,6 +136,8 @@ class HomotopyLR(CurvatureScheduler):
         if mode not in TARGET:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(TARGET)}")
         self.ramp = None
+        if mode == "auto" and not 0.0 < warmup <= 1.0:
+            raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
         if mode == "auto":
             if base_lr is not None or inner is not None or not enabled:
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")

@@ -49,12 +49,12 @@ class Limit:
     def attack_in_doubt(self, numerator: float, most: float) -> None:
         """Like attack, but a cut by more than the factor `most` waits for a second probe.
 
-        One that refutes it takes the cut back.
+        One that refutes it takes the cut back. Nothing waits where there was no limit before.
         """
         before = self.doubted or self.limit
         if self.doubted:
             self.limit, self.doubted = before, 0.0
-        elif self.goal(numerator) < before / most:
+        elif before < math.inf and self.goal(numerator) < before / most:
             self.limit, self.doubted, self.rising = before / most, before, False
             return
         self.attack(numerator)
@@ -87,7 +87,7 @@ class Limit:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         for name in _MOVING:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 _MOVING = ("limit", "average", "curvature", "rising", "doubted", "undoubted")
@@ -109,7 +109,7 @@ class Reach:
     current: float = 0.0  # scheduled rate of the step to come
 
     def of(self, schedule: float) -> float:
-        """The factor on a scheduled rate; 1 at the peak and on the way up to it."""
+        """The factor on a scheduled rate; 1 at the peak and on the first way up to it."""
         return 1.0 if schedule >= self.peak * (1.0 - 1e-9) else self.share
 
     def advance(self, law: Callable[[float], float]) -> None:

@@ -56,6 +56,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         if model is None:
             raise TypeError("PerLayerHomotopyLR needs the model: its modules are the layers")
         settings.setdefault("layers_freq", 100)
+        settings.setdefault("scale_decay", False)  # the largest rate moves with its layer's factor
         split_groups(optimizer, model)
         self._bounds = {"power": power, "low": low, "high": high}
         self.multipliers: dict[str, float] = {}

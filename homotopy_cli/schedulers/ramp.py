@@ -28,6 +28,7 @@ from typing import Any
 from homotopy_cli.schedulers.settings import GuardSettings
 
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
+LAST_EARLY = 16  # last step of a probe that tells how steep the line is
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
 GROWTH = 8.0  # largest rise of the rate per step of the start
 CALM, FULL = 0.8, 1.2  # edge ratios, read high by small slices: the rise slows, and halts
@@ -59,7 +60,9 @@ class MeasuredRamp:
     recent: list[float] = field(default_factory=list)  # last readings of |λ|/c, 1/lr
     slope: float | None = None  # of the rate, per step, at the end of the start
     candidates: list[float] = field(default_factory=list)  # slopes the start has seen
-    ended: bool = False  # the rise, with the last probe
+    n_early: int = 0  # probes in steps FIRST_TRUSTED to LAST_EARLY
+    closed: bool = False  # the rise is over, whatever becomes of T
+    ended: bool = False  # it was the last probe that ended it
 
     @property
     def ramp_steps(self) -> int:
@@ -82,15 +85,16 @@ class MeasuredRamp:
     @property
     def over(self) -> bool:
         """Whether the rise has ended."""
-        return self.taken_at >= self.ramp_steps
+        return self.closed or self.taken_at >= self.ramp_steps
 
     def __call__(self, step: int) -> float:
         """The rate for optimizer step `step`."""
         return self._plan(min(step, self.ramp_steps)) * self.decay(step)
 
     def level(self, step: int) -> float:
-        """The highest rate of the rise by optimizer step `step`; inf before the first probe."""
-        return self._plan(min(step, self.ramp_steps)) if self.measured else math.inf
+        """The highest rate of the rise by optimizer step `step`; inf where nobody saw the start."""
+        unseen = step > LAST_EARLY and self.n_early < 2
+        return math.inf if unseen or not self.measured else self._plan(min(step, self.ramp_steps))
 
     def decay(self, step: int) -> float:
         """Half a cosine from 1 at the end of the rise to `final` at the last step."""
@@ -124,8 +128,9 @@ class MeasuredRamp:
                 self.candidates.append(self.rate / (step + 1))
             if step >= START and self.candidates:
                 self.slope = statistics.median(self.candidates)
+        self.n_early += FIRST_TRUSTED <= step <= LAST_EARLY
         self.taken_at = step
-        self.ended = self.over
+        self.closed = self.ended = self.over
 
     @property
     def freedom(self) -> float:
@@ -135,7 +140,7 @@ class MeasuredRamp:
 
     def _plan(self, step: int) -> float:
         """The rate at `step` of the rise, from the last probe on."""
-        if self.slope is None:
+        if self.slope is None or self.closed:
             return self.rate
         return self.rate + self.slope * self.freedom * max(0, step - self.taken_at)
 
@@ -153,16 +158,16 @@ class MeasuredRamp:
         self.candidates, self.recent = list(state["candidates"]), list(state["recent"])
 
 
-_MOVING = ("rate", "taken_at", "slope")
+_MOVING = ("rate", "taken_at", "slope", "n_early", "closed")
 
 
 def measured_rise(settings: GuardSettings, signal: str) -> MeasuredRamp | None:
     """The line under a schedule that is given; None: its rates may rise as the edge allows.
 
-    There is one where the settings have a warmup, the run's length is known and λ(P⁻¹H) steers, for
-    which the numbers here were measured.
+    There is one where the settings have a warmup, λ(P⁻¹H) steers, for which the numbers here were
+    measured, and the run is known to be long enough for a start and a rise.
     """
-    wanted = settings.warmup > 0.0 and settings.total_steps > 0
-    if not wanted or signal != "preconditioned_sharpness":
+    if not settings.warmup or signal != "preconditioned_sharpness":
         return None
-    return MeasuredRamp(settings.total_steps, settings.start_ratio, settings.warmup)
+    line = MeasuredRamp(settings.total_steps, settings.start_ratio, settings.warmup)
+    return line if settings.total_steps and line.ramp_steps > LAST_EARLY else None

@@ -50,6 +50,8 @@ class GuardSettings:
         _within("probe_fraction", self.probe_fraction, 0.0, 1.0, closed=True)
         if not 0.0 <= self.warmup <= 1.0:
             raise ValueError(f"warmup is {self.warmup}: it must be in [0, 1]")
+        if self.start_ratio is not None:
+            _within("start_ratio", self.start_ratio, 0.0, math.inf)
         _within("floor", self.floor, -1e-300, 1.0, closed=True)
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing is {self.smoothing}: it must be in [0, 1)")

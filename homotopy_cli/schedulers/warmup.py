@@ -48,7 +48,8 @@ class CurvatureWarmup(HomotopyLR):
         steps = warmup_steps if warmup_steps is not None else total // 10 if total else 1000
         self.warmup_steps = max(1, steps)
         self.rise_below = rise_below
-        settings.setdefault("warmup", 0.0)  # the gate is the rise
+        settings.setdefault("warmup", 0.0)  # the gate is the rise, and a cut of it is no decay
+        settings.setdefault("scale_decay", False)
         settings.setdefault("longest", 2 * settings.get("estimation_freq", 10))  # the rate moves
         self.finished = not settings.get("enabled", True)
         self.factor = 1.0 if self.finished else START
@@ -69,9 +70,9 @@ class CurvatureWarmup(HomotopyLR):
 
     def _advance(self) -> None:
         """One optimizer step of the ramp."""
-        if self.finished or not self._guard.ceiling.measured:
-            return
         ceiling = self._guard.ceiling
+        if self.finished or not ceiling.measured or ceiling.edge.doubted:
+            return
         top = max(self._scheduled(self.last_epoch), default=0.0)
         c = ceiling.threshold(self._guard.n_steps)
         ratio = rules.edge_ratio(top, ceiling.edge.curvature, c)

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from homotopy_cli.errors import TrainingDiverged
+from homotopy_cli.errors import CheckpointError, TrainingDiverged
 from homotopy_cli.records import EvalRecord, EventRecord, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
 from homotopy_cli.training.averaging import weights_to_use
@@ -221,6 +221,8 @@ class Attempt:
             self.warnings.append(message)
 
     def _result(self, status: str, seconds: float, stop: StopRequest, **why: str) -> TrainResult:
+        codes = {"finished": 0, "diverged": TrainingDiverged.exit_code}
+        codes["interrupted"] = stop.exit_code
         return TrainResult(
             status=status,
             step=self.done,
@@ -240,8 +242,6 @@ class Attempt:
             **why,
             best_eval=self.standing.stopping.best if self.recipe.keep_best else None,
             signal=stop.name if status == "interrupted" else "",
-            exit_code={"finished": 0, "diverged": TrainingDiverged.exit_code}.get(
-                status, stop.exit_code
-            ),
+            exit_code=CheckpointError.exit_code if why["unsaved"] else codes[status],
             warnings=tuple(self.warnings),
         )

@@ -93,7 +93,7 @@ class TrainResult:
     fault: str = ""  # why it diverged, with the step
     early: str = ""  # why it finished before its last step
     late: str = ""  # which limit on time interrupted it
-    unsaved: str = ""  # why the last weights could not be saved
+    unsaved: str = ""  # why the last weights could not be saved; exit_code is then 2
     signal: str = ""
     exit_code: int = 0
     warnings: tuple[str, ...] = ()

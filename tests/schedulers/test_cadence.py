@@ -92,3 +92,21 @@ def test_state_round_trip():
     two = Cadence(total_steps=100)
     two.load_state_dict(one.state_dict())
     assert two == one
+
+
+def test_an_alarm_never_puts_a_probe_off():
+    cadence = Cadence(shortest=5, period=1)
+    cadence.hasten()
+    assert cadence.period == 1
+    cadence.period = 40
+    cadence.hasten()
+    assert cadence.period == 10
+
+
+def test_a_rise_has_its_share_spread_over_it():
+    plain, rising = (Cadence(total_steps=1000, front=0.8, rise_steps=n) for n in (0, 250))
+    assert plain.allowance(0) == pytest.approx(0.05 * 800)
+    assert rising.allowance(0) == pytest.approx(0.05 * 800 * 0.4)
+    steps = range(0, 1200, 10)
+    assert all(rising.allowance(a) <= rising.allowance(a + 10) for a in steps)
+    assert [rising.allowance(t) for t in (250, 900)] == [plain.allowance(t) for t in (250, 900)]

@@ -12,6 +12,7 @@ from homotopy_cli.schedulers import layer_watch
 from homotopy_cli.schedulers.baselines import build_schedule
 from homotopy_cli.schedulers.history import REASONS
 from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.per_layer import PerLayerHomotopyLR
 
 
 def quadratic_run(optimizer_class, lr, eigenvalues=(100.0, 1.0), *, steps=1, **settings):
@@ -301,6 +302,71 @@ def test_a_rate_thirty_times_too_high_ends_as_one_too_high():
     assert high[-1] < 0.2 * max(high)
 
 
+def test_accumulation_does_not_confirm_a_doubted_cut():
+    """Two micro-batches a step: the second call is no second probe."""
+    model = Quadratic([100.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    settings = {"target": 1.0, "budget": math.inf, "floor": 1e-6}
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, **settings)
+    used = []
+    for step in range(45):
+        model.eigenvalues.fill_(5000.0 if step == 40 else 100.0)
+        scheduler._guard.cadence.period = 1
+        optimizer.zero_grad()
+        model(DUMMY).backward()
+        scheduler.update_curvature(batch=DUMMY)
+        scheduler.update_curvature(batch=DUMMY)
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert used[39:42] == pytest.approx([0.02, 0.01, 0.02])
+
+
+def test_a_first_probe_long_after_the_start_holds_the_rate_at_once():
+    model = Quadratic([100.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, target=1.0)
+    with pytest.warns(UserWarning, match="never called"):
+        for _ in range(20):
+            optimizer.step()
+            scheduler.step()
+    scheduler.update_curvature(batch=DUMMY)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+
+
+def test_mode_auto_is_not_scaled_while_its_rate_still_falls():
+    """λ read higher again within the start: the ramp falls, and no limit falls with it twice."""
+    model = Quadratic([100.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    settings = {"mode": "auto", "total_steps": 200, "budget": math.inf}
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, **settings)
+    for step in range(30):
+        model.eigenvalues.fill_(10.0 if step == 5 else 100.0)
+        optimizer.zero_grad()
+        model(DUMMY).backward()
+        scheduler.update_curvature(batch=DUMMY)
+        assert REASONS[scheduler.lr_reason] != "scaled"
+        optimizer.step()
+        scheduler.step()
+
+
+def test_layers_whose_factors_fall_are_no_decay():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    scheduler = PerLayerHomotopyLR(
+        optimizer, model, nn.CrossEntropyLoss(), layers_freq=5, budget=math.inf, total_steps=100
+    )
+    reasons = set()
+    for x, y in batches(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        scheduler.update_curvature(x, y)
+        reasons.add(REASONS[scheduler.lr_reason])
+        optimizer.step()
+        scheduler.step()
+    assert "scaled" not in reasons and len(set(scheduler.multipliers.values())) > 1
+
+
 def test_a_rate_that_the_line_allows_is_left_alone():
     rates, reasons = adam_rates(1e-7)
     assert set(reasons) == {"schedule"}
@@ -405,6 +471,8 @@ def test_events_mark_where_the_ceiling_begins_and_ends_to_decide():
         ({"floor": 1.5}, "floor is 1.5"),
         ({"smoothing": 1.0}, "smoothing is 1.0"),
         ({"warmup": 1.5}, "warmup is 1.5"),
+        ({"start_ratio": 0.0}, "start_ratio is 0.0"),
+        ({"mode": "auto", "warmup": 0.0}, "mode auto rises"),
         ({"curvature_target": -1.0}, "curvature_target is -1.0"),
         ({"estimation_freq": 0}, "estimation_freq is 0"),
         ({"base_lr": 0.0}, "base_lr is 0.0"),

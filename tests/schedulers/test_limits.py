@@ -1,5 +1,6 @@
 """Limit, RangeAlarm, EventLog, Series and StepCounter, one by one."""
 
+import copy
 import itertools
 import math
 
@@ -55,6 +56,29 @@ def test_the_average_forgets_by_optimizer_steps_not_by_probes():
     two.measured(1.0, 20)
     assert one.average == pytest.approx(1000.0 ** (0.9**20))
     assert two.average == pytest.approx(one.average)
+
+
+def test_a_large_cut_waits_for_a_second_word():
+    limit = Limit(smoothing=0.0)
+    limit.measured(100.0, 1)
+    limit.attack_in_doubt(2.0, 2.0)
+    assert (
+        limit.limit == pytest.approx(0.02) and not limit.doubted
+    )  # nothing to doubt: no limit yet
+    limit.measured(1e4, 1)
+    limit.attack_in_doubt(2.0, 2.0)
+    assert limit.limit == pytest.approx(0.01) and limit.doubted == pytest.approx(0.02)
+    limit.advance(2.0, floor=0.0, rate=1.05)
+    assert limit.limit == pytest.approx(0.01)  # in doubt nothing moves
+    confirmed, refuted = copy.deepcopy(limit), copy.deepcopy(limit)
+    limit.confirm(2.0)
+    assert limit.limit == pytest.approx(2e-4) and not limit.doubted
+    confirmed.measured(8e3, 1)
+    confirmed.attack_in_doubt(2.0, 2.0)
+    assert confirmed.limit == pytest.approx(2.5e-4) and not confirmed.doubted
+    refuted.measured(110.0, 1)
+    refuted.attack_in_doubt(2.0, 2.0)
+    assert refuted.limit == pytest.approx(2.0 / 110.0) and not refuted.doubted
 
 
 def allowed(level):

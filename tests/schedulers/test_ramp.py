@@ -93,6 +93,28 @@ def test_an_unknown_length_ramps_and_then_stays():
     assert rates[60] == rates[199] == max(rates)
 
 
+def test_a_start_that_nobody_saw_sets_no_limit():
+    """Only the first steps tell how steep the line is; a late or a rare probe does not."""
+    late, rare = MeasuredRamp(1000), MeasuredRamp(1000)
+    late.take(300, 5.0, 2.0)
+    for step in (0, 50, 100):
+        rare.take(step, 1e6 if step == 0 else 5.0, 2.0)
+    assert late.level(300) == late.level(900) == math.inf
+    assert rare.level(0) < 1e-5 and rare.level(101) == math.inf
+    few = MeasuredRamp(1000)
+    for step in (0, 1, 2, 4, 8, 16):
+        few.take(step, 5.0, 2.0)
+    assert few.level(17) < 0.1
+
+
+def test_a_longer_run_reopens_no_rise():
+    ramp = MeasuredRamp(400)
+    follow(ramp, lambda t: 8.0 / (t + 1), 120)
+    longer = MeasuredRamp(4000)
+    longer.load_state_dict(ramp.state_dict())
+    assert ramp.over and longer.over and longer.level(900) == ramp.rate
+
+
 def test_the_state_is_plain_and_continues_bitwise():
     def curvature(t):
         return 3.0 + math.sin(t)

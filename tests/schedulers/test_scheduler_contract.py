@@ -50,12 +50,16 @@ def test_it_is_an_lr_scheduler(name):
     assert scheduler.last_epoch == 0
 
 
+LONG = {"total_steps": 80, "inner": build_schedule("cosine", 80, warmup=8)}  # a line, a decay
+
+
 @each
 @each_optimizer
-def test_state_is_weights_only_and_a_resumed_run_is_bitwise_the_same(name, optimizer_name):
+@pytest.mark.parametrize("plan", [{}, LONG], ids=["constant", "planned"])
+def test_state_is_weights_only_and_a_resumed_run_is_bitwise_the_same(name, optimizer_name, plan):
     """30 steps in one go, against 13 + save + load into fresh objects + 17."""
     data = batches(30)
-    settings = {"layers_freq": 4, "burst": 4}
+    settings = {"layers_freq": 4, "burst": 4, **plan}
     model, optimizer, scheduler = setup(name, optimizer_name, **settings)
     torch.manual_seed(7)
     used = train(model, optimizer, scheduler, data)
