@@ -82,7 +82,7 @@ class CurvatureGuard:
             total_steps=settings.total_steps,
             front=settings.front,
             rise_steps=rise.ramp_steps if rise is not None else 0,
-            shortest=min(settings.shortest, settings.estimation_freq),
+            shortest=min(settings.shortest, settings.estimation_freq) if rise is not None else 1,
         )
         self.ceiling = Ceiling(
             optimizer,
@@ -163,7 +163,9 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        upper = step <= self.cadence.early_steps  # later it would hold down what training can bear
+        # In a measured rise λ plus its residual would hold down what training can bear: a slice of
+        # 1/8 of the rows reads half as high again as a large one.
+        upper = step <= self.cadence.early_steps or self.ceiling.rise is None
         sharpness = steering_value(found.estimate, self._column(rates), upper=upper)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
         sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])

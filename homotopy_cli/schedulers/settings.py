@@ -30,7 +30,7 @@ class GuardSettings:
     burst: int | None = None  # steps at the start with a probe each; None: by total_steps
     longest: int = 200  # longest probe period, optimizer steps
     budget: float = 0.05  # share of gradient-equivalents for probing; inf = unlimited
-    shortest: int = 5  # steps between two probes after the burst
+    shortest: int = 5  # steps between two probes after the burst, where rates rise in a line
     front: float = 0.8  # share of the whole budget that may be spent at once
     total_steps: int = 0  # length of the run; 0 = unknown
     probe_fraction: float = 0.125  # share of the batch's rows a probe measures; half early on
