@@ -81,7 +81,13 @@ def auto_figure(steps: Sequence[Path], evals: Path, beside: Path) -> go.Figure:
             x=run.step, y=run.steps["lr"], line=line, name="cosine, tuned by hand", showlegend=not i
         )
         figure.add_scatter(
-            x=run.eval_step, y=run.evals["eval_loss"], line=line, showlegend=False, row=1, col=2
+            x=run.eval_step,
+            y=run.evals["eval_loss"],
+            mode="lines",
+            line=line,
+            showlegend=False,
+            row=1,
+            col=2,
         )
     for path, log, color in zip(steps, sorted(evals.glob("*.h5")), COLORS, strict=True):
         with open(path, encoding="utf-8") as file:
@@ -92,7 +98,13 @@ def auto_figure(steps: Sequence[Path], evals: Path, beside: Path) -> go.Figure:
         )
         run = read_log(log)
         figure.add_scatter(
-            x=run.eval_step, y=run.evals["eval_loss"], line=line, showlegend=False, row=1, col=2
+            x=run.eval_step,
+            y=run.evals["eval_loss"],
+            mode="lines",
+            line=line,
+            showlegend=False,
+            row=1,
+            col=2,
         )
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=1)
