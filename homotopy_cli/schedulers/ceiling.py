@@ -20,13 +20,13 @@ KAPPA_TARGET = 1e4  # 1/loss, the founding default
 
 
 class Ceiling:
-    """The two laws, edge of stability and founding κ, as one factor in [floor, 1].
+    """The laws, edge of stability, founding κ and measured rise, as one factor in [floor, 1].
 
-    The factor is 1/(1 + α·max(0, ratio - 1)) of the larger ratio: ρ/target for the edge,
-    κ/curvature_target for κ. The edge law is on unless the signal is "kappa"; the κ law is on
-    where the signal is "kappa" or a curvature_target is given. `rise` is a third: a rate may rise
-    no faster than in the line that the start's curvature suggests. What they let a schedule reach
-    of its peak scales its decay: see Reach.
+    The factor is 1/(1 + α·max(0, ratio - 1)) of the largest ratio: ρ/target for the edge,
+    κ/curvature_target for κ, schedule/line for the rise. The edge law is on unless the signal is "kappa"; the κ law is on
+    where the signal is "kappa" or a curvature_target is given; the rise, where there is a `rise`:
+    rates grow no faster than in the line that the start's curvature suggests. What the laws let a
+    schedule reach of its peak scales its decay: see Reach.
 
     Args:
         optimizer: Its groups and step count give the threshold c.
