@@ -7,7 +7,7 @@
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     effort       how much a probe does, by where the run is and what it can pay
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
-    ramp         rates that are measured: the schedule of mode auto, a limit under mode guard (no torch)
+    ramp         rates that are measured: mode auto's schedule, a limit in mode guard (no torch)
     probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> plain numbers
     fraction     which share of the gradient is signal, from the probe's slice
     layer_watch  per-layer probes on an account of their own
