@@ -103,6 +103,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         batch: Batch = None,
         loss: float | None = None,
         grad_norm: float | None = None,
+        clip_coef: float = 1.0,
     ) -> CurvatureEstimate | None:
         """Probe if due, between backward() and optimizer.step(), and lower the rates at once.
 
@@ -115,7 +116,9 @@ class CurvatureScheduler(Readings, LRScheduler):
             targets: Of the same.
             batch: The whole batch, for loss_fn(model, batch).
             loss: This step's loss: an unusual one brings the next probe forward.
-            grad_norm: This step's ‖g‖: likewise.
+            grad_norm: This step's ‖g‖ before clipping: likewise.
+            clip_coef: What clipping has scaled this step's gradient with, in (0, 1]:
+                min(1, max_norm/‖g‖). The edge is that of the clipped step.
 
         Returns:
             The estimate, or None where no probe was due or it failed.
@@ -129,7 +132,12 @@ class CurvatureScheduler(Readings, LRScheduler):
         self._rates.sync(self.base_lrs)
         with torch.enable_grad():
             estimate = self._guard.observe(
-                given, self.schedule_rates(), paired=paired, loss=loss, grad_norm=grad_norm
+                given,
+                self.schedule_rates(),
+                paired=paired,
+                loss=loss,
+                grad_norm=grad_norm,
+                clip_coef=clip_coef,
             )
             if estimate is not None:
                 self._guard.observe_layers(given, paired=paired)

@@ -71,6 +71,7 @@ class CurvatureGuard:
             fraction=settings.signal_fraction,
             estimator=estimator,
         )
+        in_line = rise is not None
         rise = rise if rise is not None else measured_rise(settings, self.signal)
         before = thresholds.next_step(optimizer) - 1
         self.layers = LayerWatch(settings)
@@ -92,6 +93,7 @@ class CurvatureGuard:
             gentle=gentle,
             early_steps=self.cadence.early_steps,
             rise=rise,
+            in_line=in_line,
         )
         self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
         self.counter = StepCounter(optimizer)
@@ -121,6 +123,7 @@ class CurvatureGuard:
         paired: bool,
         loss: float | None = None,
         grad_norm: float | None = None,
+        clip_coef: float = 1.0,
     ) -> CurvatureEstimate | None:
         """Probe if due and lower the ceiling at once; None where no probe ran or it failed.
 
@@ -130,11 +133,17 @@ class CurvatureGuard:
             paired: See CurvatureProbe.measure.
             loss: Training loss of this step, for the free alarm.
             grad_norm: ‖g‖ of this step, for the free alarm.
+            clip_coef: See CurvatureScheduler.update_curvature. A clipped step moves by
+                clip_coef·P⁻¹Hδ where the weights are off by δ, and Adam's P, made of clipped
+                gradients, is smaller by about as much: without it λ(P⁻¹H) would read ten times
+                too high while a norm of 10 is clipped to 1.
 
         Raises:
             ProblemError, RuntimeError: The very first probe cannot be taken at all: a mistake
                 in the set-up. Once one has succeeded, a failing probe is an event.
         """
+        if not 0.0 < clip_coef <= 1.0:
+            raise ValueError(f"clip_coef is {clip_coef}: it must be in (0, 1]")
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
@@ -166,13 +175,13 @@ class CurvatureGuard:
         # In a measured rise λ plus its residual would hold down what training can bear: a slice of
         # 1/8 of the rows reads half as high again as a large one.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
-        sharpness = steering_value(found.estimate, self._column(rates), upper=upper)
+        sharpness = clip_coef * steering_value(found.estimate, self._column(rates), upper=upper)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
         sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])
         if not math.isfinite(sharpness):
             return self._failed(step, found.cost, f"curvature is {sharpness}")
         self.ceiling.take_fraction(fraction)
-        self._take(found, sharpness, kappa, rates, alarm)
+        self._take(found, sharpness, kappa, rates, alarm=alarm, clip_coef=clip_coef)
         return found.estimate
 
     def _take(
@@ -181,7 +190,9 @@ class CurvatureGuard:
         sharpness: float,
         kappa: float,
         rates: Sequence[float],
+        *,
         alarm: bool,
+        clip_coef: float,
     ) -> None:
         """Turn a measurement into a ceiling, the next probe's date, and columns of the log."""
         step, ceiling, top = self.n_steps, self.ceiling, max(rates, default=0.0)
@@ -205,7 +216,7 @@ class CurvatureGuard:
         )
         if ceiling.edge.doubted:
             self.cadence.period = 1
-        measured = found.values.get(self._column(rates), math.nan)
+        measured = clip_coef * found.values.get(self._column(rates), math.nan)
         now = rules.edge_ratio(top * ceiling.factor(top), measured, c)
         self.last = found.values | {"edge_ratio": now}
         if math.isfinite(ceiling.level):

@@ -27,7 +27,14 @@ class Probe(Protocol):
     """One object per run; asked at every step, measures when due."""
 
     def after_backward(
-        self, batch: Any, *, step: int, loss: float, grad_norm: float, layers: LayerValues
+        self,
+        batch: Any,
+        *,
+        step: int,
+        loss: float,
+        grad_norm: float,
+        clip_coef: float,
+        layers: LayerValues,
     ) -> ProbeRecord | None: ...
 
     def reading(self, lr: float) -> dict[str, float]:
@@ -45,7 +52,14 @@ class NoProbe:
     """For `curvature: {freq: 0}` under a fixed schedule."""
 
     def after_backward(
-        self, batch: Any, *, step: int, loss: float, grad_norm: float, layers: LayerValues
+        self,
+        batch: Any,
+        *,
+        step: int,
+        loss: float,
+        grad_norm: float,
+        clip_coef: float,
+        layers: LayerValues,
     ) -> None:
         """Never measures."""
 
@@ -72,10 +86,19 @@ class SchedulerProbe:
         self._scheduler = scheduler
 
     def after_backward(
-        self, batch: Any, *, step: int, loss: float, grad_norm: float, layers: LayerValues
+        self,
+        batch: Any,
+        *,
+        step: int,
+        loss: float,
+        grad_norm: float,
+        clip_coef: float,
+        layers: LayerValues,
     ) -> ProbeRecord | None:
         """Let the scheduler probe if due; it lowers the rates of this very step."""
-        found = self._scheduler.update_curvature(batch=batch, loss=loss, grad_norm=grad_norm)
+        found = self._scheduler.update_curvature(
+            batch=batch, loss=loss, grad_norm=grad_norm, clip_coef=clip_coef
+        )
         return None if found is None else record(step, self._scheduler.last_probe, layers())
 
     def reading(self, lr: float) -> dict[str, float]:
@@ -111,7 +134,14 @@ class PassiveProbe:
         self._events: list[EventRecord] = []
 
     def after_backward(
-        self, batch: Any, *, step: int, loss: float, grad_norm: float, layers: LayerValues
+        self,
+        batch: Any,
+        *,
+        step: int,
+        loss: float,
+        grad_norm: float,
+        clip_coef: float,
+        layers: LayerValues,
     ) -> ProbeRecord | None:
         """Measure if due: before the optimizer's step, with the gradient still in place."""
         if self._off:
@@ -119,7 +149,14 @@ class PassiveProbe:
         guard = self._guard
         rates = [float(group["lr"]) for group in guard.optimizer.param_groups]
         try:
-            found = guard.observe(batch, rates, paired=False, loss=loss, grad_norm=grad_norm)
+            found = guard.observe(
+                batch,
+                rates,
+                paired=False,
+                loss=loss,
+                grad_norm=grad_norm,
+                clip_coef=clip_coef,
+            )
         except (HomotopyError, RuntimeError, ValueError, ArithmeticError) as error:
             self._off = True
             words = f"curvature cannot be measured here, training goes on without: {error}"
@@ -133,7 +170,7 @@ class PassiveProbe:
         if sharpness is not None and rates:
             top = max(rates)
             threshold = stability_threshold(guard.optimizer, lr=top)
-            values["edge_ratio"] = rules.edge_ratio(top, sharpness, threshold)
+            values["edge_ratio"] = rules.edge_ratio(top, clip_coef * sharpness, threshold)
         return record(step, values, layers())
 
     def reading(self, lr: float) -> dict[str, float]:

@@ -51,6 +51,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
         step=step,
         loss=value,
         grad_norm=norm,
+        clip_coef=max(coefficient, 1e-30),
         layers=lambda: layer_values(run, coefficient),
     )
     probe_seconds = time.perf_counter() - probing
