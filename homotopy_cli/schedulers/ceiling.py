@@ -210,7 +210,7 @@ class Ceiling:
         of it. The overdraft is at most the poorest probe every `patience` steps.
         """
         if self.edge.doubted:
-            return True
+            return step > self.taken_at
         held = self.reason in (CEILING, RELEASE, FLOOR)
         rising = self.reason == SCALED and self.rise is not None and step <= self.rise.ramp_steps
         return self.measured and (held or rising) and self.is_stale(step)

@@ -241,7 +241,7 @@ def test_warmup_falls_when_curvature_rises():
     used = drive(scheduler, model, optimizer, 11)
     model.eigenvalues.fill_(50.0)
     after = drive(scheduler, model, optimizer, 3)
-    assert after[0] * 50.0 / 2.0 <= 0.9 + 1e-6 < used[-1] * 50.0 / 2.0
+    assert after[1] * 50.0 / 2.0 <= 0.9 + 1e-6 < used[-1] * 50.0 / 2.0
 
 
 def test_warmup_founding_call_sets_the_rate_it_returns():
