@@ -52,7 +52,12 @@ class BorrowedCeiling:
         return self.guard.last
 
     def before_step(
-        self, batch: Batch, *, loss: float | None = None, grad_norm: float | None = None
+        self,
+        batch: Batch,
+        *,
+        loss: float | None = None,
+        grad_norm: float | None = None,
+        clip_coef: float = 1.0,
     ) -> None:
         """Probe if due and lower the rates; between backward() and optimizer.step().
 
@@ -60,12 +65,18 @@ class BorrowedCeiling:
             batch: The batch of the gradient in `.grad`, as `loss_fn` takes it.
             loss: Of this step, for the free alarm.
             grad_norm: Of this step, likewise.
+            clip_coef: What clipping scales this step's gradient with, in (0, 1].
         """
         self.guard.counter.settle()
         scheduled = rates(self.optimizer) if self._scheduled is None else self._scheduled
         with torch.enable_grad():
             found = self.guard.observe(
-                batch, scheduled, paired=False, loss=loss, grad_norm=grad_norm
+                batch,
+                scheduled,
+                paired=False,
+                loss=loss,
+                grad_norm=grad_norm,
+                clip_coef=clip_coef,
             )
         top = max(scheduled, default=0.0)
         self.guard.ceiling.advance_to(self.guard.n_steps, top)

@@ -6,6 +6,7 @@ The loss is the module's own `training_step`, run again on a slice of the batch 
 silenced. The module's LR scheduler stays; the ceiling lowers its rate where curvature says so.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,7 @@ class HomotopyCallback(Callback):
         """Probe if due and lower the rates of the step that follows."""
         if self.ceiling is None:
             return
-        self.ceiling.before_step(self._batch)
+        self.ceiling.before_step(self._batch, clip_coef=_clip_coef(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, index: int
@@ -102,6 +103,16 @@ class HomotopyCallback(Callback):
                 hint='return the loss tensor, or a dict with "loss"',
             )
         return loss
+
+
+def _clip_coef(trainer: Any, module: Any) -> float:
+    """What Lightning is about to scale the gradient with: it clips after this hook."""
+    limit = trainer.gradient_clip_val
+    if not limit or str(trainer.gradient_clip_algorithm or "norm").lower().endswith("value"):
+        return 1.0
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+    return min(1.0, limit / norm) if 0.0 < norm < math.inf else 1.0
 
 
 @contextmanager

@@ -3,7 +3,9 @@
     trainer = Trainer(model, args, train_dataset=data, callbacks=[HomotopyCallback()])
 
 The Trainer gives callbacks no batch, so a forward hook remembers the last one of the model in
-training. The Trainer's own schedule stays; the ceiling lowers its rate where curvature says so.
+training. The Trainer's own schedule stays; the ceiling lowers its rate where curvature says so. The
+Trainer clips before its callbacks are asked and does not say by how much, so that under Adam the
+edge is read too low while `max_grad_norm` acts.
 """
 
 from pathlib import Path

@@ -96,6 +96,20 @@ def test_each_step_uses_the_smaller_of_schedule_and_ceiling(tmp_path):
     assert all(u <= s * (1 + 1e-12) for u, s in zip(used, schedule, strict=True))
 
 
+def test_the_edge_is_that_of_the_step_that_lightning_clips(tmp_path):
+    """It clips after the hook: the first gradient, the same in both runs, to a norm of 1e-3."""
+    levels = []
+    for more in ({}, {"gradient_clip_val": 1e-3}):
+        callback = HomotopyCallback(budget=float("inf"), probe_fraction=1.0)
+        train(tmp_path, callback, max_steps=1, **more)
+        levels.append(callback.ceiling.history.steps.column("ceiling_lr")[0])
+    assert levels[1] > 50.0 * levels[0]
+    value = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}
+    callback = HomotopyCallback(budget=float("inf"), probe_fraction=1.0)
+    train(tmp_path, callback, max_steps=1, **value)
+    assert callback.ceiling.history.steps.column("ceiling_lr")[0] == levels[0]
+
+
 def test_measuring_without_acting_is_bitwise_the_plain_trainer(tmp_path):
     _, plain, before = train(tmp_path)
     callback = HomotopyCallback(alpha=0.0, estimation_freq=2)
