@@ -29,7 +29,7 @@ class HomotopyLR(CurvatureScheduler):
     warmup: it rises from the first, extreme curvature by at most `release` a step. Under a
     schedule that warms up by itself it follows the measurement through the start instead.
 
-    Where λ(P⁻¹H) steers and total_steps is known, a schedule that asks in the first steps for far
+    Where λ(P⁻¹H) steers and total_steps is known, a schedule that asks in the first steps for
     more than the edge allows is held to a straight line through the first `warmup` of the run,
     which the start's curvature suggests (ramp.py): a rate that shoots up to the edge is paid for
     to the end of the run. And a schedule whose peak is refused decays from what it was let reach
