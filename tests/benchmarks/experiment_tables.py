@@ -83,7 +83,9 @@ def basin(rows: Sequence[Row], title: str = "Character GPT, 300 steps: the basin
     found = cells(rows, ("profile", "optimizer.lr"), "val_loss")
     first = statistics.median(float(row["first_loss"]) for row in rows)
     reference = "warmup10" if any(arm == "warmup10" for arm, _ in found) else next(iter(found))[0]
-    return [f"## {title}", "", *_rates(rows), "", *_sensitivities(found, first, reference)]
+    lines = [f"## {title}", "", *_rates(rows)]
+    alone = all(arm == reference for arm, _ in found)
+    return lines if alone else [*lines, "", *_sensitivities(found, first, reference)]
 
 
 def _sensitivities(
