@@ -118,7 +118,9 @@ class CurvatureScheduler(Readings, LRScheduler):
             loss: This step's loss: an unusual one brings the next probe forward.
             grad_norm: This step's ‖g‖ before clipping: likewise.
             clip_coef: What clipping has scaled this step's gradient with, in (0, 1]:
-                min(1, max_norm/‖g‖). The edge is that of the clipped step.
+                min(1, max_norm/‖g‖). The edge is that of the clipped step: it undoes
+                clip_coef·P⁻¹Hδ of a displacement δ, and Adam's P, made of clipped gradients, is
+                smaller by about as much.
 
         Returns:
             The estimate, or None where no probe was due or it failed.

@@ -71,8 +71,7 @@ class CurvatureGuard:
             fraction=settings.signal_fraction,
             estimator=estimator,
         )
-        in_line = rise is not None
-        rise = rise if rise is not None else measured_rise(settings, self.signal)
+        line = rise or measured_rise(settings, self.signal)
         before = thresholds.next_step(optimizer) - 1
         self.layers = LayerWatch(settings)
         self.cadence = Cadence(
@@ -82,8 +81,8 @@ class CurvatureGuard:
             budget=self.layers.rest_of_budget,
             total_steps=settings.total_steps,
             front=settings.front,
-            rise_steps=rise.ramp_steps if rise is not None else 0,
-            shortest=min(settings.shortest, settings.estimation_freq) if rise is not None else 1,
+            rise_steps=line.ramp_steps if line else 0,
+            shortest=min(settings.shortest, settings.estimation_freq) if line else 1,
         )
         self.ceiling = Ceiling(
             optimizer,
@@ -92,8 +91,8 @@ class CurvatureGuard:
             n_before=before,
             gentle=gentle,
             early_steps=self.cadence.early_steps,
-            rise=rise,
-            in_line=in_line,
+            rise=line,
+            in_line=rise is not None,
         )
         self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
         self.counter = StepCounter(optimizer)
@@ -133,10 +132,7 @@ class CurvatureGuard:
             paired: See CurvatureProbe.measure.
             loss: Training loss of this step, for the free alarm.
             grad_norm: ‖g‖ of this step, for the free alarm.
-            clip_coef: See CurvatureScheduler.update_curvature. A clipped step moves by
-                clip_coef·P⁻¹Hδ where the weights are off by δ, and Adam's P, made of clipped
-                gradients, is smaller by about as much: without it λ(P⁻¹H) would read ten times
-                too high while a norm of 10 is clipped to 1.
+            clip_coef: See CurvatureScheduler.update_curvature.
 
         Raises:
             ProblemError, RuntimeError: The very first probe cannot be taken at all: a mistake
@@ -172,8 +168,7 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        # In a measured rise λ plus its residual would hold down what training can bear: a slice of
-        # 1/8 of the rows reads half as high again as a large one.
+        # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
         sharpness = clip_coef * steering_value(found.estimate, self._column(rates), upper=upper)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
