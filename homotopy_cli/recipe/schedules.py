@@ -131,8 +131,9 @@ class Ceiling(Spec):
     release: AtLeastOne | None = _own("largest rise of the ceiling per step; default 1.05")
     floor: Fraction | None = _own("least factor on the schedule; default 0.01")
     warmup: Fraction | None = _own(
-        "Adam's family and mode auto: share of the run in which rates rise no faster than in a "
-        "measured line, 0 = as fast as the edge allows; default 0.25, for curvature_warmup 0"
+        "Adam's family and mode auto: share of the run through which a schedule beyond the edge "
+        "rises in a measured line, 0 = as fast as the edge allows; default 0.25, for "
+        "curvature_warmup 0"
     )
     start_ratio: Positive | None = _own(
         "edge ratio at which the line starts; default by the length of the rise"

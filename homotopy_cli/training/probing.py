@@ -51,16 +51,7 @@ class Probe(Protocol):
 class NoProbe:
     """For `curvature: {freq: 0}` under a fixed schedule."""
 
-    def after_backward(
-        self,
-        batch: Any,
-        *,
-        step: int,
-        loss: float,
-        grad_norm: float,
-        clip_coef: float,
-        layers: LayerValues,
-    ) -> None:
+    def after_backward(self, batch: Any, **_: Any) -> None:
         """Never measures."""
 
     def reading(self, lr: float) -> dict[str, float]:

@@ -15,11 +15,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from homotopy_cli.runlog.reader import read_log
+from homotopy_cli.runlog.reader import RunLog, read_log
 from tests.benchmarks.experiments import cells, median
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "browser"))
@@ -75,20 +76,17 @@ def auto_figure(steps: Sequence[Path], evals: Path, beside: Path) -> go.Figure:
     figure = make_subplots(
         cols=2, subplot_titles=("learning rate (none was given)", "held-out loss")
     )
+
+    def held_out(run: RunLog, line: dict[str, Any]) -> None:
+        x, y = run.eval_step, run.evals["eval_loss"]
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, showlegend=False, row=1, col=2)
+
     for i, log in enumerate(sorted(beside.glob("*warmup25_lr=1e-2*.h5"))):
         run, line = read_log(log), {"color": "#9a9a9a", "width": 2.5}
         figure.add_scatter(
             x=run.step, y=run.steps["lr"], line=line, name="cosine, tuned by hand", showlegend=not i
         )
-        figure.add_scatter(
-            x=run.eval_step,
-            y=run.evals["eval_loss"],
-            mode="lines",
-            line=line,
-            showlegend=False,
-            row=1,
-            col=2,
-        )
+        held_out(run, line)
     for path, log, color in zip(steps, sorted(evals.glob("*.h5")), COLORS, strict=True):
         with open(path, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -96,16 +94,7 @@ def auto_figure(steps: Sequence[Path], evals: Path, beside: Path) -> go.Figure:
         figure.add_scatter(
             x=[r["step"] for r in rows], y=[r["lr"] for r in rows], line=line, name=name
         )
-        run = read_log(log)
-        figure.add_scatter(
-            x=run.eval_step,
-            y=run.evals["eval_loss"],
-            mode="lines",
-            line=line,
-            showlegend=False,
-            row=1,
-            col=2,
-        )
+        held_out(read_log(log), line)
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=1)
     figure.update_yaxes(range=[1.5, 2.6], row=1, col=2)
