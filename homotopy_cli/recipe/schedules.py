@@ -1,4 +1,4 @@
-"""Schedulers a recipe can name: five fixed schedules, five driven by curvature, one replayed.
+"""Schedulers a recipe can name: six fixed schedules, five driven by curvature, one replayed.
 
 The keyword names are those of the classes and factories they feed; a test in tests/recipe
 compares names and defaults with the constructors. `signal`, `estimation_freq`, `budget`,
@@ -93,12 +93,24 @@ class Wsd(Spec):
     final: Final = 0.0
 
 
+class Exponential(Spec):
+    """The base rate for `hold`, then the same factor every step down to `final`."""
+
+    name: Literal["exponential"] = "exponential"
+    warmup: Warmup = 0
+    hold: StepsOrShare = Field(
+        default=0, description="after the warmup: steps, or a share of the run when below 1"
+    )
+    final: Share = Field(default=1e-3, description="factor of the base rate at the last step")
+
+
 FIXED_SPECS: dict[str, type[Spec]] = {
     "constant": Constant,
     "step": Step,
     "cosine": Cosine,
     "linear": Linear,
     "wsd": Wsd,
+    "exponential": Exponential,
 }
 
 

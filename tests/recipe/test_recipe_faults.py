@@ -92,7 +92,7 @@ def test_the_message_counts_the_rest(tmp_path):
         (
             "scheduler: {name: homotopy, inner: homotopy}",
             "scheduler.inner: 'homotopy' is not a known schedule",
-            "one of constant, step, cosine, linear, wsd",
+            "one of constant, step, cosine, linear, wsd, exponential",
         ),
         ("scheduler: {name: step, gamma: 0}", "scheduler.gamma: 0 is too small", "greater than 0"),
         (

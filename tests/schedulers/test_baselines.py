@@ -48,7 +48,7 @@ def test_warmup_is_linear_and_never_zero(name):
     assert schedule(10) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd", "exponential"])
 def test_the_last_step_reaches_the_final_factor_and_it_holds(name):
     schedule = build_schedule(name, 100, warmup_steps=5, final=0.125)
     assert schedule(99) == pytest.approx(0.125)
@@ -60,6 +60,19 @@ def test_wsd_is_stable_until_its_decay():
     assert {schedule(t) for t in range(9, 80)} == {1.0}
     assert schedule(80) == pytest.approx(0.95)
     assert schedule(89) == pytest.approx(0.5)
+
+
+def test_exponential_holds_and_then_loses_the_same_factor_every_step():
+    schedule = baselines.exponential(101, warmup_steps=10, hold_steps=20, final=1e-4)
+    assert {schedule(t) for t in range(9, 31)} == {1.0}
+    assert schedule(65) == pytest.approx(1e-2)
+    ratios = [schedule(t + 1) / schedule(t) for t in range(30, 100)]
+    assert ratios == pytest.approx([1e-4 ** (1 / 70)] * 70)
+
+
+def test_a_hold_as_a_share_of_the_run():
+    assert build_schedule("exponential", 200, hold=0.3).hold_steps == 60
+    assert build_schedule("exponential", 200, hold=30).hold_steps == 30
 
 
 def test_warmup_as_a_share_of_the_run():
@@ -87,6 +100,8 @@ def test_with_an_optimizer_it_is_a_lambda_lr_whose_state_is_weights_only():
         ("linear", 10, {"warmup_steps": 10}, "warmup_steps 10 leaves nothing of total_steps 10"),
         ("wsd", 10, {"warmup_steps": 5, "decay_steps": 6}, "do not fit"),
         ("step", 0, {}, "give step_size"),
+        ("exponential", 10, {"hold_steps": 10}, "warmup and hold of 10 leaves nothing"),
+        ("exponential", 10, {"final": 0.0}, r"final is 0.0: it must be in \(0, 1\]"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(name, total, settings, words):
