@@ -2,7 +2,7 @@
 
     rules        the control law as pure functions of floats (no torch)
     thresholds   where each optimizer's edge of stability is: ηλ = c
-    baselines    constant, cosine, linear, step, wsd, exponential, to compose with and to compare against
+    baselines    constant, cosine, linear, step, wsd, exponential: to compose and compare with
     replay       the rates of an earlier run, or its placebo (no torch)
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     effort       how much a probe does, by where the run is and what it can pay

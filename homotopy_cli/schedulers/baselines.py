@@ -194,6 +194,4 @@ def _check_horizon(name: str, total_steps: int, before: int, what: str = "warmup
     if total_steps < 1:
         raise ValueError(f"{name}: total_steps is {total_steps}, but its decay needs an end")
     if before >= total_steps:
-        raise ValueError(
-            f"{name}: {what} {before} leaves nothing of total_steps {total_steps}"
-        )
+        raise ValueError(f"{name}: {what} {before} leaves nothing of total_steps {total_steps}")
