@@ -2,15 +2,16 @@
 
 import csv
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from homotopy_cli.report.arms import DRAWS
-from tests.benchmarks.experiments import Row, cells, median, paired, sensitivity
+from tests.benchmarks.experiments import Row, cells, median, paired, sensitivity, steps_to
 
 ZERO = 1e-24  # of the first loss: below it a quadratic is solved
+TARGET = 0.4  # accuracy: what a small ResNet reaches well before its 300 steps are over
 OURS = ("homotopy", "homotopy_cosine", "homotopy_exponential")
 RIVALS = {
     "Adam, constant": ("adam",),
@@ -88,7 +89,24 @@ def char_gpt(rows: Sequence[Row]) -> list[str]:
         lines.append(_line([arm, f"{median(values):.4f}", span, behind, between]))
     first = statistics.median(float(row["first_loss"]) for row in rows)
     whatever = {arm: values for (arm,), values in cells(free, ("profile",), "val_loss").items()}
-    return [*lines, "", *_sensitivities(found, first, reference="warmup10", whatever=whatever)]
+    lines += ["", *_sensitivities(found, first, reference="warmup10", whatever=whatever)]
+    return [*lines, "", *_spikes(rows)]
+
+
+def _spikes(rows: Sequence[Row]) -> list[str]:
+    """Perplexity at each arm's best rate, and the loss spikes of all its runs."""
+    found = cells(rows, ("profile", "optimizer.lr"), "val_metric")
+    spikes = cells(rows, ("profile", "optimizer.lr"), "spikes")
+    columns = ("arm", "best rate", "perplexity there", "spikes there", "at all its rates, in runs")
+    lines = [_head(columns), _rule(len(columns))]
+    for arm in dict.fromkeys(key[0] for key in found):
+        mine = {lr: v for (a, lr), v in found.items() if a == arm}
+        rate = min(mine, key=lambda lr: median(mine[lr]))
+        here = f"{sum(spikes[arm, rate].values()):.0f}"
+        counts = [n for (a, _), v in spikes.items() if a == arm for n in v.values()]
+        told = _range(mine[rate], lambda v: f"{v:.2f}")
+        lines.append(_line([arm, rate, told, here, f"{sum(counts):.0f} in {len(counts)}"]))
+    return lines
 
 
 def basin(rows: Sequence[Row], title: str = "Character GPT, 300 steps: the basin") -> list[str]:
@@ -97,8 +115,12 @@ def basin(rows: Sequence[Row], title: str = "Character GPT, 300 steps: the basin
     first = statistics.median(float(row["first_loss"]) for row in rows)
     reference = "warmup10" if any(arm == "warmup10" for arm, _ in found) else next(iter(found))[0]
     lines = [f"## {title}", "", *_rates(rows)]
-    alone = all(arm == reference for arm, _ in found)
-    return lines if alone else [*lines, "", *_sensitivities(found, first, reference)]
+    if all(arm == reference for arm, _ in found):
+        return lines
+    rated = {key: values for key, values in found.items() if key[1]}
+    free = {arm: values for (arm, lr), values in found.items() if not lr}
+    told = _sensitivities(rated, first, reference, whatever=free)
+    return [*lines, "", *told, "", *_spikes(rows)]
 
 
 def _sensitivities(
@@ -145,8 +167,10 @@ def cifar10(rows: Sequence[Row], title: str = "CIFAR-10: held-out accuracy, %") 
     variance = cells(rows, ("profile", "optimizer.lr"), "late_variance")
     lines += ["", f"Best: {best[0]} at {best[1]}, {100 * median(found[best]):.1f} %.", ""]
     columns = ("arm", "best rate", "points against the best, paired", "95 %")
-    lines += [_head([*columns, "points lost over rates", "late variance of the loss"])]
-    lines.append(_rule(6))
+    columns += ("points lost over rates", "late variance of the loss")
+    curves = any(row.get("metric_by_step") for row in rows)
+    columns += (f"steps to {TARGET:.0%}",) * curves
+    lines += [_head(columns), _rule(len(columns))]
     for arm in dict.fromkeys(key[0] for key in found):
         mine = {lr: v for (a, lr), v in found.items() if a == arm}
         rate = max(mine, key=lambda lr: median(mine[lr]))
@@ -155,8 +179,17 @@ def cifar10(rows: Sequence[Row], title: str = "CIFAR-10: held-out accuracy, %") 
         told = f"{100 * lost:.1f}" if len(mine) > 1 else ""
         spread = f"{median(variance[arm, rate]):.4f}"
         interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
-        lines.append(_line([arm, rate, f"{100 * middle:+.1f}", interval, told, spread]))
+        words = [arm, rate, f"{100 * middle:+.1f}", interval, told, spread]
+        if curves:
+            words.append(_reached(rows, arm, rate))
+        lines.append(_line(words))
     return lines
+
+
+def _reached(rows: Iterable[Row], arm: str, rate: str) -> str:
+    """Steps to the target accuracy, seed by seed, at the resolution of the evaluations."""
+    mine = [row for row in rows if (row["profile"], row.get("optimizer.lr", "")) == (arm, rate)]
+    return ", ".join(str(steps_to(row, TARGET) or "never") for row in mine)
 
 
 def depth(rows: Sequence[Row]) -> list[str]:
@@ -169,6 +202,7 @@ def depth(rows: Sequence[Row]) -> list[str]:
     rates = sorted({lr for *_, lr in found}, key=float)
     lines += [_head(["layers", "arm", *rates, "sensitivity"]), _rule(3 + len(rates))]
     benefit: dict[str, dict[str, float]] = {}
+    gap: dict[str, dict[str, float]] = {}
     for layers in sorted({key[0] for key in found}, key=int):
         lowest = min(median(v) for key, v in found.items() if key[0] == layers)
         both: dict[str, dict[str, float]] = {}
@@ -185,12 +219,23 @@ def depth(rows: Sequence[Row]) -> list[str]:
         if len(both) == 2:
             shared = both["cosine"].keys() & both["guard"].keys()
             benefit[layers] = {s: both["cosine"][s] - both["guard"][s] for s in sorted(shared)}
-    if len(benefit) > 1:
-        slope, low, high = _slope(benefit)
-        lines += ["", "Benefit of the guard (sensitivity of cosine less its own): "]
-        lines[-1] += ", ".join(f"{d} layers {median(v):+.3f}" for d, v in benefit.items())
-        lines[-1] += f"; slope {slope:+.4f} per doubling [{low:+.4f}, {high:+.4f}]."
+            top = [
+                min((found[layers, arm, lr] for lr in rates), key=median)
+                for arm in ("cosine", "guard")
+            ]
+            gap[layers] = {s: top[0][s] - top[1][s] for s in sorted(shared)}
+    lines += _benefit("Benefit of the guard (sensitivity of cosine less its own)", benefit)
+    lines += _benefit("At the best rate of each (loss of cosine less that of the guard)", gap)
     return lines
+
+
+def _benefit(words: str, values: Mapping[str, Seeds]) -> list[str]:
+    """Medians by depth, and the slope."""
+    if len(values) < 2:
+        return []
+    slope, low, high = _slope(values)
+    told = ", ".join(f"{d} layers {median(v):+.3f}" for d, v in values.items())
+    return ["", f"{words}: {told}; slope {slope:+.4f} per doubling [{low:+.4f}, {high:+.4f}]."]
 
 
 def _slope(benefit: Mapping[str, Seeds]) -> tuple[float, float, float]:
@@ -242,9 +287,9 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "convex": convex,
     "char_gpt": char_gpt,
     "char_gpt_basin": basin,
-    "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 300 steps"),
+    "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 1,000 steps"),
     "char_gpt_qk": lambda rows: basin(
-        rows, "Character GPT with normed queries and keys, 300 steps"
+        rows, "Character GPT with normed queries and keys, 2,000 steps"
     ),
     "cifar10": cifar10,
     "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),

@@ -28,7 +28,7 @@ from homotopy_cli.runlog.reader import RunLog, read_log
 
 Row = dict[str, str]
 ENDPOINTS = ("status", "steps", "first_loss", "val_loss", "val_metric", "late_variance", "spikes")
-EXTRAS = ("lr_max", "max_edge_ratio", "probe_share", "device")
+EXTRAS = ("lr_max", "max_edge_ratio", "probe_share", "device", "metric_by_step")
 
 
 def main() -> None:
@@ -109,8 +109,22 @@ def endpoints(log: RunLog) -> Row:
         "max_edge_ratio": known["max_edge_ratio"],
         "probe_share": known["overhead"],
         "device": environment.get("device", "cpu"),
+        "metric_by_step": _curve(log.eval_step, evals.get("eval_metric")),
     }
     return {name: "" if value is None else _text(value) for name, value in values.items()}
+
+
+def _curve(steps: np.ndarray, values: "np.ndarray | None") -> str | None:
+    """`50:0.312 100:0.371`: what steps_to reads."""
+    if values is None:
+        return None
+    return " ".join(f"{int(s)}:{v:.4g}" for s, v in zip(steps, values, strict=True))
+
+
+def steps_to(row: Row, target: float) -> int | None:
+    """Step of the first evaluation whose metric is at least `target`; None: never."""
+    points = [point.split(":") for point in row.get("metric_by_step", "").split()]
+    return next((int(step) for step, value in points if float(value) >= target), None)
 
 
 def _last(values: "np.ndarray | None") -> float | None:
