@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+# Why the learning rate of a step is what it is; the log and the schedulers keep the index.
+LR_REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled")
+
 BlockState = Literal["reached", "constant_gradient", "not_reached", "frozen", "not_measured"]
 
 

@@ -7,11 +7,11 @@ the optimizer's own unit of learning rate (SGD: parameter²/loss; Adam: paramete
 
 from dataclasses import dataclass
 
+from homotopy_cli.records import LR_REASONS
+
 FORMAT = "homotopy-run"
 SCHEMA_VERSION = "1.0"
 
-# Codes of /lr_reason: why the learning rate of a step is what it is.
-LR_REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled")
 # Codes of /spectra/kind.
 SPECTRUM_KINDS = ("eigenvalues", "density")
 STATUSES = ("running", "finished", "diverged", "interrupted")

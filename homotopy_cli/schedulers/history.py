@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from homotopy_cli.records import LR_REASONS
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-REASONS = ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled")
 STEP_FIELDS = ("step", "lr", "schedule_lr", "ceiling_lr", "reason")
 PROBE_FIELDS = ("step", "kappa", "lambda_max", "preconditioned_sharpness", "edge_ratio")
 
@@ -117,7 +118,7 @@ class History:
             x=step,
             y=self.steps.column("lr"),
             name="learning rate",
-            text=[REASONS[int(code)] for code in self.steps.column("reason")],
+            text=[LR_REASONS[int(code)] for code in self.steps.column("reason")],
             hovertemplate="step %{x}: %{y:.3e} (%{text})<extra></extra>",
         )
         figure.update_yaxes(type="log", title_text="learning rate")

@@ -27,7 +27,7 @@ class Readings:
 
     @property
     def lr_reason(self) -> int:
-        """Index into history.REASONS: what decides the present rate."""
+        """Index into records.LR_REASONS: what decides the present rate."""
         return self._guard.ceiling.reason
 
     @property

@@ -13,11 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from homotopy_cli.errors import HomotopyError
-from homotopy_cli.records import EventRecord, ProbeRecord
+from homotopy_cli.records import LR_REASONS, EventRecord, ProbeRecord
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.guard import CurvatureGuard
-from homotopy_cli.schedulers.history import REASONS
 from homotopy_cli.schedulers.thresholds import stability_threshold
 
 LayerValues = Callable[[], Mapping[str, Any]]  # layer_grad_norm, layer_lr of this step
@@ -166,7 +165,7 @@ class PassiveProbe:
 
     def reading(self, lr: float) -> dict[str, float]:
         """The schedule decides alone."""
-        return {"schedule_lr": lr, "lr_reason": REASONS.index("schedule")}
+        return {"schedule_lr": lr, "lr_reason": LR_REASONS.index("schedule")}
 
     def drain_events(self) -> list[EventRecord]:
         """What happened since the last call; no ceiling is spoken of, since none acts."""

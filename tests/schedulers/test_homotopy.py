@@ -8,9 +8,9 @@ import torch
 from setups import DUMMY, Quadratic, batches, network, quadratic_loss, train
 from torch import nn
 
+from homotopy_cli.records import LR_REASONS
 from homotopy_cli.schedulers import layer_watch
 from homotopy_cli.schedulers.baselines import build_schedule
-from homotopy_cli.schedulers.history import REASONS
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.per_layer import PerLayerHomotopyLR
 
@@ -59,7 +59,7 @@ def test_adam_is_measured_in_its_own_metric_at_its_first_step():
 def test_a_schedule_below_the_ceiling_is_left_alone():
     scheduler, used, _ = quadratic_run(torch.optim.SGD, 1e-3, steps=5)
     assert used == [1e-3] * 5
-    assert REASONS[scheduler.lr_reason] == "schedule"
+    assert LR_REASONS[scheduler.lr_reason] == "schedule"
     assert scheduler.last_probe["edge_ratio"] == pytest.approx(1e-3 * 100 / 2, rel=1e-6)
 
 
@@ -153,7 +153,7 @@ def test_a_curvature_target_adds_the_founding_law_to_the_edge():
 def test_the_floor_is_a_share_of_the_schedule():
     scheduler, used, _ = quadratic_run(torch.optim.SGD, 1.0, (1e9, 1.0), floor=0.05)
     assert used[0] == pytest.approx(0.05)
-    assert REASONS[scheduler.lr_reason] == "floor"
+    assert LR_REASONS[scheduler.lr_reason] == "floor"
 
 
 def test_negative_curvature_has_no_edge():
@@ -283,7 +283,7 @@ def test_a_schedule_whose_peak_is_refused_decays_from_what_it_reached():
     scheduler, used, _ = quadratic_run(torch.optim.SGD, 0.05, steps=50, inner=inner, target=1.0)
     for step, rate in enumerate(used):
         assert rate == pytest.approx(2.0 / 100.0 * inner(step), rel=1e-4, abs=1e-15)
-    assert REASONS[scheduler.lr_reason] == "scaled"
+    assert LR_REASONS[scheduler.lr_reason] == "scaled"
 
 
 def test_a_schedule_whose_peak_is_allowed_is_not_scaled():
@@ -304,7 +304,7 @@ def adam_rates(asked, **settings):
         nn.functional.cross_entropy(model(x), y).backward()
         scheduler.update_curvature(x, y)
         rates.append(optimizer.param_groups[0]["lr"])
-        reasons.append(REASONS[scheduler.lr_reason])
+        reasons.append(LR_REASONS[scheduler.lr_reason])
         optimizer.step()
         scheduler.step()
     return rates, reasons
@@ -364,7 +364,7 @@ def test_mode_auto_is_not_scaled_while_its_rate_still_falls():
         optimizer.zero_grad()
         model(DUMMY).backward()
         scheduler.update_curvature(batch=DUMMY)
-        assert REASONS[scheduler.lr_reason] != "scaled"
+        assert LR_REASONS[scheduler.lr_reason] != "scaled"
         optimizer.step()
         scheduler.step()
 
@@ -380,7 +380,7 @@ def test_layers_whose_factors_fall_are_no_decay():
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         scheduler.update_curvature(x, y)
-        reasons.add(REASONS[scheduler.lr_reason])
+        reasons.add(LR_REASONS[scheduler.lr_reason])
         optimizer.step()
         scheduler.step()
     assert "scaled" not in reasons and len(set(scheduler.multipliers.values())) > 1
