@@ -251,6 +251,20 @@ def _slope(benefit: Mapping[str, Seeds]) -> tuple[float, float, float]:
     return float(slopes.mean()), float(low), float(high)
 
 
+def overhead(rows: Sequence[Row]) -> list[str]:
+    """A probe's cost by signal, and what that makes at fixed periods."""
+    periods = (1, 10, 50)
+    lines = ["## Overhead: one probe by signal, without a budget", ""]
+    columns = ["signal", "gradients a probe", "plain steps a probe, medians over seeds"]
+    lines += [_head([*columns, *(f"every {n}" for n in periods)]), _rule(3 + len(periods))]
+    gradients = cells(rows, ("profile",), "probe_gradients")
+    for (arm,), values in cells(rows, ("profile",), "probe_steps").items():
+        told = [f"{100 * median(values) / n:.1f} %" for n in periods]
+        cost = f"{median(gradients[arm,]):.2f}"
+        lines.append(_line([arm, cost, _range(values, lambda v: f"{v:.2f}"), *told]))
+    return lines
+
+
 def _rates(
     rows: Sequence[Row],
     column: str = "val_loss",
@@ -294,4 +308,5 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "cifar10": cifar10,
     "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),
     "depth": depth,
+    "overhead": overhead,
 }

@@ -29,6 +29,8 @@ from homotopy_cli.runlog.reader import RunLog, read_log
 Row = dict[str, str]
 ENDPOINTS = ("status", "steps", "first_loss", "val_loss", "val_metric", "late_variance", "spikes")
 EXTRAS = ("lr_max", "max_edge_ratio", "probe_share", "device", "metric_by_step")
+COSTS = ("probes", "probe_gradients", "probe_steps")
+START = 16  # last step of the early probes, which measure more
 
 
 def main() -> None:
@@ -39,24 +41,28 @@ def main() -> None:
     collecting.add_argument("folders", nargs="+", type=Path)
     collecting.add_argument("--out", type=Path, required=True)
     collecting.add_argument("--more", nargs="*", default=[], help="keys of the recipe to add")
+    collecting.add_argument("--cost", action="store_true", help="add what a probe costs")
     tabling = commands.add_parser("table")
     tabling.add_argument("folder", type=Path)
     options = parser.parse_args()
     if options.command == "collect":
-        collect(options.folders, options.out, options.more)
+        collect(options.folders, options.out, options.more, cost=options.cost)
     else:
         from tests.benchmarks.experiment_tables import document
 
         (options.folder / "results.md").write_text(document(options.folder))
 
 
-def collect(folders: Iterable[Path], out: Path, more: Sequence[str] = ()) -> None:
+def collect(
+    folders: Iterable[Path], out: Path, more: Sequence[str] = (), *, cost: bool = False
+) -> None:
     """One row per log that ended by itself: its settings, then the endpoints.
 
     Args:
         folders: Of sweeps, each with its sweep.csv.
         out: The CSV.
         more: Keys of the recipe to add, dotted, for what a sweep did not vary.
+        cost: Add what a probe costs.
     """
     rows: list[Row] = []
     for folder in folders:
@@ -67,9 +73,11 @@ def collect(folders: Iterable[Path], out: Path, more: Sequence[str] = ()) -> Non
             if found.status in ("finished", "diverged"):
                 settings = dict(flattened(recipe(found)))
                 added = {key: str(settings.get(key, "")) for key in more}
-                rows.append(settings_of(log.stem, planned) | added | endpoints(found))
+                row = settings_of(log.stem, planned) | added | endpoints(found)
+                rows.append(row | (costs(found) if cost else {}))
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    keys = [k for k in keys if k not in (*ENDPOINTS, *EXTRAS)] + [*ENDPOINTS, *EXTRAS]
+    last = [*ENDPOINTS, *EXTRAS, *(COSTS if cost else ())]
+    keys = [k for k in keys if k not in last] + last
     with open(out, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys, restval="")
         writer.writeheader()
@@ -112,6 +120,20 @@ def endpoints(log: RunLog) -> Row:
         "metric_by_step": _curve(log.eval_step, evals.get("eval_metric")),
     }
     return {name: "" if value is None else _text(value) for name, value in values.items()}
+
+
+def costs(log: RunLog) -> Row:
+    """Probes after the start: how many, their median cost in gradients and in plain steps."""
+    late = np.asarray(log.probe_step) > START
+    seconds = np.asarray(log.steps["step_seconds"], dtype=float)
+    probing = np.asarray(log.steps["probe_seconds_step"], dtype=float)
+    plain = np.median((seconds - probing)[START + 1 :])
+    told: dict[str, Any] = {
+        "probes": int(late.sum()),
+        "probe_gradients": float(np.median(log.probes["gradient_equivalents"][late])),
+        "probe_steps": float(np.median(log.probes["probe_seconds"][late]) / plain),
+    }
+    return {name: _text(value) for name, value in told.items()}
 
 
 def _curve(steps: np.ndarray, values: "np.ndarray | None") -> str | None:
