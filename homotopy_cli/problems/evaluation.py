@@ -27,7 +27,7 @@ def scalar(value: Any, what: str) -> Tensor:
             f"{what} returns a tensor of shape {list(value.shape)}, a scalar is wanted",
             hint="average it: .mean()",
         )
-    return value.reshape(())
+    return value if value.ndim == 0 else value.reshape(())
 
 
 def evaluate(loss: Loss, model: nn.Module, batch: Batch, source: str) -> Tensor:

@@ -16,49 +16,62 @@ from homotopy_cli.problems.counting import IGNORED
 from homotopy_cli.problems.nest import Batch, describe
 
 _FUNCTIONAL = "torch.nn.functional"
+_DTYPE = "the model fixes a dtype by itself: try --dtype float32"
+_RECIPE_DTYPE = "the model fixes a dtype by itself: try --set dtype=float32"
+_RECIPE_HINT = "check the data, or the sizes the model is built with; --debug shows where it failed"
 
 
 def explain_misfit(
-    error: BaseException, model: nn.Module | None, batch: Batch, source: str = ""
+    error: BaseException,
+    model: nn.Module | None,
+    batch: Batch,
+    source: str = "",
+    *,
+    training: bool = False,
 ) -> ProblemError:
-    """The ProblemError that tells a user why `batch` could not be measured.
+    """The ProblemError that tells a user why `batch` could not be measured, or trained on.
 
     Args:
         error: What the forward pass or the loss raised, with its traceback.
         model: Its submodules' paths name the place; None for a closure.
         batch: What was given, for its shapes.
         source: The batch's file, or "" when it has none.
+        training: Hints speak of a recipe, not of the options of `probe`.
     """
     place = f"{source}: " if source else ""
     if isinstance(error, torch.OutOfMemoryError):
         return ProblemError(
             f"{place}out of memory on a batch of {describe(batch)}",
-            hint="--microbatch 1 splits the batch and gives the same numbers",
+            hint="a smaller batch_size, or accumulate: 4 for the same one in parts"
+            if training
+            else "--microbatch 1 splits the batch and gives the same numbers",
         )
+    hint, fixed = (_RECIPE_HINT, _RECIPE_DTYPE) if training else (_hint(source), _DTYPE)
     names = {} if model is None else {id(m): name for name, m in model.named_modules()}
     module, calls = _running(error.__traceback__, names)
     for function, arguments in reversed(calls):
         known = _EXPLAINED.get(function)
         words = known(arguments) if known else ""
         if words:
-            return ProblemError(f"{place}{words}", hint=_hint(source))
+            return ProblemError(f"{place}{words}", hint=hint)
     if module is not None:
         where = _module_words(module, names)
         words = _feature_words(module, calls)
         if words:
-            fixed = "dtype" if re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words) else ""
-            hint = _dtype_hint(fixed) or _hint(source)  # batches come in the model's own dtype
-            return ProblemError(f"{place}{words} ({where})", hint=hint)
+            own = re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words)
+            # batches come in the model's own dtype
+            return ProblemError(f"{place}{words} ({where})", hint=fixed if own else hint)
         said = _first_line(error)
         return ProblemError(
             f"{place}{where} cannot take this batch ({describe(batch)}): {said}",
-            hint=_dtype_hint(said) or _hint(source),
+            hint=fixed if _of_dtypes(said) else hint,
         )
     said = _first_line(error)
     return ProblemError(
         f"{place}the loss cannot take this batch ({describe(batch)}): {said}",
-        hint=_dtype_hint(said)
-        or "a function of your own is called loss(model, batch); --debug shows where it failed",
+        hint=fixed
+        if _of_dtypes(said)
+        else "a function of your own is called loss(model, batch); --debug shows where it failed",
     )
 
 
@@ -187,10 +200,9 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _dtype_hint(said: str) -> str:
-    """A model that builds float32 tensors on its own cannot be measured in float64."""
-    same = "same dtype" in said or "scalar type" in said or "dtype" in said
-    return "the model fixes a dtype by itself: try --dtype float32" if same else ""
+def _of_dtypes(said: str) -> bool:
+    """Whether an error is about dtypes: a model that builds float32 tensors on its own."""
+    return "same dtype" in said or "scalar type" in said or "dtype" in said
 
 
 def _hint(source: str) -> str:

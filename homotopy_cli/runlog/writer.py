@@ -115,6 +115,11 @@ class RunWriter:
         writer.append_event(EventRecord(step, "info", "RESUMED", message))
         return writer
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether any attempt has made a step."""
+        return self._last_step >= 0
+
     def append_step(self, record: StepRecord) -> None:
         """Add one optimizer step.
 

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from homotopy_cli.errors import HomotopyError
 from homotopy_cli.problems.calling import call_model, result_outputs
 from homotopy_cli.problems.criteria import Loss
+from homotopy_cli.problems.evaluation import scalar
+from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.sharded import is_sharded, reshard
 from homotopy_cli.training.ranks import SOLO, Ranks
 
@@ -49,7 +52,7 @@ def evaluate(
         for batch in batches:
             part, counted = ranks.part(batch)
             counts.append(loss.count(part) if counted else 0)
-            losses.append(_value(loss, model, part).detach().reshape(()))
+            losses.append(loss_of(loss, model, part).detach())
             if loss.name == "cross_entropy" and _is_labelled(part):
                 inputs, labels = part
                 scores = result_outputs(call_model(model, inputs))
@@ -69,12 +72,25 @@ def evaluate(
     return values
 
 
+def loss_of(loss: Loss, model: nn.Module, batch: Any) -> torch.Tensor:
+    """The loss; with gradients where the model needs them for its own forward pass (forces).
+
+    Raises:
+        ProblemError: Model, loss and batch do not fit together.
+    """
+    try:
+        return scalar(_value(loss, model, batch), f"loss {loss.name}")
+    except HomotopyError:
+        raise
+    except Exception as error:  # the user's code: anything may come
+        raise explain_misfit(error, model, batch, training=True) from error
+
+
 def _value(loss: Loss, model: nn.Module, batch: Any) -> torch.Tensor:
-    """The loss; with gradients where the model needs them for its own forward pass (forces)."""
     try:
         return loss.function(model, batch)
     except RuntimeError as error:
-        if "does not require grad" not in str(error):
+        if "does not require grad" not in str(error) or torch.is_grad_enabled():
             raise
     with torch.enable_grad():
         return loss.function(model, batch)

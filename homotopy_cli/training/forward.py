@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import RecipeError
+from homotopy_cli.errors import HomotopyError, ProblemError, RecipeError
 from homotopy_cli.problems.batches import cast_floats
 from homotopy_cli.problems.criteria import NAMES, Loss
+from homotopy_cli.problems.evaluation import scalar
+from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.nest import Batch, n_rows, split_rows
 from homotopy_cli.training.recompute import Recomputed
 
@@ -82,7 +84,8 @@ class Forward:
         half = self.amp is not None
         with torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext():
             if predict is None or criterion is None:
-                loss = self.loss.function(self.model, batch)
+                loss = scalar(self.loss.function(self.model, batch), f"loss {self.loss.name}")
+                refuse_constant(loss, self.loss)
                 return loss.float() if half else loss
             outputs = predict(self.model, batch)
         if half:
@@ -90,7 +93,15 @@ class Forward:
         if self.over_classes:
             low, high = torch.aminmax(outputs.detach())
             self.logits.append(torch.maximum(-low, high))
-        return criterion(outputs, batch)
+        loss = criterion(outputs, batch)
+        refuse_constant(loss, self.loss)
+        return loss
+
+    def explain(self, error: Exception, batch: Batch) -> HomotopyError:
+        """What a failure of the forward pass, or of the loss, means to a user."""
+        if isinstance(error, HomotopyError):
+            return error
+        return explain_misfit(error, self.engine, batch, training=True)
 
     def fresh(self) -> None:
         """Forget what the passes of the step before left."""
@@ -121,7 +132,7 @@ def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
     rows = n_rows(batch)
     parts = split_rows(batch, -(-rows // accumulate)) if accumulate > 1 else [batch]
     if len(parts) == 1:
-        loss = forward(batch)
+        loss = _settled(forward, batch)
         loss.backward()
         return loss.detach()
     counts = [forward.loss.count(part) for part in parts]
@@ -130,7 +141,7 @@ def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
     for part, count in zip(parts, counts, strict=True):
         if not count and terms:
             continue  # a part without any term has no mean, and no weight
-        loss = forward(part) * (count / terms if terms else 1 / len(parts))
+        loss = _settled(forward, part) * (count / terms if terms else 1 / len(parts))
         loss.backward()
         if total is None and terms:
             grads = [p.grad for p in forward.params if p.grad is not None]
@@ -140,6 +151,23 @@ def backward(forward: Forward, batch: Batch, *, accumulate: int = 1) -> Tensor:
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None  # some part has a term, or all are taken
     return total
+
+
+def _settled(forward: Forward, batch: Batch) -> Tensor:
+    """The batch's loss, with whatever the user's code raises explained."""
+    try:
+        return forward(batch)
+    except Exception as error:
+        raise forward.explain(error, batch) from error
+
+
+def refuse_constant(loss: Tensor, of: Loss) -> None:
+    """Raise ProblemError where no gradient can come of a loss."""
+    if not loss.requires_grad:
+        raise ProblemError(
+            f"loss {of.name} has no gradient: it does not depend on any trainable parameter",
+            hint="look for .detach(), .item(), .data, argmax or no_grad in the model and the loss",
+        )
 
 
 def _compiled(model: nn.Module, settings: dict[str, Any]) -> Callable[..., Any]:

@@ -97,26 +97,27 @@ class Group(Solo):
         for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
             waits = i + 1 < len(parts) and not self.sharded
             with forward.engine.no_sync() if waits else nullcontext():
-                loss = self._settled(lambda part=part: forward(part))
+                loss = self._settled(forward, part)
                 # without a term the mean is 0/0
                 loss = loss * (count / terms) if count else torch.nan_to_num(loss) * 0.0
                 (loss * weight).backward()
             total = loss.detach() if total is None else total + loss.detach()
         return total
 
-    def _settled(self, function: Callable[[], Tensor]) -> Tensor:
+    def _settled(self, forward: Forward, part: Batch) -> Tensor:
         """A loss whose failure on one rank ends all, instead of leaving them in backward().
 
         FSDP gathers inside: an error there ends the process, and the others lose it.
         """
         if self.sharded:
-            return function()
+            return forward(part)
         found: list[Tensor] = []
         failure: Exception | None = None
         try:
-            found.append(function())
+            found.append(forward(part))
         except Exception as error:
-            failure = error
+            failure = forward.explain(error, part)
+            failure.__cause__ = error
         if not self.all(failure is None):
             return self.together(lambda: _again(found, failure))
         return found[0]

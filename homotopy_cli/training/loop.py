@@ -22,6 +22,7 @@ from homotopy_cli.training.outputs import (
     refuse_unwritable,
     run_paths,
 )
+from homotopy_cli.training.preflight import preflight
 from homotopy_cli.training.ranks import SOLO, NoLog, Ranks, SaidElsewhere
 from homotopy_cli.training.resume import StartPoint, start_together
 from homotopy_cli.training.saving import remove_checkpoint
@@ -76,6 +77,7 @@ def train(
         stopping.load_state_dict(start.checkpoint["loop"].get("stopping", stopping.state_dict()))
     if start.step >= loaded.recipe.steps or stopping.early:
         return _nothing_to_do(run, paths, start, stopping)
+    ranks.together(lambda: preflight(run, start.step))
     watcher = observer if observer is not None and ranks.is_main else Silent()
     info = _run_info(loaded, run, argv)
 
@@ -105,6 +107,9 @@ def train(
                 done = start.step if attempt is None else attempt.done
                 writer.append_event(EventRecord(done, "error", "RANK_FAILED", _end(error)))
             writer.close("interrupted")
+            if ranks.size == 1 and not (start.continues_log or writer.has_steps):
+                for path in (paths.log, paths.checkpoint):  # a run that made no step is none
+                    path.unlink(missing_ok=True)
             raise
 
 
