@@ -80,7 +80,7 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
 def probe_values(estimate: Any) -> dict[str, float]:
     """The columns a training probe fills, and what only a thorough one measures."""
     from homotopy_cli.curvature.components_columns import component_columns
-    from homotopy_cli.schedulers.probing import columns
+    from homotopy_cli.schedulers.columns import columns
 
     parts = {} if estimate.components is None else component_columns(estimate.components)
     more = {

@@ -6,6 +6,7 @@ The loss is the module's own `training_step`, run again on a slice of the batch 
 silenced. The module's LR scheduler stays; the ceiling lowers its rate where curvature says so.
 """
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ class HomotopyCallback(Callback):
 
     def _loss(self, model: Any, batch: Any) -> torch.Tensor:
         with _silent(model):
-            result = model.training_step(batch, self._index)
+            wants = inspect.signature(model.training_step).parameters
+            result = model.training_step(batch, *([self._index] if len(wants) > 1 else []))
         loss = result.get("loss") if isinstance(result, Mapping) else result
         if not isinstance(loss, torch.Tensor):
             raise ProblemError(

@@ -101,7 +101,9 @@ class HomotopyCallback(TrainerCallback):
 
     def _remember(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if module.training and not self._paused and kwargs:
-            self._batch = kwargs
+            # The Trainer's count of targets in the whole step: with it the loss of some rows would
+            # be a sum over a foreign number. Without it the model takes their mean.
+            self._batch = {k: v for k, v in kwargs.items() if k != "num_items_in_batch"}
 
     def _loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         self._paused = True

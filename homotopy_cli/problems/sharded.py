@@ -109,3 +109,8 @@ def _own_hooks(hooks: Mapping[int, Any]) -> OrderedDict[int, Any]:
         for key, hook in hooks.items()
         if not (getattr(hook, "__module__", None) or "").startswith("torch.distributed")
     )
+
+
+def shard_of(tensor: Tensor) -> Tensor:
+    """This rank's shard of a DTensor; another tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -140,7 +140,9 @@ class Ceiling(Spec):
     smoothing: Fraction | None = _own(
         "what the log-average of the curvature keeps per step; default 0.9"
     )
-    release: AtLeastOne | None = _own("largest rise of the ceiling per step; default 1.05")
+    release: AtLeastOne | None = _own(
+        "largest rise of the ceiling per step; default 1.05, or more in a run of < 380 steps"
+    )
     floor: Fraction | None = _own("least factor on the schedule; default 0.01")
     warmup: Fraction | None = _own(
         "Adam's family and mode auto: share of the run through which a schedule beyond the edge "

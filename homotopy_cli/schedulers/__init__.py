@@ -8,7 +8,7 @@
     effort       how much a probe does, by where the run is and what it can pay
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     ramp         rates that are measured: mode auto's schedule, a limit in mode guard (no torch)
-    probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> plain numbers
+    probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> columns
     fraction     which share of the gradient is signal, from the probe's slice
     layer_watch  per-layer probes on an account of their own
     guard        probe + cadence + limits + events: the engine that every class below drives

@@ -1,5 +1,6 @@
 """HomotopyAdam: Adam with decoupled weight decay under a curvature ceiling."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ class HomotopyAdam(Adam):
             in the founding text.
         model: The model in training, in place of the estimator's.
         loss_fn: See CurvatureScheduler.
-        adam_options: Further keywords of torch.optim.Adam (foreach, fused, maximize, ...).
+        adam_options: Further keywords of torch.optim.Adam (foreach, fused, ...).
         settings: Keywords of GuardSettings: target, budget, total_steps, ...
     """
 
@@ -95,6 +96,12 @@ class HomotopyAdam(Adam):
             super().step()
             return loss
         guard.counter.settle(depth=1)
+        if inputs is None and batch is None and guard.n_steps == 2 and not guard.ceiling.measured:
+            warnings.warn(
+                "HomotopyAdam.step() was given no batch, so it is plain AdamW: "
+                "call step(inputs=inputs, targets=targets) after backward()",
+                stacklevel=2,
+            )
         planned = rates(self)
         top = max(planned, default=0.0)
         if inputs is not None or batch is not None:
@@ -117,7 +124,8 @@ class HomotopyAdam(Adam):
     @property
     def current_curvature(self) -> float:
         """κ of the last probe, 1/loss; NaN before the first or without a model."""
-        return float("nan") if self.guard is None else self.guard.current_curvature
+        guard = getattr(self, "guard", None)
+        return float("nan") if guard is None else guard.current_curvature
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's, and the guard's under "curvature"."""
@@ -129,5 +137,5 @@ class HomotopyAdam(Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bitwise; a plain Adam or AdamW state loads too."""
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "curvature"})
-        if self.guard is not None and "curvature" in state_dict:
+        if getattr(self, "guard", None) is not None and "curvature" in state_dict:
             self.guard.load_state_dict(state_dict["curvature"])

@@ -44,3 +44,25 @@ class RangeAlarm:
         """Restore the remembered values."""
         self.values.clear()
         self.values.extend(state["values"])
+
+
+class Alarms:
+    """Both free alarms, of the loss and of the gradient norm."""
+
+    def __init__(self) -> None:
+        self.of = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
+
+    def __call__(self, loss: float | None, grad_norm: float | None) -> str:
+        """Which of them fire, in words; "" for none. None is not looked at."""
+        seen = {"loss": loss, "grad_norm": grad_norm}
+        fired = [name for name, x in seen.items() if x is not None and self.of[name](float(x))]
+        return " and ".join(fired)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The remembered values."""
+        return {name: alarm.state_dict() for name, alarm in self.of.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the remembered values."""
+        for name, alarm in self.of.items():
+            alarm.load_state_dict(state[name])

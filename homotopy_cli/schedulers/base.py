@@ -88,6 +88,10 @@ class CurvatureScheduler(Readings, LRScheduler):
             estimator=estimator,
             rise=rise,
         )
+        if enabled and not self._guard.ceiling.acts:
+            name = type(optimizer).__name__
+            text = f"no edge of stability is known for {name}: curvature is measured, and its rates"
+            warnings.warn(f"{text} are left alone (signal='sharpness' acts)", stacklevel=3)
         self._was_limited = False
         self._warned = False
         self._stepped_at = 0  # optimizer step up to which _step_and_probe has advanced
@@ -204,6 +208,7 @@ class CurvatureScheduler(Readings, LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, strings and tensors only; never the model, the optimizer or a function."""
+        self._rates.sync(self.base_lrs)  # what others wrote since our last write is kept
         return {
             "version": STATE_VERSION,
             "last_epoch": self.last_epoch,

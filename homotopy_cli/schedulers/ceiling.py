@@ -58,6 +58,7 @@ class Ceiling:
         self.optimizer = optimizer
         self.settings = settings
         self.family = thresholds.optimizer_family(optimizer)
+        self.acts = thresholds.acts(settings.signal, optimizer)
         self.by_edge = signal != "kappa"
         default = None if self.by_edge else KAPPA_TARGET
         self.target = settings.target  # edge ratio to stay under; a subclass may learn it
@@ -186,7 +187,8 @@ class Ceiling:
         of the rate is halved, and so on: a rise on old evidence is how a ceiling fails open.
         """
         quick = step <= self.early_steps and not self.gentle
-        rate = max(EARLY_RELEASE, self.settings.release) if quick else self.settings.release
+        release = self.settings.release_rate
+        rate = max(EARLY_RELEASE, release) if quick else release
         age = step - self.taken_at
         return rate ** (self.patience / age) if self.is_stale(step) else rate
 
@@ -218,6 +220,9 @@ class Ceiling:
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
         floor = self.settings.floor
+        if not self.acts:
+            self.reason = SCHEDULE
+            return 1.0
         if self.held:
             self.reason = HELD
             return floor

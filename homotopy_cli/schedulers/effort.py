@@ -1,5 +1,6 @@
 """How much a probe does: rows, Lanczos steps, matrices, by where the run is and what it can pay."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from homotopy_cli.curvature import along
@@ -19,9 +20,14 @@ class Effort:
     steps: int  # Lanczos steps per matrix; of a signal without products, gradients for all
     matrices: int = 1  # 2: H itself and P⁻¹H; 1: only the one that steers; 0: no product
 
-    def predicted(self, rows: int) -> float:
-        """G this will cost on a batch of `rows` rows: see cadence.probe_cost."""
-        share = slice_size(rows, self.fraction) / max(1, rows)
+    def predicted(self, rows: int, size: Callable[[int, float], int] = slice_size) -> float:
+        """G this will cost on a batch of `rows` rows: see cadence.probe_cost.
+
+        Args:
+            rows: Of the batch.
+            size: (rows, fraction) -> rows of a slice.
+        """
+        share = size(rows, self.fraction) / max(1, rows)
         if not self.matrices:
             return self.steps * (share + 0.1)
         return probe_cost(share, self.matrices * self.steps)

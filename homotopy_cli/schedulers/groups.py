@@ -68,13 +68,19 @@ class GroupRates:
         self.inner = inner
         self.written = rates(optimizer)  # our last write, as read back
         self.others = [1.0] * len(self.written)  # product of foreign changes
+        self.positive = list(self.written)  # the last rate that was no 0
+        self.zeroed = [  # by somebody else, as a warmup from 0 is; also before we came
+            rate == 0.0 and float(group.get("initial_lr", 0.0)) > 0.0
+            for rate, group in zip(self.written, optimizer.param_groups, strict=True)
+        ]
         self.inner_rates = list(self.written)  # of an inner LRScheduler, unlimited
 
     def has_warmup(self) -> bool:
         """Whether the inner schedule starts below half of the base rate."""
         if isinstance(self.inner, LRScheduler):
-            pairs = zip(self.inner_rates, self.inner.base_lrs, strict=True)
-            return all(now < 0.5 * float(base) for now, base in pairs)
+            groups = self.optimizer.param_groups  # SequentialLR has no base_lrs of its own
+            pairs = zip(self.inner_rates, groups, strict=True)
+            return all(now < 0.5 * float(group["initial_lr"]) for now, group in pairs)
         return self.inner is not None and float(self.inner(0)) < 0.5
 
     def sync(self, base_lrs: list) -> None:
@@ -84,15 +90,22 @@ class GroupRates:
             base_lrs.append(group["initial_lr"])
             self.written.append(float(group["lr"]))
             self.inner_rates.append(float(group["lr"]))
+            self.positive.append(float(group["lr"]))
+            self.zeroed.append(False)
             self.others.append(1.0)
         for i, now in enumerate(rates(self.optimizer)):
-            if now != self.written[i] and self.written[i] > 0.0:
-                self.others[i] *= now / self.written[i]
-                self.written[i] = now
+            if now == self.written[i]:
+                continue
+            before = self.written[i] or self.positive[i] or float(base_lrs[i])
+            self.zeroed[i] = now == 0.0
+            if now > 0.0 and before > 0.0:
+                self.others[i] *= now / before
+                self.positive[i] = now
+            self.written[i] = now
 
     def forget_others(self) -> None:
         """Drop the factors that others put on the schedule."""
-        self.others = [1.0] * len(self.others)
+        self.others, self.zeroed = [1.0] * len(self.others), [False] * len(self.others)
 
     def step_inner(self) -> None:
         """Advance an inner LRScheduler, on its own unlimited rates."""
@@ -111,13 +124,13 @@ class GroupRates:
             plain = [float(base) * factor for base in base_lrs]
         else:
             plain = [float(base) for base in base_lrs]
-        return [
-            r if other == 1.0 else r * other for r, other in zip(plain, self.others, strict=True)
-        ]
+        told = zip(plain, self.others, self.zeroed, strict=True)
+        return [0.0 if zero else r if other == 1.0 else r * other for r, other, zero in told]
 
     def wrote(self) -> None:
         """Remember the present rates as ours."""
         self.written = rates(self.optimizer)
+        self.positive = [w or p for w, p in zip(self.written, self.positive, strict=True)]
 
     def state_dict(self) -> dict:
         """Plain numbers, and the inner scheduler's own state."""
@@ -125,6 +138,8 @@ class GroupRates:
         return {
             "written": list(self.written),
             "others": list(self.others),
+            "positive": list(self.positive),
+            "zeroed": list(self.zeroed),
             "inner_rates": list(self.inner_rates),
             "inner": inner,
         }
@@ -133,6 +148,8 @@ class GroupRates:
         """Restore; the groups' rates become the saved ones where their number agrees."""
         self.written, self.others = list(state["written"]), list(state["others"])
         self.inner_rates = list(state["inner_rates"])
+        self.positive = list(state.get("positive", self.written))
+        self.zeroed = list(state.get("zeroed", [False] * len(self.written)))
         if isinstance(self.inner, LRScheduler) and state["inner"] is not None:
             self.inner.load_state_dict(state["inner"])
         if len(self.written) == len(self.optimizer.param_groups):

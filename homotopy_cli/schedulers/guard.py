@@ -12,9 +12,10 @@ from homotopy_cli.errors import HomotopyError, NonFiniteError
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import rules, thresholds
-from homotopy_cli.schedulers.alarms import RangeAlarm
+from homotopy_cli.schedulers.alarms import Alarms
 from homotopy_cli.schedulers.cadence import Cadence
 from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
+from homotopy_cli.schedulers.columns import steering_value
 from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.effort import Effort, efforts
 from homotopy_cli.schedulers.events import EventLog
@@ -25,12 +26,12 @@ from homotopy_cli.schedulers.probing import (
     LayerMeasurement,
     LossLike,
     Measurement,
-    steering_value,
 )
 from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
-from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
+from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings
 
+WHOLE = "slices do not add up to the batch's loss: all its rows are measured"
 _PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
 
 
@@ -62,6 +63,7 @@ class CurvatureGuard:
         self.settings = settings
         self.optimizer = optimizer
         self.events = EventLog()
+        thresholds.refuse_maximize(optimizer)
         self.signal = thresholds.choose_signal(settings.signal, optimizer, self.events.add)
         self.probe = CurvatureProbe(
             model,
@@ -94,7 +96,7 @@ class CurvatureGuard:
             rise=line,
             in_line=rise is not None,
         )
-        self.alarms = {"loss": RangeAlarm(), "grad_norm": RangeAlarm()}
+        self.alarms = Alarms()
         self.counter = StepCounter(optimizer)
         self.n_failed = 0
         self.n_failed_in_a_row = 0
@@ -144,7 +146,7 @@ class CurvatureGuard:
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
         options = self._efforts(step, rates)
-        costs = [effort.predicted(n_rows(batch)) for effort in options]
+        costs = [effort.predicted(n_rows(batch), self.probe.slice_size) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
         if blind or self.cadence.wants(step):  # ranks with other batch sizes must decide alike
             costs = mean_over_ranks(costs)
@@ -155,6 +157,11 @@ class CurvatureGuard:
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
+        if not gradient_is_finite(self.optimizer):  # no step comes of it: a GradScaler skips it
+            self.ceiling.held = not self.ceiling.measured
+            self.events.add(step, "info", "GRADIENT_NONFINITE", "inf or NaN: nothing to probe")
+            return None
+        sliced = self.probe.whole
         try:
             metric = self.metric(rates)
             top = max(rates, default=0.0)
@@ -168,6 +175,8 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
+        if self.probe.whole and not sliced:
+            self.events.add(step, "warning", "WHOLE_BATCH", WHOLE)
         # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
         sharpness = clip_coef * steering_value(found.estimate, self._column(rates), upper=upper)
@@ -284,18 +293,16 @@ class CurvatureGuard:
         )
 
     def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:
-        """Whether a free alarm fires. Each rank has its own loss, so that one needs one rank."""
-        seen = {"loss": loss if world_size() == 1 else None, "grad_norm": grad_norm}
-        fired = [name for name, x in seen.items() if x is not None and self.alarms[name](x)]
+        """Whether a free alarm fires; the loss's only with one rank, as each has its own."""
+        fired = self.alarms(loss if world_size() == 1 else None, grad_norm)
         if fired:
             self.cadence.hasten()
-            self.events.add(self.n_steps, "info", "ALARM", f"{' and '.join(fired)} out of range")
+            self.events.add(self.n_steps, "info", "ALARM", f"{fired} out of range")
         return bool(fired)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors; no wall time, so that the same seed gives the same bytes."""
         return {name: getattr(self, name).state_dict() for name in _PARTS} | {
-            "alarms": {name: alarm.state_dict() for name, alarm in self.alarms.items()},
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "n_steps": self.n_steps,
         }
@@ -304,14 +311,12 @@ class CurvatureGuard:
         """Restore; model, optimizer and settings stay those of the constructor."""
         for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
-        for name, alarm in self.alarms.items():
-            alarm.load_state_dict(state["alarms"][name])
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
         self.counter.n = state["n_steps"]
 
 
-_PARTS = ("ceiling", "cadence", "layers", "probe", "events")
+_PARTS = ("ceiling", "cadence", "layers", "probe", "events", "alarms")
 _COUNTERS = (
     "n_failed",
     "n_failed_in_a_row",

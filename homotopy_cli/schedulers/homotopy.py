@@ -12,6 +12,7 @@ from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
+from homotopy_cli.schedulers.thresholds import optimizer_family
 
 TARGET = {"guard": 0.9, "auto": 1.0}  # edge ratio to stay under; our choice
 
@@ -74,7 +75,8 @@ class HomotopyLR(CurvatureScheduler):
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
         total_steps: Length of the run; without it the start is paid for over 1000 steps.
         floor: Least factor on the schedule.
-        release: Largest rise of the ceiling per optimizer step.
+        release: Largest rise of the ceiling per optimizer step; None takes 1.05, or in a run of
+            fewer than 380 steps what brings it from the floor to its level in a quarter of the run.
         probe_fraction: Share of the batch's rows that a probe measures, halved in the first
             steps unless it is 1. On a small GPT λ from
             1/16, 1/8 and all of 32 rows agreed within 20 % as a rule, on a six-layer one at high
@@ -120,7 +122,7 @@ class HomotopyLR(CurvatureScheduler):
         budget: float = 0.05,
         total_steps: int = 0,
         floor: float = 1e-2,
-        release: float = 1.05,
+        release: float | None = None,
         probe_fraction: float = 0.125,
         burst: int | None = None,
         kappa_freq: int = 4,
@@ -141,6 +143,9 @@ class HomotopyLR(CurvatureScheduler):
         if mode == "auto":
             if base_lr is not None or inner is not None or not enabled:
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
+            if optimizer_family(optimizer) == "unknown":
+                name = type(optimizer).__name__
+                raise ValueError(f"mode auto knows no edge of stability for {name}: use mode guard")
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
             self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final)

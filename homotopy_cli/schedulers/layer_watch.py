@@ -9,7 +9,6 @@ from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.probing import CurvatureProbe, LayerMeasurement
 from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings
-from homotopy_cli.schedulers.slices import slice_size
 
 FIRST_COST = 3.0  # G that the first per-layer probe may cost whatever the budget
 TRACE_PROBES = 3  # products for the layers' traces
@@ -38,11 +37,18 @@ class LayerWatch:
         return self.freq > 0 and (self.last_step < 0 or step - self.last_step >= self.freq)
 
     def affords(
-        self, batch: Batch, fraction: float, n_products: float, step: int, *, grant: float = 0.0
+        self,
+        probe: CurvatureProbe,
+        batch: Batch,
+        fraction: float,
+        n_products: float,
+        step: int,
+        *,
+        grant: float = 0.0,
     ) -> bool:
         """Whether the account, or a grant in G, has room for so many products on such a slice."""
         rows = max(1, n_rows(batch))
-        (cost,) = mean_over_ranks([probe_cost(slice_size(rows, fraction) / rows, n_products)])
+        (cost,) = mean_over_ranks([probe_cost(probe.slice_size(rows, fraction) / rows, n_products)])
         return cost <= max(grant, self.cadence.left(step))
 
     def measure(
@@ -51,10 +57,10 @@ class LayerWatch:
         """Measure what the account allows and book it; None where it allows nothing."""
         first = self.last_step < 0
         products = float(probe.n_layers)  # two for each, each worth half a graph
-        if self.affords(batch, self.fraction, products, step, grant=FIRST_COST * first):
+        if self.affords(probe, batch, self.fraction, products, step, grant=FIRST_COST * first):
             effort = Effort(self.fraction, 2)
             found = probe.measure_layers(batch, effort, paired=paired, step=step)
-        elif first or self.affords(batch, self.fraction, TRACE_PROBES, step):
+        elif first or self.affords(probe, batch, self.fraction, TRACE_PROBES, step):
             effort = Effort(self.fraction, TRACE_PROBES)
             found = probe.measure_traces(batch, effort, paired=paired, step=step)
         else:

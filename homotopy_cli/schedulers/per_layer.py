@@ -72,7 +72,7 @@ class PerLayerHomotopyLR(HomotopyLR):
 
     def layer_rates(self) -> dict[str, float]:
         """Layer -> the learning rate its group has now."""
-        return {group["layer"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        return {group.get("layer", ""): float(group["lr"]) for group in self.optimizer.param_groups}
 
     @property
     def lr_reason(self) -> int:
@@ -99,7 +99,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         settings = self._guard.settings
         products = 0.5 * settings.lanczos_steps * len(self.optimizer.param_groups)
         return not self.multipliers or self._guard.layers.affords(
-            batch, settings.probe_fraction, products, self._guard.n_steps
+            self._guard.probe, batch, settings.probe_fraction, products, self._guard.n_steps
         )
 
     def _measure(self, batch: Batch, *, paired: bool) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,18 +16,25 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.moments import sampled_moments
 from homotopy_cli.curvature.operators import HessianOperator
-from homotopy_cli.problems.criteria import Loss, resolve_loss
+from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import each
+from homotopy_cli.problems.sharded import is_sharded
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.cadence import probe_cost
+from homotopy_cli.schedulers.columns import columns
 from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.fraction import Alignment
 from homotopy_cli.schedulers.ranks import all_ranks
-from homotopy_cli.schedulers.slices import take_rows
+from homotopy_cli.schedulers.slices import (
+    least_rows,
+    slice_size,
+    stands_for_batch,
+    take_rows,
+)
 
 LossLike = Loss | Callable[..., Tensor] | str | None
 Metric = Callable[[list[Tensor]], Tensor | None]  # live parameters -> diagonal P, or None for I
@@ -86,6 +93,7 @@ class CurvatureProbe:
         self.signal, self.fraction = signal, fraction
         config = EstimatorConfig.cheap(seed=seed, directional=signal == "directional")
         self.estimator = estimator or CurvatureEstimator(config=config)
+        self.whole: bool | None = None  # slices do not stand for the batch; None: not tried yet
         self.layer_names: tuple[str, ...] = ()
         self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
         self.scaled_layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
@@ -222,11 +230,36 @@ class CurvatureProbe:
         share = sum(some for some, _ in taken) / sum(rows for _, rows in taken)
         return problem, share
 
+    def slice_size(self, rows: int, fraction: float) -> int:
+        """Rows of a slice of a batch of `rows`."""
+        return rows if self.whole else slice_size(rows, fraction, least_rows(self.model))
+
     def _part(
         self, batch: Batch, fraction: float, *, paired: bool
     ) -> tuple[Batch, Loss | Callable[[nn.Module, Batch], Tensor]]:
-        part = take_rows(batch, fraction)[0]
-        return part, self._loss(part, paired=paired)
+        loss = self._loss(batch, paired=paired)
+        rows = n_rows(batch)
+        size = self.slice_size(rows, fraction)
+        if size < rows and self.whole is None:
+            self.whole = not self._stands_for_batch(batch, loss, size)
+        size = self.slice_size(rows, fraction)
+        return take_rows(batch, fraction, size)[0], loss
+
+    def _stands_for_batch(self, batch: Batch, loss: Any, size: int) -> bool:
+        """Whether slices do; a named loss is a mean over rows, and a sharded model is trusted."""
+        if (isinstance(loss, Loss) and loss.name in NAMES) or is_sharded(self.model):
+            return True
+
+        def losses(batches: Sequence[Batch]) -> list[float]:
+            problem = Problem.from_module(
+                self.model, loss, batches, mode="keep", seed=self.seed, dtype=None
+            )
+            if len(problem.batches) < len(batches):
+                return [math.nan] * len(batches)  # some are without any target
+            with torch.no_grad():
+                return [float(problem.batch_loss(i)) for i in range(len(batches))]
+
+        return stands_for_batch(losses, batch, size)
 
     def _loss(self, batch: Batch, *, paired: bool) -> Loss | Callable[[nn.Module, Batch], Tensor]:
         if self.loss_fn is None or isinstance(self.loss_fn, str):
@@ -244,53 +277,16 @@ class CurvatureProbe:
     def state_dict(self) -> dict[str, Any]:
         """Warm-start vectors, which save products, and the layers' names."""
         warm = {name: getattr(self, name).state_dict() for name in _ESTIMATORS}
-        return warm | {"layer_names": list(self.layer_names)}
+        return warm | {"layer_names": list(self.layer_names), "whole": self.whole}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.layer_names = tuple(state["layer_names"])
+        self.layer_names, self.whole = tuple(state["layer_names"]), state.get("whole")
         for name in _ESTIMATORS:
             getattr(self, name).load_state_dict(state[name])
 
 
 _ESTIMATORS = ("estimator", "layer_estimator", "scaled_layer_estimator")
-
-
-def columns(estimate: CurvatureEstimate) -> dict[str, float]:
-    """The per-probe columns of the log that an estimate fills; non-finite and None are absent."""
-    sharp = estimate.preconditioned_sharpness
-    pairs = [e for e in (estimate.lambda_max, estimate.lambda_min, sharp) if e is not None]
-    found = {
-        "kappa": estimate.kappa,
-        "lambda_max": estimate.lambda_max and estimate.lambda_max.value,
-        "lambda_min": estimate.lambda_min and estimate.lambda_min.value,
-        "hessian_norm": estimate.hessian_norm,
-        "preconditioned_sharpness": sharp and sharp.value,
-        "directional_sharpness": estimate.directional_sharpness,
-        "residual": max((e.residual for e in pairs[:2]), default=None),
-        "converged": float(all(e.converged for e in pairs)),
-        "n_hvp": estimate.cost.n_hvp,
-        "probe_loss": estimate.loss,
-        "probe_grad_norm": estimate.grad_norm,
-    }
-    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
-
-
-def steering_value(estimate: CurvatureEstimate, column: str, *, upper: bool) -> float:
-    """What steers: λ, with `upper` plus its residual; NaN where it was not measured.
-
-    An eigenvalue lies within the residual, and few steps err low: on a small GPT, three warm
-    steps gave 0.45 to 1.0 of the converged λ(P⁻¹H), and with the residual 0.78 to 1.16. What is
-    logged is λ itself.
-    """
-    if column == "directional_sharpness":
-        value = estimate.directional_sharpness
-        return math.nan if value is None else value
-    scaled = column == "preconditioned_sharpness"
-    found = estimate.preconditioned_sharpness if scaled else estimate.lambda_max
-    if found is None:
-        return math.nan
-    return found.value + found.residual if upper else found.value
 
 
 def _array(values: Any) -> np.ndarray:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch.optim import Optimizer
 
 from homotopy_cli.problems.reducer import LOCAL, ProcessGroupReducer, Reducer
+from homotopy_cli.problems.sharded import shard_of
 
 
 def world_size() -> int:
@@ -30,3 +32,11 @@ def mean_over_ranks(values: Sequence[float]) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return (total / world).tolist()
+
+
+def gradient_is_finite(optimizer: Optimizer) -> bool:
+    """Whether every entry of `.grad` is, on every rank; each of them must call it."""
+    groups = optimizer.param_groups
+    grads = [shard_of(p.grad) for g in groups for p in g["params"] if p.grad is not None]
+    finite = all(bool(torch.isfinite(grad).all()) for grad in grads)
+    return mean_over_ranks([float(finite)])[0] == 1.0

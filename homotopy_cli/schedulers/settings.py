@@ -8,6 +8,7 @@ Signal = Literal[
     "auto", "sharpness", "preconditioned_sharpness", "directional", "secant", "forward", "kappa"
 ]
 SIGNALS = Signal.__args__  # type: ignore[attr-defined]
+RELEASE = 1.05  # largest rise of the ceiling per optimizer step
 ALONG_STEP = ("directional", "secant", "forward")  # u'Hu/u'Pu along u = P⁻¹g
 
 
@@ -24,7 +25,7 @@ class GuardSettings:
     curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
     alpha: float = 1.0  # strength of the founding formula
     smoothing: float = 0.9  # per optimizer step: what the log-average of λ keeps
-    release: float = 1.05  # largest rise of the ceiling per optimizer step
+    release: float | None = None  # largest rise of the ceiling per step; None: see release_rate
     floor: float = 1e-2  # least factor on the schedule
     estimation_freq: int = 10  # base probe period, optimizer steps
     burst: int | None = None  # steps at the start with a probe each; None: by total_steps
@@ -45,7 +46,8 @@ class GuardSettings:
             raise ValueError(f"signal is {self.signal!r}: one of {', '.join(SIGNALS)}")
         _within("target", self.target, 0.0, math.inf)
         _within("alpha", self.alpha, -1e-300, math.inf)
-        _within("release", self.release, 1.0 - 1e-12, math.inf)
+        if self.release is not None:
+            _within("release", self.release, 1.0 - 1e-12, math.inf)
         _within("budget", self.budget, 0.0, math.inf, closed=True)
         _within("probe_fraction", self.probe_fraction, 0.0, 1.0, closed=True)
         if not 0.0 <= self.warmup <= 1.0:
@@ -57,6 +59,9 @@ class GuardSettings:
             raise ValueError(f"smoothing is {self.smoothing}: it must be in [0, 1)")
         if self.curvature_target is not None:
             _within("curvature_target", self.curvature_target, 0.0, math.inf)
+        for name in ("total_steps", "burst", "layers_freq"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
         for name in (
             "estimation_freq",
             "longest",
@@ -71,6 +76,14 @@ class GuardSettings:
     def early_fraction(self) -> float:
         """Slice of the first steps' probes and of the layers': half, or the batch if that is it."""
         return self.probe_fraction if self.probe_fraction >= 1.0 else 0.5 * self.probe_fraction
+
+    @property
+    def release_rate(self) -> float:
+        """`release`, or 1.05; in a short run what rises from the floor in a quarter of it."""
+        if self.release is not None:
+            return self.release
+        short = 0.25 * self.total_steps
+        return max(RELEASE, self.floor ** (-1.0 / short) if short and self.floor else RELEASE)
 
     @property
     def burst_steps(self) -> int:

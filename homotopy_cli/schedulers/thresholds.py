@@ -134,6 +134,20 @@ def stability_threshold(
     return law.threshold(float(optimizer["lr"]) if lr is None else lr)
 
 
+def refuse_maximize(optimizer: Optimizer) -> None:
+    """Raise ValueError where a group climbs: the edge is that of a descent, and signed."""
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise ValueError(
+            "maximize=True: the edge of stability is that of a descent; "
+            "minimise the negative of your objective instead"
+        )
+
+
+def acts(signal: str, optimizer: Optimizer) -> bool:
+    """Whether a ceiling may hold this optimizer's rates: not by a guess that nobody asked for."""
+    return signal != "auto" or optimizer_family(optimizer) != "unknown"
+
+
 def next_step(optimizer: Optimizer) -> int:
     """The number, from 1, of the step the optimizer is about to take (its own state's count)."""
     for state in optimizer.state.values():
@@ -177,10 +191,16 @@ def choose_signal(
         say: Takes step, level, code and message of an event.
     """
     name, family = type(optimizer).__name__, optimizer_family(optimizer)
+    told = acts(signal, optimizer)
     if signal == "auto":
         signal = "preconditioned_sharpness" if family in PRECONDITIONED else "sharpness"
         say(0, "info", "SIGNAL", f"signal {signal} for {name}")
     if family == "unknown" and signal != "kappa":
-        text = f"no linear edge is known for {name}: gradient descent's c = 2 is used"
+        text = f"no linear edge is known for {name}, which uses gradient descent's c = 2"
+        if not told:
+            text = (
+                f"no linear edge is known for {name}, so curvature is measured and its rates are "
+                "left alone; signal='sharpness' holds them below gradient descent's edge"
+            )
         say(0, "warning", "THRESHOLD_UNKNOWN", text)
     return signal

@@ -17,11 +17,12 @@ from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.from_recipe import build_model_loss_data
 from homotopy_cli.problems.partition import Block, Partition
 from homotopy_cli.problems.problem import Problem
+from homotopy_cli.problems.sharded import shard_of
 from homotopy_cli.recipe.optimizers import TORCH_OPTIMIZERS
 from homotopy_cli.recipe.targets import is_user_code, load_target
 from homotopy_cli.training.averaging import begin_training
 from homotopy_cli.training.devices import on_device, resolve_device
-from homotopy_cli.training.distributed import own_device, shard_of, spread
+from homotopy_cli.training.distributed import own_device, spread
 from homotopy_cli.training.forward import Forward
 from homotopy_cli.training.plans import build_probe, build_scheduler
 from homotopy_cli.training.probing import NoProbe, Probe

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from homotopy_cli.curvature.hvp import GradientGraph
@@ -240,11 +240,6 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def own_device(name: str, ranks: Ranks) -> str:
     """The recipe's `device` as this rank reads it: cuda:N is the GPU of its own, not number N."""
     return "cuda" if ranks.size > 1 and name.startswith("cuda:") else name
-
-
-def shard_of(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor; another tensor itself."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def describe(ranks: Ranks, model: nn.Module, recipe: Any) -> str:

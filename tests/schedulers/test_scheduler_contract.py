@@ -143,7 +143,7 @@ def test_probing_without_acting_leaves_no_trace(name, optimizer_name):
     flags = [m.training for m in model.modules()]
     hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
     rng = torch.get_rng_state()
-    scheduler._guard.cadence.period = 1
+    scheduler._guard.cadence.period, scheduler._guard.cadence.budget = 1, 1.0
     probes = scheduler._guard.cadence.n_probes
     scheduler.update_curvature(x, y)
     assert scheduler._guard.cadence.n_probes == probes + 1

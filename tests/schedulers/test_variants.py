@@ -14,11 +14,11 @@ from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.criteria import resolve_loss
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
+from homotopy_cli.records import LR_REASONS
 from homotopy_cli.schedulers.adaptive import LEAST, MARGIN, AdaptiveHomotopyLR
 from homotopy_cli.schedulers.facade import CurvatureAdaptiveLR
-from homotopy_cli.schedulers.history import REASONS
 from homotopy_cli.schedulers.per_layer import PerLayerHomotopyLR
-from homotopy_cli.schedulers.slices import take_rows
+from homotopy_cli.schedulers.slices import least_rows, take_rows
 from homotopy_cli.schedulers.warmup import CurvatureWarmup
 
 
@@ -138,7 +138,7 @@ def test_per_layer_factors_are_the_clipped_square_roots_and_reach_the_optimizer(
     assert scheduler.multipliers == pytest.approx(expected, rel=1e-4)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates == pytest.approx([4e-6, 1e-6, 0.25e-6], rel=1e-4)
-    assert REASONS[scheduler.lr_reason] == "per_group"
+    assert LR_REASONS[scheduler.lr_reason] == "per_group"
     assert scheduler.layer_rates()["c"] == pytest.approx(0.25e-6, rel=1e-4)
 
 
@@ -284,7 +284,7 @@ def test_facade_founding_loop(kind):
     model = WithLoss(kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
     scheduler = CurvatureAdaptiveLR(
-        optimizer, model, base_lr=0.4, curvature_target=1e3, adaptation_rate=0.1
+        optimizer, model, base_lr=0.4, curvature_target=1e3, adaptation_rate=0.1, budget=0.5
     )
     for batch in batches(12):
         optimizer.zero_grad()
@@ -304,14 +304,14 @@ def test_facade_measures_the_captured_batch():
     model = WithLoss("tensor")
     batch = batches(1)[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    facade = CurvatureAdaptiveLR(optimizer, model, probe_fraction=0.5)
+    facade = CurvatureAdaptiveLR(optimizer, model, probe_fraction=0.5, burst_lanczos_steps=15)
     loss = model(batch)
     loss.backward()
     facade.step(loss)
     other = CurvatureAdaptiveLR(optimizer, model, resolve_loss("output"), probe_fraction=1.0)
     assert other._criterion.name == "output"
-    part, share = take_rows(batch, 0.25)  # the first probe takes half of the slice
-    assert share == 0.25
+    part, share = take_rows(batch, 0.25, least_rows(model))  # batch norm wants all 16
+    assert share == 1.0
     problem = Problem.from_module(model, lambda m, b: m(b), [part], mode="keep")
     exact = CurvatureEstimator(config=EstimatorConfig.thorough()).estimate(problem)
     assert facade.last_probe["probe_loss"] == pytest.approx(model(part).item(), rel=1e-5)

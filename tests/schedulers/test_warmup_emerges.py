@@ -43,11 +43,13 @@ def train(norm, lr, steps, **settings):
 def test_warmup_emerges_from_a_constant_schedule(norm):
     rates, losses, scheduler = train(norm, 1e-2, 150)
     assert rates[0] <= 1e-4 * (1 + 1e-9)  # a hundredth of the rate asked for
-    for step, rate in enumerate(rates):  # no faster than a release of 5 % a step
-        assert rate <= rates[0] * 1.05**step * (1 + 1e-9)
+    release = scheduler._guard.settings.release_rate
+    assert release == pytest.approx(100 ** (1 / 37.5))  # from the floor in a quarter of the run
+    for step, rate in enumerate(rates):
+        assert rate <= rates[0] * release**step * (1 + 1e-9)
     peak = max(rates)
     assert peak > 20 * rates[0]
-    assert rates.index(peak) > 50
+    assert rates.index(peak) > 30
     assert losses[-1] < 0.6 * losses[0]
     assert scheduler.overhead < 0.25  # a short run: the guaranteed start is not amortised
 

@@ -1,0 +1,42 @@
+"""A probe's estimate as plain numbers: the log's columns, and the one that steers."""
+
+import math
+
+from homotopy_cli.records import CurvatureEstimate
+
+
+def columns(estimate: CurvatureEstimate) -> dict[str, float]:
+    """The per-probe columns of the log that an estimate fills; non-finite and None are absent."""
+    sharp = estimate.preconditioned_sharpness
+    pairs = [e for e in (estimate.lambda_max, estimate.lambda_min, sharp) if e is not None]
+    found = {
+        "kappa": estimate.kappa,
+        "lambda_max": estimate.lambda_max and estimate.lambda_max.value,
+        "lambda_min": estimate.lambda_min and estimate.lambda_min.value,
+        "hessian_norm": estimate.hessian_norm,
+        "preconditioned_sharpness": sharp and sharp.value,
+        "directional_sharpness": estimate.directional_sharpness,
+        "residual": max((e.residual for e in pairs[:2]), default=None),
+        "converged": float(all(e.converged for e in pairs)),
+        "n_hvp": estimate.cost.n_hvp,
+        "probe_loss": estimate.loss,
+        "probe_grad_norm": estimate.grad_norm,
+    }
+    return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
+def steering_value(estimate: CurvatureEstimate, column: str, *, upper: bool) -> float:
+    """What steers: λ, with `upper` plus its residual; NaN where it was not measured.
+
+    An eigenvalue lies within the residual, and few steps err low: on a small GPT, three warm
+    steps gave 0.45 to 1.0 of the converged λ(P⁻¹H), and with the residual 0.78 to 1.16. What is
+    logged is λ itself.
+    """
+    if column == "directional_sharpness":
+        value = estimate.directional_sharpness
+        return math.nan if value is None else value
+    scaled = column == "preconditioned_sharpness"
+    found = estimate.preconditioned_sharpness if scaled else estimate.lambda_max
+    if found is None:
+        return math.nan
+    return found.value + found.residual if upper else found.value
