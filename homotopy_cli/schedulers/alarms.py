@@ -55,8 +55,8 @@ class Alarms:
     def __call__(self, loss: float | None, grad_norm: float | None) -> str:
         """Which of them fire, in words; "" for none. None is not looked at."""
         seen = {"loss": loss, "grad_norm": grad_norm}
-        fired = [name for name, x in seen.items() if x is not None and self.of[name](float(x))]
-        return " and ".join(fired)
+        plain = {k: x.item() if hasattr(x, "item") else x for k, x in seen.items()}  # no graph kept
+        return " and ".join(k for k, x in plain.items() if x is not None and self.of[k](float(x)))
 
     def state_dict(self) -> dict[str, Any]:
         """The remembered values."""

@@ -77,6 +77,14 @@ def test_the_trainers_log_shows_the_probes(tmp_path):
     assert all(0 < row["homotopy/factor"] <= 1 for row in logged)
 
 
+def test_the_loss_of_a_slice_is_a_mean_although_the_trainer_counts_targets(tmp_path):
+    """The Trainer gives the model the number of targets of its whole step to divide by."""
+    callback = HomotopyCallback(estimation_freq=1, budget=float("inf"), burst=STEPS)
+    trainer, _ = train(tmp_path, callback, gradient_accumulation_steps=2)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert callback.ceiling.last["probe_loss"] == pytest.approx(losses[-1], rel=0.15)
+
+
 def test_measuring_without_acting_is_bitwise_the_plain_trainer(tmp_path, plain):
     trainer, used = train(tmp_path, HomotopyCallback(alpha=0.0, estimation_freq=2))
     assert used == plain[1]

@@ -285,3 +285,74 @@ def test_a_state_of_another_version_is_refused():
     scheduler = quiet(torch.optim.SGD(model.parameters(), lr=0.1), model)
     with pytest.raises(ValueError, match="state version 99, this is 2"):
         scheduler.load_state_dict(scheduler.state_dict() | {"version": 99})
+
+
+@pytest.mark.parametrize("kind", ["sequential", "chained"])
+def test_a_composed_torch_schedule_can_be_the_inner_one(kind):
+    """Warmup, then a cosine, as torch writes it: neither of the two has base_lrs of its own."""
+
+    def make(optimizer):
+        if kind == "chained":
+            return ChainedScheduler(
+                [LinearLR(optimizer, 0.1, 1.0, 5), ExponentialLR(optimizer, 0.9)]
+            )
+        warmup, rest = LinearLR(optimizer, 0.1, 1.0, 5), CosineAnnealingLR(optimizer, 20)
+        return SequentialLR(optimizer, [warmup, rest], milestones=[5])
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = quiet(optimizer, model, inner=make(optimizer))
+    used = [rate for (rate,) in train(model, optimizer, scheduler, batches(12))]
+    assert used == pytest.approx(plain_rates(make, 12))
+
+
+def test_what_others_wrote_since_our_last_write_is_in_the_checkpoint():
+    """ReduceLROnPlateau after validation, then a save: the cut must not be undone by a resume."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = quiet(optimizer, model)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    train(model, optimizer, scheduler, batches(3))
+    for loss in (1.0, 2.0, 3.0):
+        plateau.step(loss)
+    cut = optimizer.param_groups[0]["lr"]
+    state = scheduler.state_dict()
+    again = torch.optim.SGD(model.parameters(), lr=0.1)
+    resumed = quiet(again, model)
+    resumed.load_state_dict(state)
+    assert cut < 0.05 and again.param_groups[0]["lr"] == cut
+    used = train(model, again, resumed, batches(2))
+    assert used == [[cut], [cut]]
+
+
+def test_a_rate_of_zero_by_somebody_else_is_no_end():
+    """Freezing a group, and a warmup that starts at 0, as HuggingFace's do."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = quiet(optimizer, model)
+    used = []
+    for step, batch in enumerate(batches(8)):
+        if step in (2, 5):
+            optimizer.param_groups[0]["lr"] = 0.0 if step == 2 else 0.01
+        used += [rate for (rate,) in train(model, optimizer, scheduler, [batch])]
+    assert used == pytest.approx([0.1, 0.1, 0.0, 0.0, 0.0, 0.01, 0.01, 0.01])
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, t / 5))
+    scheduler, used = quiet(optimizer, model), []
+    for batch in batches(7):
+        used += [rate for (rate,) in train(model, optimizer, scheduler, [batch])]
+        warmup.step()
+    assert used == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+
+
+def test_the_alarms_take_tensors_and_keep_no_graph():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss())
+    x, y = batches(1)[0]
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    scheduler.update_curvature(x, y, loss=loss, grad_norm=loss.detach())
+    values = [alarm.values[0] for alarm in scheduler._guard.alarms.of.values()]
+    assert [type(value) for value in values] == [float, float]
