@@ -23,6 +23,35 @@ def check_targets(options: ProbeOptions) -> None:
             f"--out {options.out}: a log is already there",
             hint="give another name, or remove that file first",
         )
+    refuse_gates(options)
+
+
+def refuse_gates(options: ProbeOptions) -> None:
+    """Refuse a gate that is no expression, or speaks of what no probe measures.
+
+    Every name is known before the measurement. Columns of layers are not: they wait.
+    """
+    if not options.fail_on:
+        return
+    from homotopy_cli.cli.document import estimate_document
+    from homotopy_cli.cli.edges import edge_ratios, edges
+    from homotopy_cli.records import CurvatureEstimate, HvpCost
+
+    unknown: dict[str, Any] = dict.fromkeys(("lambda_max", "lambda_min", "hessian_norm", "kappa"))
+    nothing = CurvatureEstimate(
+        n_params=0,
+        n_terms=0,
+        loss=0.0,
+        grad_norm=0.0,
+        eigenvalues=(),
+        kappa_reason="",
+        cost=HvpCost("", "", 0.0, 0.0, 0.0),
+        **unknown,
+    )
+    edge = edges(nothing, None)
+    made = estimate_document(nothing) | {"edges": edge, "edge_ratios": edge_ratios(edge, None)}
+    baseline = made if options.compare is not None else None
+    apply_gates([e for e in options.fail_on if "layers." not in e], made, baseline, quiet=True)
 
 
 def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
@@ -148,7 +177,11 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
 
 
 def apply_gates(
-    expressions: Sequence[str], document: dict[str, Any], baseline: dict[str, Any] | None
+    expressions: Sequence[str],
+    document: dict[str, Any],
+    baseline: dict[str, Any] | None,
+    *,
+    quiet: bool = False,
 ) -> int:
     """1 when one of the expressions is true of the document, else 0."""
     if not expressions:
@@ -160,9 +193,10 @@ def apply_gates(
         names["baseline"] = gate_names(baseline)
     fired = 0
     for expression in expressions:
-        result = evaluate(expression, names)
+        result = evaluate(expression, names, baseline="--compare OLD.pt")
         if result.failed:
             fired = 1
+        if result.failed and not quiet:
             print(f"gate fired: {result.message}", file=sys.stderr)
     return fired
 

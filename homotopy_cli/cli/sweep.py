@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,21 @@ class Plan:
 def run_sweep(
     plans: Sequence[Plan], folder: Path, recipe: Path | None, *, jobs: int, quiet: bool
 ) -> int:
-    """Run what is not done yet, `jobs` at a time; write the page and the table of all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run what is not done yet, `jobs` at a time; write the page and the table of all.
+
+    A sweep whose first run to end is refused, for its data or its model, ends there.
+
+    Raises:
+        HomotopyError: The folder cannot be made.
+    """
+    there = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomotopyError(
+            f"--out {folder}: cannot be made: {error.strerror or error}",
+            hint="--out a folder that you can write to",
+        ) from error
     left = [plan for plan in plans if plan.state != "done"]
     if not quiet:
         done = len(plans) - len(left)
@@ -59,9 +72,26 @@ def run_sweep(
     runner = _Runner(recipe, len(left), quiet)
     code = runner.run(left, jobs)
     _publish(plans, folder)
+    if not there and not any(folder.iterdir()):
+        folder.rmdir()
     if runner.stopped:
         print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
     return code
+
+
+def check_sweep(plans: Sequence[Plan], folder: Path, recipe: Path | None) -> int:
+    """`--sweep --check`: the first run is built and makes one step; nothing is written."""
+    worker = Worker()
+    try:
+        first = replace(plans[0], state="new")
+        ending = worker.run([*_Runner(recipe, 1, True)._arguments(first), "--check"])
+    finally:
+        worker.close()
+    if ending.code:
+        print(ending.err, end="", file=sys.stderr)
+        return ending.code
+    print(f"{ending.out}check: {len(plans)} valid recipes, of which the first was tried")
+    return 0
 
 
 def plan_sweep(
@@ -117,7 +147,7 @@ class _Runner:
     def __init__(self, recipe: Path | None, total: int, quiet: bool) -> None:
         self.recipe, self.total, self.quiet = recipe, total, quiet
         self.n = 0
-        self.stopped = False
+        self.stopped = self.refused = False
         self.workers: list[Worker] = []
 
     def run(self, plans: Sequence[Plan], jobs: int) -> int:
@@ -147,12 +177,13 @@ class _Runner:
     def _one(self, plan: Plan, free: "SimpleQueue[Worker]") -> int:
         worker = free.get()
         try:
-            if self.stopped:
+            if self.stopped or self.refused:
                 return 0
             started = time.monotonic()
             ending = worker.run(self._arguments(plan))
         finally:
             free.put(worker)
+        self.refused = not self.n and ending.code == HomotopyError.exit_code
         self.n += 1
         self._say(plan, ending, time.monotonic() - started)
         return 0 if ending.code in (0, DIVERGED, INTERRUPTED) else abs(ending.code)

@@ -93,6 +93,12 @@ def train(
         return open_recipe(recipe, overrides, profile=profile)
 
     overrides = tuple(settings or ())
+    if check:
+        try:
+            alike(lambda: load(overrides, profile))
+        except HomotopyError as error:
+            error.exit_code = 1  # contract section 1: 1 = --check found faults
+            raise
     if sweep or seeds is not None:
         alike(lambda: refuse_launcher("a sweep", "homotopy train ... --sweep without torchrun"))
         return run_grid(

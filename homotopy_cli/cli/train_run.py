@@ -36,7 +36,7 @@ def run_train(
     target = out if out is not None else default_out(loaded)
     if resume and ranks.is_main and not run_paths(target).existing():
         print(f"note: {target}: no run to resume, so it starts at step 0", file=sys.stderr)
-    command = f"{ranks.program} train" + (f" {typed(recipe)}" if recipe is not None else "")
+    command = f"{ranks.program} train{_as_given(loaded, recipe)}"
     result = train(
         loaded,
         target,
@@ -65,6 +65,15 @@ def run_train(
     return result.exit_code
 
 
+def _as_given(loaded: Any, recipe: Path | None) -> str:
+    """Recipe, profile and settings as they were typed, for a command that finds the run again."""
+    words = [typed(recipe)] if recipe is not None else []
+    words += ["--profile", typed(loaded.profile)] if loaded.profile is not None else []
+    for setting in loaded.overrides:
+        words += ["--set", typed(setting)]
+    return "".join(f" {word}" for word in words)
+
+
 def run_grid(
     load: Any,
     *,
@@ -80,7 +89,7 @@ def run_grid(
     quiet: bool,
 ) -> int:
     """`--sweep` and `--seeds`: the grid, its runs, its page."""
-    from homotopy_cli.cli.sweep import plan_sweep, run_sweep
+    from homotopy_cli.cli.sweep import check_sweep, plan_sweep, run_sweep
     from homotopy_cli.recipe.grid import cells, parse_seeds
 
     plain = load(overrides, profile)
@@ -97,8 +106,7 @@ def run_grid(
         )
     plans = plan_sweep(grid, of_cell, folder, overwrite=overwrite)
     if check:
-        print(f"check: {len(plans)} valid recipes; nothing was written")
-        return 0
+        return check_sweep(plans, folder, recipe)
     return run_sweep(plans, folder, recipe, jobs=jobs, quiet=quiet)
 
 

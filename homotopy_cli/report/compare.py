@@ -7,7 +7,7 @@ import numpy as np
 from homotopy_cli.report import words
 from homotopy_cli.report.arms import Arm, arms, flattened, names_by_recipe
 from homotopy_cli.report.escaping import safe
-from homotopy_cli.report.facts import recipe, run_name
+from homotopy_cli.report.facts import file_name, recipe, run_name, setting
 from homotopy_cli.report.figures.bands import bands_panel
 from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
@@ -106,6 +106,9 @@ def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> li
     if (told := names_by_recipe(own)) is not None:
         return [*told, *(["baseline"] if baseline is not None else [])]
     plain = ["baseline" if run is baseline else run_name(run) for run in runs]
+    files = [file_name(run) for run in runs]
+    if len(set(files)) == len(files) and not any(setting(run, "name") for run in runs):
+        plain = ["baseline" if run is baseline else f for run, f in zip(runs, files, strict=True)]
     if len(set(plain)) < len(plain):
         folders = [str(run.path).replace("\\", "/").split("/")[-2:-1] for run in runs]
         plain = [

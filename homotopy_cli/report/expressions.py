@@ -43,8 +43,8 @@ class NotEvaluable(Exception):
 class Walker:
     """One expression over one set of names; `used` collects the values it was decided on."""
 
-    def __init__(self, expression: str, names: Mapping[str, Any]) -> None:
-        self.expression, self.names = expression, names
+    def __init__(self, expression: str, names: Mapping[str, Any], baseline: str) -> None:
+        self.expression, self.names, self.baseline = expression, names, baseline
         self.used: dict[str, float | None] = {}
 
     def run(self) -> Any:
@@ -159,7 +159,7 @@ class Walker:
         if baseline is None:
             raise HomotopyError(
                 f"--fail-on '{self.expression}': there is no baseline to compare with",
-                hint="add --baseline OLD.h5",
+                hint=f"add {self.baseline}",
             )
         return self._known(name, baseline, "baseline.")
 

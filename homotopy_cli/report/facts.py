@@ -65,6 +65,11 @@ def run_name(log: RunLog) -> str:
     for name in (setting(log, "name"), log.attrs.get("run_id")):
         if isinstance(name, str) and name.strip():
             return name.strip()
+    return file_name(log)
+
+
+def file_name(log: RunLog) -> str:
+    """The log's file name without its suffix."""
     file = str(log.path).replace("\\", "/").rsplit("/", 1)[-1]
     return file.removesuffix(".h5") or "run"
 

@@ -56,7 +56,9 @@ class GateResult:
         }
 
 
-def evaluate(expression: str, names: Mapping[str, Any]) -> GateResult:
+def evaluate(
+    expression: str, names: Mapping[str, Any], *, baseline: str = "--baseline OLD.h5"
+) -> GateResult:
     """Decide one gate.
 
     Args:
@@ -64,11 +66,12 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> GateResult:
         names: Metric -> number, bool, None (not measured), or a mapping with `value`; `baseline`
             -> such a mapping, or None if no baseline was given; `layers` -> column -> values, or
             a list of mappings, one per layer.
+        baseline: The option that gives one, for a hint.
 
     Raises:
         HomotopyError: Not an expression of this language, or an unknown name.
     """
-    walker = Walker(expression, names)
+    walker = Walker(expression, names, baseline)
     try:
         fired = bool(walker.run())
     except NotEvaluable as missing:

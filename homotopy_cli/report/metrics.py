@@ -109,6 +109,7 @@ def metrics_document(
         "runs": [
             {
                 "run_id": encodable(str(log.attrs.get("run_id", ""))),
+                "path": encodable(str(log.path)),
                 "status": encodable(str(log.attrs.get("status", ""))),
                 "metrics": summarise(log),
                 "missing": list(log.missing),

@@ -245,13 +245,8 @@ class CurvatureGuard:
 
     def metric(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
         """Live parameters -> P for these group rates: see metric.group_metric."""
-        return lambda params: group_metric(
-            self.optimizer,
-            params,
-            rates,
-            adaptive=self._adaptive,
-            always=self.signal in ALONG_STEP,
-        )
+        how = {"adaptive": self._adaptive, "always": self.signal in ALONG_STEP}
+        return lambda params: group_metric(self.optimizer, params, rates, **how)
 
     @property
     def _adaptive(self) -> bool:
@@ -274,8 +269,8 @@ class CurvatureGuard:
         self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
         self.n_failed_in_a_row += 1
         kept = "rates are held at the floor" if self.ceiling.held else "the last ceiling stays"
-        message = f"probe {self.cadence.n_probes} failed ({why}): {kept}"
-        self.events.add(step, "warning", "PROBE_FAILED", message)
+        text = f"probe {self.cadence.n_probes} failed ({why}): {kept}"
+        self.events.add(step, "warning", "PROBE_FAILED", text)
 
     def _efforts(self, step: int, rates: Sequence[float]) -> list[Effort]:
         """What the plan wants of this step's probe, and what it makes do with."""
