@@ -53,6 +53,21 @@ def found(folder):
     return json.loads((folder / "found.json").read_text()), done
 
 
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ("lamda_max > 1", "did you mean 'lambda_max'?"),
+        ("lambda_max > baseline.lambda_max", "add --compare OLD.pt"),
+        ("lambda_max >", "not an expression"),
+    ],
+)
+def test_a_gate_that_cannot_be_decided_is_refused_before_anything_is_measured(folder, gate, words):
+    outputs = ("--json", "g.json", "--out", "g.h5", "--html", "g.html")
+    done = homotopy("probe", "late.pt", *FOREIGN, *outputs, "--fail-on", gate, cwd=folder)
+    assert is_two_lines(done) and words in done.err
+    assert "products" not in done.err and not list(folder.glob("g.*"))
+
+
 def test_the_saved_rate_is_held_against_every_edge(found):
     document, done = found
     assert document["lr"] == {"value": 0.02, "source": "the checkpoint's adam"}

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -96,8 +97,33 @@ def test_every_cell_is_checked_before_the_first_runs(folder):
     bad = homotopy("train", "bowl.yaml", "--sweep", "steps=5,x", "--out", "g", cwd=folder)
     assert is_two_lines(bad) and "steps" in bad.err
     check = homotopy("train", "bowl.yaml", "--seeds", "4", "--check", cwd=folder)
-    assert check.code == 0 and "4 valid recipes" in check.out
+    assert check.code == 0 and "4 valid recipes, of which the first was tried" in check.out
     assert bytes_of(folder) == before
+
+
+def test_a_first_run_that_cannot_be_ends_the_sweep(folder):
+    before = bytes_of(folder)
+    sweep = ("train", "bowl.yaml", "--set", "data=gone.npz", "--seeds", "4")
+    check = homotopy(*sweep, "--check", cwd=folder)
+    assert check.code == 1 and "gone.npz: no such data file" in check.err
+    done = homotopy(*sweep, "--out", "g", cwd=folder)
+    assert done.code == 2 and done.err.count("gone.npz: no such data file") == 1
+    assert bytes_of(folder) == before and not (folder / "g").exists()
+    blocked = homotopy("train", "bowl.yaml", "--seeds", "2", "--out", "bowl.yaml/g", cwd=folder)
+    assert is_two_lines(blocked) and "cannot be made" in blocked.err
+
+
+def test_the_command_that_is_named_continues_the_run(folder):
+    """With the profile and the settings that were typed: without them it would be another run."""
+    typed = ("--profile", "fast", "--set", "steps=200000", "--set", "max_seconds=1")
+    first = homotopy("train", "bowl.yaml", *typed, "--out", "run.h5", cwd=folder)
+    (named,) = (line for line in first.out.splitlines() if line.startswith("next "))
+    _, program, *words = shlex.split(named)
+    assert program == "homotopy" and "--resume" in words
+    made = len(read_log(folder / "run.h5").step)
+    again = homotopy(*words, cwd=folder)
+    assert again.code == 0, again.err
+    assert 0 < made < len(read_log(folder / "run.h5").step) < 200000
 
 
 def test_ctrl_c_stops_and_the_same_command_goes_on(folder):
