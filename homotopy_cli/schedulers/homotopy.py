@@ -74,7 +74,8 @@ class HomotopyLR(CurvatureScheduler):
         target: Edge ratio to stay under; None takes 0.9, or in mode auto 1, under SGD 0.35: small
             batches destabilise it long before the full-batch edge. (An MLP on digits, momentum
             0.9, 300 steps, three seeds: losses 2.31, 2.31, 1.26 at 1, one 2.31 at 0.5, and
-            0.29, 0.30, 0.36 at 0.35; a small ResNet on CIFAR-10 would bear 0.5.) At 1 a quadratic no longer converges.
+            0.29, 0.30, 0.36 at 0.35; a small ResNet on CIFAR-10 would bear 0.5.) At 1 a quadratic
+            no longer converges.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py.
         total_steps: Length of the run; without it the start is paid for over 1000 steps.
         floor: Least factor on the schedule.

@@ -5,9 +5,9 @@
 
 `collect` keeps the endpoints of every run that ended by itself; `table` writes results.md beside
 the CSVs. Medians over seeds; differences are paired by seed, with the 95 % interval of a bootstrap
-of the median (10,000 draws); with three seeds that is little more than the range. LR sensitivity is
-the mean over the rates of min(loss, first loss) less the lowest median of all arms (Wortsman et al.
-2023, arXiv:2309.14322).
+of the median (10,000 draws); with three pairs that is their range, which covers a median 3 times
+of 4. LR sensitivity is the mean over the rates of min(loss, first loss) less the lowest median of
+all arms (Wortsman et al. 2023, arXiv:2309.14322).
 """
 
 import argparse
