@@ -149,7 +149,8 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
         rates = f"{tally.lr_max:.3g}" if same else f"{tally.lr_min:.3g} to {tally.lr_max:.3g}"
         lines.append(f"learning rate: {rates} ({result.scheduler or 'as before'})")
     if tally.n_probes:
-        share = f", overhead {result.overhead:.1%} of this process's time" * (result.seconds > 0)
+        share = f", measuring took {result.overhead:.1%} of this process's time"
+        share *= result.seconds > 0
         lines.append(
             f"curvature: {tally.n_probes} probes{share}; largest edge ratio "
             f"{number(tally.peak_edge)} at step {tally.peak_edge_step} (1 = edge of stability)"

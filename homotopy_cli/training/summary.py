@@ -100,7 +100,7 @@ class TrainResult:
 
     @property
     def overhead(self) -> float:
-        """Share of this process's time that measuring took, as in a report; 0 with no step."""
+        """Share of this process's time that measuring took, spectra included; 0 with no step."""
         return self.probe_seconds / self.seconds if self.seconds > 0 else 0.0
 
 

@@ -1,6 +1,6 @@
 """What a training step costs beside forward, backward and optimizer step.
 
-    python -m tests.benchmarks.outside recipes/gpt_wikitext2.yaml --set data.path=valid.txt
+    python -m tests.benchmarks.outside recipes/gpt_wikitext2.yaml --set data.path=$PWD/valid.txt
 
 Runs the recipe's own training, log and checkpoint included, under a fixed schedule without probes
 or evaluations, and takes the CPU time inside the two calls that train from that of the whole.

@@ -1,6 +1,6 @@
 """What probing costs in a training run: two runs of one recipe, interleaved, with and without it.
 
-    python -m tests.benchmarks.overhead recipes/gpt_wikitext2.yaml --set data.path=valid.txt
+    python -m tests.benchmarks.overhead recipes/gpt_wikitext2.yaml --set data.path=$PWD/valid.txt
 
 Both runs see the same batches; blocks of steps alternate in random order in one process, so that
 whatever else the machine does falls on both. CPU time, since wall time on a shared machine says

@@ -91,12 +91,12 @@ def test_the_next_command_can_be_pasted_and_overhead_is_a_share_of_the_time():
         page=False,
     )
     assert "            homotopy report 'my runs/run.h5'" in lines
-    assert any("3 probes, overhead 25.0% of this process's time; largest" in x for x in lines)
+    assert any("3 probes, measuring took 25.0% of this process's time; largest" in x for x in lines)
 
 
 def test_a_run_that_is_already_whole_says_so_first():
     whole = replace(DONE, seconds=0.0, warnings=("the run already has 20 steps; --set steps=N",))
     lines = sentences(whole, command="homotopy train", page=False)
     assert lines[0] == "nothing to do: the run already has 20 steps; --set steps=N"
-    assert not any("overhead" in line for line in lines)
+    assert not any("measuring took" in line for line in lines)
     assert any(line.startswith("curvature: 3 probes; largest edge ratio 0.5") for line in lines)
