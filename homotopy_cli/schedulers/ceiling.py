@@ -104,6 +104,8 @@ class Ceiling:
         the lack of one (`confirm`), decides.
         """
         self.held = False
+        # The optimizer's own count: a checkpoint may have been loaded into it since construction.
+        self.n_before = max(self.n_before, thresholds.next_step(self.optimizer) - 1 - step)
         fresh = step <= self.early_steps
         self.edge.measured(sharpness, elapsed, fresh=fresh)
         if step <= WILD or not self.by_edge:

@@ -29,7 +29,8 @@ def rescale(optimizer: Optimizer, base_lr: float) -> None:
     wanted = [base_lr * (r / top) if top > 0.0 else base_lr for r in rates(optimizer)]
     write_rates(optimizer, wanted)
     for group in optimizer.param_groups:
-        group.pop("initial_lr", None)  # LRScheduler sets it anew, from the rate just written
+        rate = group["lr"]
+        group["initial_lr"] = rate.clone() if isinstance(rate, Tensor) else rate
 
 
 def check_inner(inner: object, optimizer: Optimizer) -> None:

@@ -68,7 +68,8 @@ class HomotopyLR(CurvatureScheduler):
         signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
             and sharpness for the rest, and says so in an event. "directional" is u'Hu/u'Pu along
             u = P⁻¹g: the least cautious, it reacts to a real crossing only. "secant" and
-            "forward" are the same number by ordinary passes: see along.py.
+            "forward" find it by ordinary passes, so far as the loss is a quadratic there: beyond
+            the edge they see less. See along.py.
         signal_fraction: Multiply the ceiling by the share of the gradient that is signal, not
             batch noise: see fraction.py. A noisy batch then asks for smaller steps.
         target: Edge ratio to stay under; None takes 0.9, or in mode auto 1, under SGD 0.35: small
@@ -144,6 +145,8 @@ class HomotopyLR(CurvatureScheduler):
         self.ramp = None
         if mode == "auto" and not 0.0 < warmup <= 1.0:
             raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
+        if not 0.0 <= final <= 1.0:
+            raise ValueError(f"final is {final}: it must be in [0, 1]")
         if mode == "auto":
             if base_lr is not None or inner is not None or not enabled:
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")

@@ -38,5 +38,6 @@ def gradient_is_finite(optimizer: Optimizer) -> bool:
     """Whether every entry of `.grad` is, on every rank; each of them must call it."""
     groups = optimizer.param_groups
     grads = [shard_of(p.grad) for g in groups for p in g["params"] if p.grad is not None]
-    finite = all(bool(torch.isfinite(grad).all()) for grad in grads)
+    entries = (grad.coalesce().values() if grad.is_sparse else grad for grad in grads)
+    finite = all(bool(torch.isfinite(values).all()) for values in entries)
     return mean_over_ranks([float(finite)])[0] == 1.0

@@ -356,3 +356,26 @@ def test_the_alarms_take_tensors_and_keep_no_graph():
     scheduler.update_curvature(x, y, loss=loss, grad_norm=loss.detach())
     values = [alarm.values[0] for alarm in scheduler._guard.alarms.of.values()]
     assert [type(value) for value in values] == [float, float]
+
+
+def test_an_optimizers_state_may_be_loaded_after_the_scheduler_is_made():
+    """Adam's edge at its first steps is far below that of a thousandth."""
+    model = Quadratic([100.0])
+    old = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(60):
+        old.zero_grad()
+        model(DUMMY).backward()
+        old.step()
+    new = torch.optim.Adam(model.parameters(), lr=1e-3)
+    scheduler = HomotopyLR(new, model, quadratic_loss)
+    new.load_state_dict(old.state_dict())
+    model(DUMMY).backward()
+    scheduler.update_curvature(batch=DUMMY)
+    assert scheduler._guard.ceiling.threshold(0) == pytest.approx(38.0, rel=0.01)
+
+
+def test_base_lr_goes_with_last_epoch():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = quiet(optimizer, model, base_lr=0.4, inner=lambda k: 0.5**k, last_epoch=1)
+    assert scheduler.get_last_lr() == [pytest.approx(0.4 * 0.25)]

@@ -6,6 +6,7 @@ from setups import DUMMY, Quadratic, batches, network, quadratic_loss, train
 from torch import nn
 
 from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.ranks import gradient_is_finite
 from homotopy_cli.schedulers.slices import NORMED, least_rows, slice_size, stands_for_batch
 
 
@@ -118,3 +119,13 @@ def test_a_short_run_is_released_in_time():
         used = train(model, optimizer, scheduler, batches(50, rows=32))
         finals.append(used[12][0])
     assert finals[0] > 5 * finals[1]
+
+
+def test_sparse_gradients_are_looked_at():
+    table = nn.Embedding(5, 2, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    table(torch.tensor([0, 3, 3])).sum().backward()
+    assert gradient_is_finite(optimizer)
+    table.weight.grad = None
+    (table(torch.tensor([0, 3])) * torch.inf).sum().backward()
+    assert not gradient_is_finite(optimizer)
