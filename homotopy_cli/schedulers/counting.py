@@ -1,6 +1,7 @@
 """How many steps an optimizer really took, however it is called."""
 
 import weakref
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -12,6 +13,8 @@ class StepCounter:
     backward passes before one step count once, and a subclass whose `step` calls
     `super().step()` counts once although torch runs the hooks of both.
 
+    A copy, or what a pickle becomes, counts the optimizer that was copied along.
+
     Args:
         optimizer: Holds only a weak reference back.
     """
@@ -19,9 +22,17 @@ class StepCounter:
     def __init__(self, optimizer: Optimizer) -> None:
         self.n = 0
         self._depth = 0
+        self._optimizer = optimizer
+        self._watch()
+
+    def _watch(self) -> None:
         ref = weakref.ref(self)
-        optimizer.register_step_pre_hook(lambda *_: _enter(ref))
-        optimizer.register_step_post_hook(lambda *_: _leave(ref))
+        self._optimizer.register_step_pre_hook(lambda *_: _enter(ref))
+        self._optimizer.register_step_post_hook(lambda *_: _leave(ref))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._watch()  # torch's optimizers drop their hooks when they are copied
 
     def settle(self, depth: int = 0) -> None:
         """Forget a step that ended in an exception; `depth` 1 when called from inside a step."""

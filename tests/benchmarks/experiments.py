@@ -129,9 +129,9 @@ def costs(log: RunLog) -> Row:
     probing = np.asarray(log.steps["probe_seconds_step"], dtype=float)
     plain = np.median((seconds - probing)[START + 1 :])
     told: dict[str, Any] = {
-        "probes": int(late.sum()),
-        "probe_gradients": float(np.median(log.probes["gradient_equivalents"][late])),
-        "probe_steps": float(np.median(log.probes["probe_seconds"][late]) / plain),
+        "probes": int(np.isfinite(log.probes["gradient_equivalents"][late]).sum()),
+        "probe_gradients": float(np.nanmedian(log.probes["gradient_equivalents"][late])),
+        "probe_steps": float(np.nanmedian(log.probes["probe_seconds"][late]) / plain),
     }
     return {name: _text(value) for name, value in told.items()}
 

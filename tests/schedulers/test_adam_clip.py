@@ -184,3 +184,12 @@ def test_non_finite_norm_and_impossible_limits():
         curvature_aware_clip(params, 0.0, error_if_nonfinite=True)
     with pytest.raises(ValueError, match=r"max_norm -1.0"):
         curvature_aware_clip(params, 0.0, max_norm=-1.0)
+
+
+def test_a_loop_that_gives_no_batch_is_told():
+    model = network()
+    optimizer = HomotopyAdam(
+        model.parameters(), lr=1e-2, model=model, loss_fn=nn.CrossEntropyLoss()
+    )
+    with pytest.warns(UserWarning, match="was given no batch, so it is plain AdamW"):
+        run_adam(optimizer, model, batches(4))

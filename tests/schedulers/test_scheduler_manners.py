@@ -1,7 +1,9 @@
 """How HomotopyLR lives with others: inner and chained schedulers, AMP, accumulation, closures."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -379,3 +381,18 @@ def test_base_lr_goes_with_last_epoch():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = quiet(optimizer, model, base_lr=0.4, inner=lambda k: 0.5**k, last_epoch=1)
     assert scheduler.get_last_lr() == [pytest.approx(0.4 * 0.25)]
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda parts: pickle.loads(pickle.dumps(parts))])
+def test_a_copy_counts_steps_and_probes_like_the_original(way):
+    """torch's optimizers drop their hooks when they are copied."""
+    model = network(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    parts = (model, optimizer, HomotopyLR(optimizer, model, nn.CrossEntropyLoss()))
+    train(*parts, batches(5))
+    ends = []
+    for network_, optimizer_, scheduler in (way(parts), parts):
+        train(network_, optimizer_, scheduler, batches(20, seed=2))
+        guard = scheduler._guard
+        ends.append((guard.n_steps, guard.cadence.n_probes, scheduler.get_last_lr()))
+    assert ends[0] == ends[1] and ends[0][0] == 25
