@@ -316,5 +316,6 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "cifar10": cifar10,
     "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),
     "depth": depth,
+    "spikes": lambda rows: basin(rows, "Spikes: a small GPT under SGD with momentum, 400 steps"),
     "overhead": overhead,
 }
