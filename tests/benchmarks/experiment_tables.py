@@ -12,7 +12,7 @@ from homotopy_cli.report.arms import DRAWS
 from tests.benchmarks.experiments import Row, cells, median, paired, sensitivity, steps_to
 
 ZERO = 1e-24  # of the first loss: below it a quadratic is solved
-TARGET = 0.4  # accuracy: what a small ResNet reaches well before its 300 steps are over
+TARGET = 0.4  # accuracy: a small ResNet reaches it well before its 300 steps are over
 BETWEEN = "lowest to highest pair"  # with three pairs a bootstrap gives no more than that
 OURS = ("homotopy", "homotopy_cosine", "homotopy_exponential")
 RIVALS = {
