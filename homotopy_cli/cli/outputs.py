@@ -49,7 +49,14 @@ def refuse_gates(options: ProbeOptions) -> None:
         **unknown,
     )
     edge = edges(nothing, None)
-    made = estimate_document(nothing) | {"edges": edge, "edge_ratios": edge_ratios(edge, None)}
+    made = estimate_document(nothing) | {
+        "edges": edge,
+        "edge_ratios": edge_ratios(edge, None),
+        "lr": {"value": None},
+        "optimizer": None,
+        "noise": None,
+        "interrupted": False,
+    }
     baseline = made if options.compare is not None else None
     apply_gates([e for e in options.fail_on if "layers." not in e], made, baseline, quiet=True)
 

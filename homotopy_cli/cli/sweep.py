@@ -181,9 +181,9 @@ class _Runner:
                 return 0
             started = time.monotonic()
             ending = worker.run(self._arguments(plan))
+            self.refused |= not self.n and ending.code == HomotopyError.exit_code
         finally:
             free.put(worker)
-        self.refused = not self.n and ending.code == HomotopyError.exit_code
         self.n += 1
         self._say(plan, ending, time.monotonic() - started)
         return 0 if ending.code in (0, DIVERGED, INTERRUPTED) else abs(ending.code)

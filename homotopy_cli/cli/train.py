@@ -1,5 +1,7 @@
 """`homotopy train`: the options. What they do is in train_run.py, which may import torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,28 +95,23 @@ def train(
         return open_recipe(recipe, overrides, profile=profile)
 
     overrides = tuple(settings or ())
-    if check:
-        try:
-            alike(lambda: load(overrides, profile))
-        except HomotopyError as error:
-            error.exit_code = 1  # contract section 1: 1 = --check found faults
-            raise
-    if sweep or seeds is not None:
-        alike(lambda: refuse_launcher("a sweep", "homotopy train ... --sweep without torchrun"))
-        return run_grid(
-            load,
-            overrides=overrides,
-            profile=profile,
-            recipe=recipe,
-            out=out,
-            sweeps=sweep or [],
-            seeds=seeds,
-            jobs=jobs,
-            overwrite=overwrite,
-            check=check,
-            quiet=quiet,
-        )
-    loaded = alike(lambda: load(overrides, profile))
+    with _faults_of_a_check(check):
+        if sweep or seeds is not None:
+            alike(lambda: refuse_launcher("a sweep", "homotopy train ... --sweep without torchrun"))
+            return run_grid(
+                load,
+                overrides=overrides,
+                profile=profile,
+                recipe=recipe,
+                out=out,
+                sweeps=sweep or [],
+                seeds=seeds,
+                jobs=jobs,
+                overwrite=overwrite,
+                check=check,
+                quiet=quiet,
+            )
+        loaded = alike(lambda: load(overrides, profile))
     from homotopy_cli.training.distributed import process_group
 
     with process_group(loaded.recipe.parallel, loaded.recipe.device) as ranks:
@@ -130,3 +127,14 @@ def train(
             quiet=quiet,
             ranks=ranks,
         )
+
+
+@contextmanager
+def _faults_of_a_check(check: bool) -> Iterator[None]:
+    """Contract section 1: exit code 1 is "--check found faults"."""
+    try:
+        yield
+    except HomotopyError as error:
+        if check and error.exit_code == HomotopyError.exit_code:
+            error.exit_code = 1
+        raise

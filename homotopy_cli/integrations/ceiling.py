@@ -15,6 +15,7 @@ from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.history import History
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.thresholds import refuse_maximize
 
 
 class BorrowedCeiling:
@@ -39,6 +40,7 @@ class BorrowedCeiling:
     def __init__(
         self, optimizer: Optimizer, model: nn.Module, loss_fn: LossLike, **settings: Any
     ) -> None:
+        refuse_maximize(optimizer)
         self.optimizer = optimizer
         self.history = History()
         self.guard = CurvatureGuard(optimizer, model, loss_fn, GuardSettings(**settings))

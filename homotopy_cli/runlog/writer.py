@@ -117,7 +117,7 @@ class RunWriter:
 
     @property
     def has_steps(self) -> bool:
-        """Whether any attempt has made a step."""
+        """Whether this attempt has made a step."""
         return self._last_step >= 0
 
     def append_step(self, record: StepRecord) -> None:

@@ -14,6 +14,7 @@ from homotopy_cli.schedulers.groups import rates, write_rates
 from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.thresholds import refuse_maximize
 
 
 class HomotopyAdam(Adam):
@@ -59,6 +60,8 @@ class HomotopyAdam(Adam):
             **(adam_options or {}),
         )
         estimator = curvature_estimator
+        if model is not None or estimator is not None:
+            refuse_maximize(self)
         model = model if model is not None else getattr(estimator, "model", None)
         loss_fn = loss_fn if loss_fn is not None else getattr(estimator, "loss_fn", None)
         if model is None and (estimator is not None or settings):

@@ -20,6 +20,7 @@ from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import MeasuredRamp
 from homotopy_cli.schedulers.readings import Readings
 from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.thresholds import refuse_maximize
 
 STATE_VERSION = 2
 
@@ -67,6 +68,8 @@ class CurvatureScheduler(Readings, LRScheduler):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        if enabled:
+            refuse_maximize(optimizer)
         if base_lr is not None:
             if isinstance(inner, LRScheduler):
                 raise ValueError("base_lr and an inner LRScheduler: set the optimizer's rate")

@@ -70,10 +70,7 @@ class GroupRates:
         self.written = rates(optimizer)  # our last write, as read back
         self.others = [1.0] * len(self.written)  # product of foreign changes
         self.positive = list(self.written)  # the last rate that was no 0
-        self.zeroed = [  # by somebody else, as a warmup from 0 is; also before we came
-            rate == 0.0 and float(group.get("initial_lr", 0.0)) > 0.0
-            for rate, group in zip(self.written, optimizer.param_groups, strict=True)
-        ]
+        self.zeroed = [False] * len(self.written)  # by somebody else, until that writes again
         self.inner_rates = list(self.written)  # of an inner LRScheduler, unlimited
 
     def has_warmup(self) -> bool:

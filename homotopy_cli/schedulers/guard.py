@@ -31,7 +31,6 @@ from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings
 
-WHOLE = "slices do not add up to the batch's loss: all its rows are measured"
 _PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
 
 
@@ -63,7 +62,6 @@ class CurvatureGuard:
         self.settings = settings
         self.optimizer = optimizer
         self.events = EventLog()
-        thresholds.refuse_maximize(optimizer)
         self.signal = thresholds.choose_signal(settings.signal, optimizer, self.events.add)
         self.probe = CurvatureProbe(
             model,
@@ -176,7 +174,8 @@ class CurvatureGuard:
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
         if self.probe.whole and not sliced:
-            self.events.add(step, "warning", "WHOLE_BATCH", WHOLE)
+            why = self.probe.why_whole or "another rank's slices do not stand for its batch"
+            self.events.add(step, "warning", "WHOLE_BATCH", f"{why}: all rows are measured")
         # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
         sharpness = clip_coef * steering_value(found.estimate, self._column(rates), upper=upper)

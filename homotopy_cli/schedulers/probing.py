@@ -16,6 +16,7 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.moments import sampled_moments
 from homotopy_cli.curvature.operators import HessianOperator
+from homotopy_cli.errors import HomotopyError
 from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.problems.partition import Partition
@@ -32,8 +33,8 @@ from homotopy_cli.schedulers.ranks import all_ranks
 from homotopy_cli.schedulers.slices import (
     least_rows,
     slice_size,
-    stands_for_batch,
     take_rows,
+    why_not_sliced,
 )
 
 LossLike = Loss | Callable[..., Tensor] | str | None
@@ -94,6 +95,7 @@ class CurvatureProbe:
         config = EstimatorConfig.cheap(seed=seed, directional=signal == "directional")
         self.estimator = estimator or CurvatureEstimator(config=config)
         self.whole: bool | None = None  # slices do not stand for the batch; None: not tried yet
+        self.why_whole = ""  # in words, of the probe that found it
         self.layer_names: tuple[str, ...] = ()
         self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
         self.scaled_layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
@@ -222,7 +224,12 @@ class CurvatureProbe:
     ) -> tuple[Problem, float]:
         """The mean loss over a slice of every rank's batch, and the slices' share of all rows."""
         reducer = all_ranks()
-        part, loss = each(reducer, lambda: self._part(batch, fraction, paired=paired))
+        loss = each(reducer, lambda: self._settled_loss(batch, fraction, paired=paired))
+        verdicts = reducer.together(lambda: self.whole)
+        if any(verdict is not None for verdict in verdicts):
+            self.whole = any(verdicts)  # all ranks alike
+        size = self.slice_size(n_rows(batch), fraction)
+        part = each(reducer, lambda: take_rows(batch, fraction, size)[0])
         problem = Problem.from_module(
             self.model, loss, [part], mode="keep", seed=self.seed + step, reducer=reducer
         )
@@ -234,32 +241,30 @@ class CurvatureProbe:
         """Rows of a slice of a batch of `rows`."""
         return rows if self.whole else slice_size(rows, fraction, least_rows(self.model))
 
-    def _part(
+    def _settled_loss(
         self, batch: Batch, fraction: float, *, paired: bool
-    ) -> tuple[Batch, Loss | Callable[[nn.Module, Batch], Tensor]]:
+    ) -> Loss | Callable[[nn.Module, Batch], Tensor]:
+        """The loss; the first time also whether its slices stand for a batch."""
         loss = self._loss(batch, paired=paired)
-        rows = n_rows(batch)
-        size = self.slice_size(rows, fraction)
-        if size < rows and self.whole is None:
-            self.whole = not self._stands_for_batch(batch, loss, size)
-        size = self.slice_size(rows, fraction)
-        return take_rows(batch, fraction, size)[0], loss
+        size = self.slice_size(n_rows(batch), fraction)
+        if size < n_rows(batch) and self.whole is None:
+            self.why_whole = self._why_not_sliced(batch, loss, size)
+            self.whole = bool(self.why_whole)
+        return loss
 
-    def _stands_for_batch(self, batch: Batch, loss: Any, size: int) -> bool:
-        """Whether slices do; a named loss is a mean over rows, and a sharded model is trusted."""
+    def _why_not_sliced(self, batch: Batch, loss: Any, size: int) -> str:
+        """See slices; a named loss is a mean over rows, and a sharded model is trusted."""
         if (isinstance(loss, Loss) and loss.name in NAMES) or is_sharded(self.model):
-            return True
+            return ""
 
         def losses(batches: Sequence[Batch]) -> list[float]:
-            problem = Problem.from_module(
-                self.model, loss, batches, mode="keep", seed=self.seed, dtype=None
-            )
+            problem = Problem.from_module(self.model, loss, batches, mode="keep", seed=self.seed)
             if len(problem.batches) < len(batches):
                 return [math.nan] * len(batches)  # some are without any target
-            with torch.no_grad():
-                return [float(problem.batch_loss(i)) for i in range(len(batches))]
+            found = (_without_graph(lambda i=i: problem.batch_loss(i)) for i in range(len(batches)))
+            return [float(value.detach()) for value in found]
 
-        return stands_for_batch(losses, batch, size)
+        return why_not_sliced(losses, batch, size)
 
     def _loss(self, batch: Batch, *, paired: bool) -> Loss | Callable[[nn.Module, Batch], Tensor]:
         if self.loss_fn is None or isinstance(self.loss_fn, str):
@@ -287,6 +292,17 @@ class CurvatureProbe:
 
 
 _ESTIMATORS = ("estimator", "layer_estimator", "scaled_layer_estimator")
+
+
+def _without_graph(loss: Callable[[], Tensor]) -> Tensor:
+    """The loss without its graph, but where the forward pass differentiates by itself (forces)."""
+    try:
+        with torch.no_grad():
+            return loss()
+    except (HomotopyError, RuntimeError) as error:
+        if "does not require grad" not in str(error):
+            raise
+        return loss()
 
 
 def _array(values: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from homotopy_cli.errors import HomotopyError
 from homotopy_cli.problems.nest import Batch, map_tensors, n_rows, split_rows
 
 APART = 1.25  # factor between the slices' mean loss and the batch's, beyond which none is used
+_USER_ERRORS = (HomotopyError, RuntimeError, IndexError, ValueError)
 NORMED = 32  # least rows where batch norm makes each row's output depend on the others; our choice
 
 
@@ -51,26 +52,35 @@ def take_rows(batch: Batch, fraction: float, least: int = 2) -> tuple[Batch, flo
     return map_tensors(batch, pick), size / rows
 
 
-def stands_for_batch(
+def why_not_sliced(
     losses: Callable[[Sequence[Batch]], list[float]], batch: Batch, size: int
-) -> bool:
-    """Whether the mean loss of the batch's slices is the batch's loss, within a factor APART.
+) -> str:
+    """Why slices do not stand for the batch, in words; "" where they do, or nothing is known.
 
-    It is not where the loss is a sum over rows, is divided by a count that came along, or compares
-    the rows with one another: a slice's Hessian is then no estimate of the batch's.
+    Their mean loss then is not the batch's, within a factor APART: the loss is a sum over rows, is
+    divided by a count that came along, or compares the rows with one another. A slice's Hessian is
+    then no estimate of the batch's.
 
     Args:
         losses: Batches -> their losses; costs one forward pass of each.
         batch: A training batch.
-        size: Rows of a slice.
+        size: Least rows of a slice.
     """
-    pieces = split_rows(batch, size)
+    rows = n_rows(batch)
+    pieces = split_rows(batch, -(-rows // max(1, rows // size)))  # no short one at the end
     try:
-        whole, *parts = losses([batch, *pieces])
-    except (HomotopyError, RuntimeError, IndexError, ValueError):
-        return False
-    rows = [n_rows(piece) for piece in pieces]
-    mean = sum(loss * n for loss, n in zip(parts, rows, strict=True)) / sum(rows)
+        (whole,) = losses([batch])
+    except _USER_ERRORS:  # the probe itself will meet it, or the memory is short
+        return ""
+    try:
+        parts = losses(pieces)
+    except _USER_ERRORS as error:
+        said = (str(error).splitlines() or [""])[0]
+        return f"a slice cannot be measured alone ({said})"
+    counts = [n_rows(piece) for piece in pieces]
+    mean = sum(loss * n for loss, n in zip(parts, counts, strict=True)) / sum(counts)
     if not math.isfinite(whole) or not math.isfinite(mean) or whole == mean:
-        return True  # a piece may be without any target: nothing is known
-    return whole * mean > 0.0 and 1.0 / APART < mean / whole < APART
+        return ""  # a piece may be without any target
+    if whole * mean > 0.0 and 1.0 / APART < mean / whole < APART:
+        return ""
+    return f"the mean loss of slices is {mean:.3g}, that of the batch {whole:.3g}"

@@ -106,9 +106,9 @@ def train(
             if ranks.size > 1:
                 done = start.step if attempt is None else attempt.done
                 writer.append_event(EventRecord(done, "error", "RANK_FAILED", _end(error)))
-            writer.close("interrupted")
-            if ranks.size == 1 and not (start.continues_log or writer.has_steps):
-                for path in (paths.log, paths.checkpoint):  # a run that made no step is none
+            closed = writer.close("interrupted")
+            if closed and ranks.size == 1 and not (start.continues_log or writer.has_steps):
+                for path in (writer.path, paths.checkpoint):  # a run that made no step is none
                     path.unlink(missing_ok=True)
             raise
 

@@ -68,6 +68,16 @@ def test_a_gate_that_cannot_be_decided_is_refused_before_anything_is_measured(fo
     assert "products" not in done.err and not list(folder.glob("g.*"))
 
 
+def test_every_name_of_a_document_may_be_gated(found, folder):
+    """What is refused before a measurement must be unknown after it, too."""
+    from homotopy_cli.cli.outputs import gate_names
+
+    names = [name for name in gate_names(found[0]) if name not in ("layers", "baseline")]
+    gates = [word for name in names for word in ("--fail-on", f"{name} == 1e300")]
+    done = homotopy("probe", "late.pt", *FOREIGN, "--quick", *gates, cwd=folder)
+    assert done.code in (0, 1) and "unknown metric" not in done.err
+
+
 def test_the_saved_rate_is_held_against_every_edge(found):
     document, done = found
     assert document["lr"] == {"value": 0.02, "source": "the checkpoint's adam"}

@@ -340,12 +340,33 @@ def test_a_rate_of_zero_by_somebody_else_is_no_end():
     assert used == pytest.approx([0.1, 0.1, 0.0, 0.0, 0.0, 0.01, 0.01, 0.01])
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, t / 5))
     scheduler, used = quiet(optimizer, model), []
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, t / 5))
     for batch in batches(7):
         used += [rate for (rate,) in train(model, optimizer, scheduler, [batch])]
         warmup.step()
     assert used == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+
+
+def test_an_inner_schedule_may_start_at_zero_and_an_old_one_may_have_ended_there():
+    def rise(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, t / 4))
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = quiet(optimizer, model, inner=rise(optimizer))
+    used = [rate for (rate,) in train(model, optimizer, scheduler, batches(6))]
+    assert used == pytest.approx(plain_rates(rise, 6)) and used[0] == 0.0 < used[1]
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = CosineAnnealingLR(optimizer, 2)
+    for _ in range(2):
+        optimizer.step()
+        before.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+    scheduler = quiet(optimizer, model)
+    used = [rate for (rate,) in train(model, optimizer, scheduler, batches(2))]
+    assert used == [0.1, 0.1]
 
 
 def test_the_alarms_take_tensors_and_keep_no_graph():

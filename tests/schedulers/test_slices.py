@@ -7,7 +7,7 @@ from torch import nn
 
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.ranks import gradient_is_finite
-from homotopy_cli.schedulers.slices import NORMED, least_rows, slice_size, stands_for_batch
+from homotopy_cli.schedulers.slices import NORMED, least_rows, slice_size, why_not_sliced
 
 
 def plain(seed=0):
@@ -74,14 +74,53 @@ def test_a_slice_under_batch_norm_reads_about_what_the_batch_does():
     assert 0.5 < ratio < 3.0
 
 
-def test_slices_without_any_target_tell_nothing():
-    assert stands_for_batch(lambda found: [float("nan")] * len(found), torch.ones(8, 1), 2)
-    assert not stands_for_batch(lambda found: [float(len(f)) for f in found], torch.ones(8, 1), 2)
+def why(losses):
+    return why_not_sliced(losses, torch.ones(8, 1), 2)
+
+
+def test_what_the_losses_of_slices_tell():
+    nan, one = [float("nan")], [1.0]
+    assert why(lambda found: nan * len(found)) == ""  # a slice without any target
+    assert why(lambda found: one * len(found)) == ""
+    summed = why(lambda found: [float(len(f)) for f in found])
+    assert summed == "the mean loss of slices is 2, that of the batch 8"
 
     def refuses(found):
-        raise IndexError("row 7")
+        if len(found[0]) < 8:
+            raise IndexError("row 7")
+        return one
 
-    assert not stands_for_batch(refuses, torch.ones(8, 1), 2)
+    assert why(refuses) == "a slice cannot be measured alone (row 7)"
+
+    def never(found):
+        raise RuntimeError("out of memory")
+
+    assert why(never) == ""  # the probe itself says it
+
+
+def test_no_slice_is_a_short_rest():
+    """Batch norm refuses one row: 65 rows are two slices, not two and a rest."""
+    seen = []
+    why_not_sliced(lambda found: [seen.append(len(f)) or 1.0 for f in found], torch.ones(65, 1), 32)
+    assert seen == [65, 33, 32]
+
+
+def test_a_model_that_differentiates_in_its_forward_pass_is_sliced():
+    class Force(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = plain()
+
+        def forward(self, x):
+            x = x.detach().requires_grad_()
+            (force,) = torch.autograd.grad(self.net(x).sum(), x, create_graph=True)
+            return force
+
+    def squared(forces, _):
+        return (forces**2).mean()
+
+    scheduler, codes = first_probe(squared, model=Force())
+    assert "WHOLE_BATCH" not in codes and scheduler._guard.probe.whole is False
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])

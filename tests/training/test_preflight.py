@@ -5,7 +5,7 @@ import pytest
 import torch
 from training_runs import folder
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, RecipeError
 from homotopy_cli.recipe.load import load_recipe
 from homotopy_cli.training.build import build_run
 from homotopy_cli.training.check import check
@@ -18,6 +18,10 @@ def rows(model, batch): return model(batch[0])
 def constant(model, batch): return torch.tensor(1.0)
 def cut(model, batch): return model(batch[0]).detach().pow(2).mean()
 def keyed(model, batch): return model(batch["x"]).mean()
+def paired(model, batch):
+    if len(batch[0]) < 12:
+        raise ValueError("a few rows are no batch")
+    return F.cross_entropy(model(batch[0]), batch[1])
 def late(model, batch):
     late.calls = getattr(late, "calls", 0) + 1
     if late.calls > 8:
@@ -91,3 +95,38 @@ def test_it_leaves_no_trace(tmp_path, model):
     torch.testing.assert_close(run.model.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(p.grad is None for p in run.model.parameters())
+
+
+def test_a_loss_that_wants_all_rows_trains(recipe, tmp_path):
+    loaded = load_recipe(recipe, ("loss=model.py:paired", "curvature.freq=0"))
+    assert train(loaded, tmp_path / "run.h5").status == "finished"
+
+
+def test_an_accumulated_batch_is_tried_in_its_parts(recipe, monkeypatch):
+    run = build_run(load_recipe(recipe, ("accumulate=4",)))
+    seen = []
+    run.model.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    preflight(run, 0)
+    assert max(seen) == 4
+
+
+def test_a_buffer_that_is_replaced_comes_back(recipe):
+    run = build_run(load_recipe(recipe))
+    run.model.register_buffer("n", torch.zeros(()))
+    before = run.model.n
+
+    def count(module, args):
+        module.n = module.n + 1
+
+    run.model.register_forward_pre_hook(count)
+    preflight(run, 0)
+    assert run.model.n is before and run.model.n.item() == 0.0
+
+
+def test_climbing_trains_under_a_fixed_schedule_and_not_under_a_ceiling(recipe, tmp_path):
+    climbs = ("optimizer={name: sgd, lr: 1e-3, maximize: true}",)
+    done = train(load_recipe(recipe, climbs), tmp_path / "run.h5")
+    assert done.status == "finished"
+    held = load_recipe(recipe, (*climbs, "scheduler=homotopy"))
+    with pytest.raises(RecipeError, match="maximize=True"):
+        train(held, tmp_path / "held.h5")
