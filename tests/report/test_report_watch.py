@@ -203,6 +203,8 @@ def test_ctrl_c_while_waiting_ends_it_without_a_page(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job starts with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr.readline().startswith("watching: runs/run.html follows the run")
     told = "waiting for runs/run.h5: no such log yet; Ctrl-C ends it\n"
