@@ -9,6 +9,8 @@ from typing import Any
 from homotopy_cli.cli.probe import ProbeOptions
 from homotopy_cli.errors import HomotopyError
 
+OF_BASELINE = "--compare OLD.pt"  # the option that gives gates a baseline
+
 
 def check_targets(options: ProbeOptions) -> None:
     """Refuse outputs that cannot be written before any work is done."""
@@ -36,6 +38,7 @@ def refuse_gates(options: ProbeOptions) -> None:
     from homotopy_cli.cli.document import estimate_document
     from homotopy_cli.cli.edges import edge_ratios, edges
     from homotopy_cli.records import CurvatureEstimate, HvpCost
+    from homotopy_cli.report.gates import evaluate
 
     unknown: dict[str, Any] = dict.fromkeys(("lambda_max", "lambda_min", "hessian_norm", "kappa"))
     nothing = CurvatureEstimate(
@@ -58,7 +61,10 @@ def refuse_gates(options: ProbeOptions) -> None:
         "interrupted": False,
     }
     baseline = made if options.compare is not None else None
-    apply_gates([e for e in options.fail_on if "layers." not in e], made, baseline, quiet=True)
+    names = gate_names(made, baseline)
+    for expression in options.fail_on:
+        if "layers." not in expression:
+            evaluate(expression, names, baseline=OF_BASELINE)
 
 
 def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
@@ -187,28 +193,23 @@ def apply_gates(
     expressions: Sequence[str],
     document: dict[str, Any],
     baseline: dict[str, Any] | None,
-    *,
-    quiet: bool = False,
 ) -> int:
     """1 when one of the expressions is true of the document, else 0."""
     if not expressions:
         return 0
     from homotopy_cli.report.gates import evaluate
 
-    names = gate_names(document)
-    if baseline is not None:
-        names["baseline"] = gate_names(baseline)
+    names = gate_names(document, baseline)
     fired = 0
     for expression in expressions:
-        result = evaluate(expression, names, baseline="--compare OLD.pt")
+        result = evaluate(expression, names, baseline=OF_BASELINE)
         if result.failed:
             fired = 1
-        if result.failed and not quiet:
             print(f"gate fired: {result.message}", file=sys.stderr)
     return fired
 
 
-def gate_names(document: dict[str, Any]) -> dict[str, Any]:
+def gate_names(document: dict[str, Any], baseline: dict[str, Any] | None = None) -> dict[str, Any]:
     """Names a `--fail-on` expression may use: scalars, `.value`s flattened, and `layers`."""
     names: dict[str, Any] = {"layers": document["layers"]}
     for key, value in document.items():
@@ -220,4 +221,6 @@ def gate_names(document: dict[str, Any]) -> dict[str, Any]:
         names[f"edge_{name}"] = value
     for name, value in document["edge_ratios"].items():
         names[f"edge_ratio_{name}"] = value
+    if baseline is not None:
+        names["baseline"] = gate_names(baseline)
     return names

@@ -79,12 +79,12 @@ def run_sweep(
     return code
 
 
-def check_sweep(plans: Sequence[Plan], folder: Path, recipe: Path | None) -> int:
+def check_sweep(plans: Sequence[Plan], recipe: Path | None) -> int:
     """`--sweep --check`: the first run is built and makes one step; nothing is written."""
     worker = Worker()
     try:
         first = replace(plans[0], state="new")
-        ending = worker.run([*_Runner(recipe, 1, True)._arguments(first), "--check"])
+        ending = worker.run([*_arguments(first, recipe), "--check"])
     finally:
         worker.close()
     if ending.code:
@@ -180,24 +180,13 @@ class _Runner:
             if self.stopped or self.refused:
                 return 0
             started = time.monotonic()
-            ending = worker.run(self._arguments(plan))
+            ending = worker.run(_arguments(plan, self.recipe))
             self.refused |= not self.n and ending.code == HomotopyError.exit_code
         finally:
             free.put(worker)
         self.n += 1
         self._say(plan, ending, time.monotonic() - started)
         return 0 if ending.code in (0, DIVERGED, INTERRUPTED) else abs(ending.code)
-
-    def _arguments(self, plan: Plan) -> list[str]:
-        arguments = ["train"]
-        arguments += [str(self.recipe)] if self.recipe is not None else []
-        arguments += ["--out", str(plan.log), "--no-report", "--quiet"]
-        arguments += {"resume": ["--resume"], "restart": ["--overwrite"]}.get(plan.state, [])
-        if plan.loaded.profile is not None:
-            arguments += ["--profile", plan.loaded.profile]
-        for override in plan.loaded.overrides:
-            arguments += ["--set", override]
-        return arguments
 
     def _say(self, plan: Plan, ending: Ending, seconds: float) -> None:
         code = ending.code
@@ -212,6 +201,18 @@ class _Runner:
             print(
                 "".join(f"    {x}\n" for x in ending.err.splitlines()[-4:]), end="", file=sys.stderr
             )
+
+
+def _arguments(plan: Plan, recipe: Path | None) -> list[str]:
+    arguments = ["train"]
+    arguments += [str(recipe)] if recipe is not None else []
+    arguments += ["--out", str(plan.log), "--no-report", "--quiet"]
+    arguments += {"resume": ["--resume"], "restart": ["--overwrite"]}.get(plan.state, [])
+    if plan.loaded.profile is not None:
+        arguments += ["--profile", plan.loaded.profile]
+    for override in plan.loaded.overrides:
+        arguments += ["--set", override]
+    return arguments
 
 
 def _publish(plans: Sequence[Plan], folder: Path) -> None:

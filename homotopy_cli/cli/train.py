@@ -111,22 +111,22 @@ def train(
                 check=check,
                 quiet=quiet,
             )
-        loaded = alike(lambda: load(overrides, profile))
-    from homotopy_cli.training.distributed import process_group
+        from homotopy_cli.training.distributed import process_group
 
-    with process_group(loaded.recipe.parallel, loaded.recipe.device) as ranks:
-        if check:
-            return run_check(loaded, out=out, ranks=ranks)
-        return run_train(
-            loaded,
-            recipe=recipe,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            page=report,
-            quiet=quiet,
-            ranks=ranks,
-        )
+        loaded = alike(lambda: load(overrides, profile))
+        with process_group(loaded.recipe.parallel, loaded.recipe.device) as ranks:
+            if check:
+                return run_check(loaded, out=out, ranks=ranks)
+            return run_train(
+                loaded,
+                recipe=recipe,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                page=report,
+                quiet=quiet,
+                ranks=ranks,
+            )
 
 
 @contextmanager

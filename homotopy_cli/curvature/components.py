@@ -23,7 +23,8 @@ import math
 import torch
 
 from homotopy_cli.curvature.components_watch import Seen, Watch
-from homotopy_cli.errors import NonFiniteError, ProblemError
+from homotopy_cli.errors import NonFiniteError
+from homotopy_cli.problems.evaluation import with_gradients_if_needed
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import Components
 
@@ -57,16 +58,13 @@ def measure_components(problem: Problem, *, heads: bool = True) -> Components:
             which a logit or variance was.
         ProblemError: The batch does not fit the model.
     """
-    watch = Watch(problem.model)
-    try:
-        with torch.no_grad():
-            seen = problem.reducer.together(lambda: _run(watch, problem))
-    except ProblemError as error:
-        if "does not require grad" not in error.message:
-            raise
-        watch = Watch(problem.model)  # forces, a PINN: the forward pass takes a derivative itself
-        with torch.enable_grad():
-            seen = problem.reducer.together(lambda: _run(watch, problem))
+
+    def look() -> tuple[Watch, list[Seen]]:
+        watch = Watch(problem.model)
+        return watch, problem.reducer.together(lambda: _run(watch, problem))
+
+    with torch.no_grad():
+        watch, seen = with_gradients_if_needed(look)
     if len(seen) > 1:
         watch.pool(seen)
     return Components(

@@ -34,6 +34,8 @@ class HomotopyAdam(Adam):
         settings: Keywords of GuardSettings: target, budget, total_steps, ...
     """
 
+    guard: CurvatureGuard | None = None  # also after unpickling, of which torch keeps only state
+
     def __init__(
         self,
         params: Any,
@@ -94,7 +96,7 @@ class HomotopyAdam(Adam):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        guard = getattr(self, "guard", None)  # absent after unpickling: torch keeps only state
+        guard = self.guard
         if guard is None:
             super().step()
             return loss
@@ -127,18 +129,17 @@ class HomotopyAdam(Adam):
     @property
     def current_curvature(self) -> float:
         """κ of the last probe, 1/loss; NaN before the first or without a model."""
-        guard = getattr(self, "guard", None)
-        return float("nan") if guard is None else guard.current_curvature
+        return float("nan") if self.guard is None else self.guard.current_curvature
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's, and the guard's under "curvature"."""
         state = super().state_dict()
-        if getattr(self, "guard", None) is not None:
+        if self.guard is not None:
             state["curvature"] = self.guard.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bitwise; a plain Adam or AdamW state loads too."""
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "curvature"})
-        if getattr(self, "guard", None) is not None and "curvature" in state_dict:
+        if self.guard is not None and "curvature" in state_dict:
             self.guard.load_state_dict(state_dict["curvature"])

@@ -16,8 +16,8 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.moments import sampled_moments
 from homotopy_cli.curvature.operators import HessianOperator
-from homotopy_cli.errors import HomotopyError
 from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
+from homotopy_cli.problems.evaluation import with_gradients_if_needed
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
@@ -261,8 +261,11 @@ class CurvatureProbe:
             problem = Problem.from_module(self.model, loss, batches, mode="keep", seed=self.seed)
             if len(problem.batches) < len(batches):
                 return [math.nan] * len(batches)  # some are without any target
-            found = (_without_graph(lambda i=i: problem.batch_loss(i)) for i in range(len(batches)))
-            return [float(value.detach()) for value in found]
+            with torch.no_grad():
+                found = with_gradients_if_needed(
+                    lambda: [problem.batch_loss(i).detach() for i in range(len(batches))]
+                )
+            return [float(value) for value in found]
 
         return why_not_sliced(losses, batch, size)
 
@@ -292,17 +295,6 @@ class CurvatureProbe:
 
 
 _ESTIMATORS = ("estimator", "layer_estimator", "scaled_layer_estimator")
-
-
-def _without_graph(loss: Callable[[], Tensor]) -> Tensor:
-    """The loss without its graph, but where the forward pass differentiates by itself (forces)."""
-    try:
-        with torch.no_grad():
-            return loss()
-    except (HomotopyError, RuntimeError) as error:
-        if "does not require grad" not in str(error):
-            raise
-        return loss()
 
 
 def _array(values: Any) -> np.ndarray:

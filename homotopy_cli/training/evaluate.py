@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.problems import evaluation
 from homotopy_cli.problems.calling import call_model, result_outputs
 from homotopy_cli.problems.criteria import Loss
-from homotopy_cli.problems.evaluation import scalar
-from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.sharded import is_sharded, reshard
 from homotopy_cli.training.ranks import SOLO, Ranks
 
@@ -73,27 +71,10 @@ def evaluate(
 
 
 def loss_of(loss: Loss, model: nn.Module, batch: Any) -> torch.Tensor:
-    """The loss; with gradients where the model needs them for its own forward pass (forces).
-
-    Raises:
-        ProblemError: Model, loss and batch do not fit together.
-    """
-    try:
-        return scalar(_value(loss, model, batch), f"loss {loss.name}")
-    except HomotopyError:
-        raise
-    except Exception as error:  # the user's code: anything may come
-        raise explain_misfit(error, model, batch, training=True) from error
-
-
-def _value(loss: Loss, model: nn.Module, batch: Any) -> torch.Tensor:
-    try:
-        return loss.function(model, batch)
-    except RuntimeError as error:
-        if "does not require grad" not in str(error) or torch.is_grad_enabled():
-            raise
-    with torch.enable_grad():
-        return loss.function(model, batch)
+    """The loss, without gradients unless the model needs them; errors speak of a recipe."""
+    return evaluation.with_gradients_if_needed(
+        lambda: evaluation.evaluate(loss, model, batch, training=True)
+    )
 
 
 def _is_labelled(batch: Any) -> bool:

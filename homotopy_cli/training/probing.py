@@ -7,7 +7,7 @@ step; `PassiveProbe` measures the same quantities under a fixed schedule and cha
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,19 +22,22 @@ from homotopy_cli.schedulers.thresholds import stability_threshold
 LayerValues = Callable[[], Mapping[str, Any]]  # layer_grad_norm, layer_lr of this step
 
 
+@dataclass(frozen=True)
+class Gradient:
+    """What a step knows between its backward pass and its update."""
+
+    batch: Any  # whose gradient is in `.grad`
+    step: int
+    loss: float
+    norm: float  # ‖g‖ before clipping, loss/parameter
+    clip_coef: float  # what clipping scaled it with, in (0, 1]
+    layers: LayerValues
+
+
 class Probe(Protocol):
     """One object per run; asked at every step, measures when due."""
 
-    def after_backward(
-        self,
-        batch: Any,
-        *,
-        step: int,
-        loss: float,
-        grad_norm: float,
-        clip_coef: float,
-        layers: LayerValues,
-    ) -> ProbeRecord | None: ...
+    def after_backward(self, made: Gradient) -> ProbeRecord | None: ...
 
     def reading(self, lr: float) -> dict[str, float]:
         """schedule_lr, ceiling_lr and lr_reason of the step that is about to use `lr`."""
@@ -50,7 +53,7 @@ class Probe(Protocol):
 class NoProbe:
     """For `curvature: {freq: 0}` under a fixed schedule."""
 
-    def after_backward(self, batch: Any, **_: Any) -> None:
+    def after_backward(self, made: Gradient) -> None:
         """Never measures."""
 
     def reading(self, lr: float) -> dict[str, float]:
@@ -75,21 +78,14 @@ class SchedulerProbe:
     def __init__(self, scheduler: CurvatureScheduler) -> None:
         self._scheduler = scheduler
 
-    def after_backward(
-        self,
-        batch: Any,
-        *,
-        step: int,
-        loss: float,
-        grad_norm: float,
-        clip_coef: float,
-        layers: LayerValues,
-    ) -> ProbeRecord | None:
+    def after_backward(self, made: Gradient) -> ProbeRecord | None:
         """Let the scheduler probe if due; it lowers the rates of this very step."""
         found = self._scheduler.update_curvature(
-            batch=batch, loss=loss, grad_norm=grad_norm, clip_coef=clip_coef
+            batch=made.batch, loss=made.loss, grad_norm=made.norm, clip_coef=made.clip_coef
         )
-        return None if found is None else record(step, self._scheduler.last_probe, layers())
+        return (
+            None if found is None else record(made.step, self._scheduler.last_probe, made.layers())
+        )
 
     def reading(self, lr: float) -> dict[str, float]:
         """What the schedule asked for, what curvature allows, and which of them holds."""
@@ -123,16 +119,7 @@ class PassiveProbe:
         self._off = False  # the model cannot be measured at all: said once
         self._events: list[EventRecord] = []
 
-    def after_backward(
-        self,
-        batch: Any,
-        *,
-        step: int,
-        loss: float,
-        grad_norm: float,
-        clip_coef: float,
-        layers: LayerValues,
-    ) -> ProbeRecord | None:
+    def after_backward(self, made: Gradient) -> ProbeRecord | None:
         """Measure if due: before the optimizer's step, with the gradient still in place."""
         if self._off:
             return None
@@ -140,28 +127,28 @@ class PassiveProbe:
         rates = [float(group["lr"]) for group in guard.optimizer.param_groups]
         try:
             found = guard.observe(
-                batch,
+                made.batch,
                 rates,
                 paired=False,
-                loss=loss,
-                grad_norm=grad_norm,
-                clip_coef=clip_coef,
+                loss=made.loss,
+                grad_norm=made.norm,
+                clip_coef=made.clip_coef,
             )
         except (HomotopyError, RuntimeError, ValueError, ArithmeticError) as error:
             self._off = True
             words = f"curvature cannot be measured here, training goes on without: {error}"
-            self._events.append(EventRecord(step, "warning", "PROBE_OFF", words))
+            self._events.append(EventRecord(made.step, "warning", "PROBE_OFF", words))
             return None
         if found is None:
             return None
-        guard.observe_layers(batch, paired=False)
+        guard.observe_layers(made.batch, paired=False)
         values = dict(guard.last)
         sharpness = values.get("preconditioned_sharpness", values.get("lambda_max"))
         if sharpness is not None and rates:
             top = max(rates)
             threshold = stability_threshold(guard.optimizer, lr=top)
-            values["edge_ratio"] = rules.edge_ratio(top, clip_coef * sharpness, threshold)
-        return record(step, values, layers())
+            values["edge_ratio"] = rules.edge_ratio(top, made.clip_coef * sharpness, threshold)
+        return record(made.step, values, made.layers())
 
     def reading(self, lr: float) -> dict[str, float]:
         """The schedule decides alone."""

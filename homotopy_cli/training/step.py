@@ -11,6 +11,7 @@ from torch import Tensor
 from homotopy_cli.records import ProbeRecord
 from homotopy_cli.training.build import Run
 from homotopy_cli.training.clipping import clip
+from homotopy_cli.training.probing import Gradient
 
 
 @dataclass
@@ -47,12 +48,14 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
 
     probing = time.perf_counter()
     out.probe = run.probe.after_backward(
-        batch,
-        step=step,
-        loss=value,
-        grad_norm=norm,
-        clip_coef=max(coefficient, 1e-30),
-        layers=lambda: layer_values(run, coefficient),
+        Gradient(
+            batch,
+            step=step,
+            loss=value,
+            norm=norm,
+            clip_coef=max(coefficient, 1e-30),
+            layers=lambda: layer_values(run, coefficient),
+        )
     )
     probe_seconds = time.perf_counter() - probing
     if out.probe is not None:
