@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.linalg.extreme import ExtremeResult
-from homotopy_cli.linalg.vectors import dot, gaussian, norm, part_length, unit
+from homotopy_cli.linalg.vectors import dot, gaussian, norm, part_length, signs, unit
 
 OTHER_END = 0.1  # share of the other end's vector: one Krylov space then holds both
+LONG = 2**20  # entries from which normal numbers take longer than the product on a GPU
 NOISE = 0.05  # random share of ‖v‖: an exact eigenvector could never leave its own line
 
 
@@ -51,7 +52,8 @@ class WarmStarts:
         vector = unit(kept if sqrt is None else kept * sqrt.to(kept))
         if vector is None:
             return None
-        noise = gaussian(n, generator=generator, dtype=kept.dtype, device=kept.device)
+        draw = signs if n > LONG else gaussian
+        noise = draw(n, generator=generator, dtype=kept.dtype, device=kept.device)
         return vector.add_(noise, alpha=NOISE / n**0.5)
 
     def keep(self, key: str, found: ExtremeResult, *, inv_sqrt: Tensor | None = None) -> None:

@@ -3,15 +3,23 @@
 Cost is counted in G, the gradient-equivalents of the training batch (one forward and backward
 pass over all of it). A probe with n Hessian products on a share f of the batch's rows costs
 
-    f·(1.2 + 2.8·n) + 0.1·(2 + n)
+    f·(1.2 + 2.8·n) + p·(2 + n),    p = 0.1 on a CPU
 
 1.2 builds the gradient's graph. A product is 2 in FLOPs (3.00 for the first together with the
-graph, 2.00 for each further one) and 2.8 in seconds. 0.1 is what a pass costs however small
-its slice. Measured on a GPT of 0.3 M parameters on one CPU thread, CPU time of 32 kinds of probe
+graph, 2.00 for each further one) and 2.8 in seconds. p is what a pass costs however small its
+slice. Measured on a GPT of 0.3 M parameters on one CPU thread, CPU time of 32 kinds of probe
 (f from 1/16 to 1, n from 2 to 10): within 11 %, and rather over than under where f < 1. On larger
-models it over-counts: probing then takes less than its budget. Predicted cost decides and spent
-cost is booked, both from counts: the same seed probes at the same steps on every machine. Wall
-time is reported, and never decides.
+models it over-counts: probing then takes less than its budget.
+
+On a GPU launching kernels takes the time, however few rows they work on: a pass that is
+differentiated twice launches ten times what a gradient does. There p = launches/gradient, both in
+seconds of an H200: PASS_LAUNCHES per parameter tensor, over the larger of what float32 arithmetic
+(6 FLOP per parameter and loss term) and launching (GRADIENT_LAUNCHES per tensor) take. Within 30 %
+on GPTs of 0.3 and 11 M parameters; it over-counts where weights are used at many places
+(convolutions) and on slower GPUs, and under-counts where autocast halves the gradient's time.
+
+Predicted cost decides and spent cost is booked, both from counts: the same seed probes at the same
+steps on every machine with the same kind of device. Wall time is reported, and never decides.
 """
 
 from collections.abc import Sequence
@@ -26,9 +34,30 @@ AT_ONCE = 0.4  # of that share, where a measured rise follows; our choice
 GUARANTEED = frozenset({0, 1, 2, 4, 8, 16})  # a ceiling that is never measured again is no guard
 
 
-def probe_cost(fraction: float, n_products: float) -> float:
+PASS = 0.1  # p on a CPU, G
+PASS_LAUNCHES = 0.33e-3  # s per parameter tensor and pass, on a GPU
+GRADIENT_LAUNCHES = 0.13e-3  # s per parameter tensor
+FLOPS = 35e12  # a second, float32, of a training step
+
+
+def probe_cost(fraction: float, n_products: float, per_pass: float = PASS) -> float:
     """What a probe with n Hessian products on a slice f costs, in G: see the module."""
-    return fraction * (1.2 + 2.8 * n_products) + 0.1 * (2.0 + n_products)
+    return fraction * (1.2 + 2.8 * n_products) + per_pass * (2.0 + n_products)
+
+
+def pass_cost(device: str, *, n_tensors: int, n_params: int, n_terms: float) -> float:
+    """p: what a pass costs however small its slice, in G: see the module.
+
+    Args:
+        device: Type of the device.
+        n_tensors, n_params: Of the trainable parameters.
+        n_terms: Loss terms in one rank's training batch: rows, or tokens.
+    """
+    if device == "cpu":
+        return PASS
+    arithmetic = 6.0 * n_params * n_terms / FLOPS
+    gradient = max(arithmetic, GRADIENT_LAUNCHES * n_tensors)
+    return max(PASS, PASS_LAUNCHES * n_tensors / gradient)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from homotopy_cli.curvature import along
-from homotopy_cli.schedulers.cadence import probe_cost
+from homotopy_cli.schedulers.cadence import PASS, probe_cost
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.slices import slice_size
 
@@ -20,17 +20,23 @@ class Effort:
     steps: int  # Lanczos steps per matrix; of a signal without products, gradients for all
     matrices: int = 1  # 2: H itself and P⁻¹H; 1: only the one that steers; 0: no product
 
-    def predicted(self, rows: int, size: Callable[[int, float], int] = slice_size) -> float:
+    def predicted(
+        self,
+        rows: int,
+        size: Callable[[int, float], int] = slice_size,
+        per_pass: float = PASS,
+    ) -> float:
         """G this will cost on a batch of `rows` rows: see cadence.probe_cost.
 
         Args:
             rows: Of the batch.
             size: (rows, fraction) -> rows of a slice.
+            per_pass: What a pass costs however small its slice, G.
         """
         share = size(rows, self.fraction) / max(1, rows)
         if not self.matrices:
-            return self.steps * (share + 0.1)
-        return probe_cost(share, self.matrices * self.steps)
+            return self.steps * (share + per_pass)
+        return probe_cost(share, self.matrices * self.steps, per_pass)
 
 
 def efforts(

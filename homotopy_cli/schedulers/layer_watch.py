@@ -48,7 +48,8 @@ class LayerWatch:
     ) -> bool:
         """Whether the account, or a grant in G, has room for so many products on such a slice."""
         rows = max(1, n_rows(batch))
-        (cost,) = mean_over_ranks([probe_cost(probe.slice_size(rows, fraction) / rows, n_products)])
+        share = probe.slice_size(rows, fraction) / rows
+        (cost,) = mean_over_ranks([probe_cost(share, n_products, probe.per_pass)])
         return cost <= max(grant, self.cadence.left(step))
 
     def measure(

@@ -25,7 +25,7 @@ from homotopy_cli.problems.reducer import each
 from homotopy_cli.problems.sharded import is_sharded
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
-from homotopy_cli.schedulers.cadence import probe_cost
+from homotopy_cli.schedulers.cadence import PASS, pass_cost, probe_cost
 from homotopy_cli.schedulers.columns import columns
 from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.fraction import Alignment
@@ -95,7 +95,8 @@ class CurvatureProbe:
         config = EstimatorConfig.cheap(seed=seed, directional=signal == "directional")
         self.estimator = estimator or CurvatureEstimator(config=config)
         self.whole: bool | None = None  # slices do not stand for the batch; None: not tried yet
-        self.why_whole = ""  # in words, of the probe that found it
+        self.per_pass = PASS  # G, of the last probe's device and sizes: see cadence
+        self.why_whole = "another rank's slices do not stand for its batch"  # or this one's
         self.layer_names: tuple[str, ...] = ()
         self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
         self.scaled_layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
@@ -126,7 +127,7 @@ class CurvatureProbe:
             ProblemError, NonFiniteError, RuntimeError: As the model, the loss or the estimator.
         """
         started = time.perf_counter()
-        problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
+        problem, share = self.problem(batch, effort.fraction, paired=paired, step=step)
         live = list(problem.model_params.values())
         diagonal = each(problem.reducer, lambda: metric(live))
         alignment = Alignment(live, diagonal) if self.fraction else None
@@ -134,7 +135,7 @@ class CurvatureProbe:
             estimate = along.measure_along(
                 problem, self.signal, rate, diagonal=diagonal, on_gradient=alignment
             )
-            cost = estimate.cost.gradient_equivalents * (share + 0.1)
+            cost = estimate.cost.gradient_equivalents * (share + self.per_pass)
         else:
             self.estimator.config = replace(
                 self.estimator.config, steps=effort.steps, cold_steps=effort.steps
@@ -143,7 +144,7 @@ class CurvatureProbe:
             estimate = self.estimator.estimate(
                 problem, preconditioner=diagonal, whole=whole, on_gradient=alignment
             )
-            cost = probe_cost(share, estimate.cost.n_hvp)
+            cost = probe_cost(share, estimate.cost.n_hvp, self.per_pass)
         seconds = time.perf_counter() - started
         values = columns(estimate) | {"gradient_equivalents": cost, "probe_seconds": seconds}
         if alignment is not None and math.isfinite(found := alignment.signal_fraction(share)):
@@ -160,7 +161,7 @@ class CurvatureProbe:
             metric: Measure the blocks of P^-1/2 H P^-1/2 instead, unit 1/lr.
         """
         started = time.perf_counter()
-        problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
+        problem, share = self.problem(batch, effort.fraction, paired=paired, step=step)
         partition = self._partition(problem)
         estimator = self.layer_estimator if metric is None else self.scaled_layer_estimator
         estimator.config = replace(estimator.config, steps=effort.steps, cold_steps=effort.steps)
@@ -175,7 +176,7 @@ class CurvatureProbe:
             "layer_grad_norm": _array(b.grad_norm for b in blocks),
         }
         # A block's product walks about half of the graph, whatever its share of parameters.
-        cost = probe_cost(share, 0.5 * sum(b.n_hvp for b in blocks))
+        cost = probe_cost(share, 0.5 * sum(b.n_hvp for b in blocks), self.per_pass)
         sharpness = {b.name: b.lambda_max or 0.0 for b in blocks}
         return LayerMeasurement(found, sharpness, cost, time.perf_counter() - started)
 
@@ -187,7 +188,7 @@ class CurvatureProbe:
         Far cheaper than eigenvalues: one product zᵀHz with random signs serves every block.
         """
         started = time.perf_counter()
-        problem, share = self._problem(batch, effort.fraction, paired=paired, step=step)
+        problem, share = self.problem(batch, effort.fraction, paired=paired, step=step)
         partition = self._partition(problem)
         config = EstimatorConfig(max_probes=effort.steps, refine_small=False, frobenius=False)
         with problem.measuring():
@@ -205,7 +206,7 @@ class CurvatureProbe:
             "layer_trace": _array(moments.block_trace(index).value for index in indices),
             "layer_grad_norm": _array(norms),
         }
-        cost = probe_cost(share, graph.n_hvp)
+        cost = probe_cost(share, graph.n_hvp, self.per_pass)
         return LayerMeasurement(found, {}, cost, time.perf_counter() - started)
 
     @property
@@ -219,38 +220,50 @@ class CurvatureProbe:
         self.layer_names = tuple(block.name for block in partition.blocks)
         return partition
 
-    def _problem(
+    def problem(
         self, batch: Batch, fraction: float, *, paired: bool, step: int
     ) -> tuple[Problem, float]:
         """The mean loss over a slice of every rank's batch, and the slices' share of all rows."""
         reducer = all_ranks()
-        loss = each(reducer, lambda: self._settled_loss(batch, fraction, paired=paired))
+        each(reducer, lambda: self._judge_slices(batch, fraction, paired=paired))
         verdicts = reducer.together(lambda: self.whole)
         if any(verdict is not None for verdict in verdicts):
             self.whole = any(verdicts)  # all ranks alike
         size = self.slice_size(n_rows(batch), fraction)
         part = each(reducer, lambda: take_rows(batch, fraction, size)[0])
-        problem = Problem.from_module(
-            self.model, loss, [part], mode="keep", seed=self.seed + step, reducer=reducer
-        )
+        problem = self.over(part, paired=paired, step=step)
         taken = reducer.together(lambda: (n_rows(part), n_rows(batch)))
         share = sum(some for some, _ in taken) / sum(rows for _, rows in taken)
+        self.per_pass = pass_cost(
+            problem.device.type,
+            n_tensors=len(problem.params),
+            n_params=problem.n_params,
+            n_terms=problem.n_terms / share / reducer.size,
+        )
         return problem, share
+
+    def over(self, part: Batch, *, paired: bool, step: int) -> Problem:
+        """The mean loss over all of every rank's `part`, with the dropout mask of `step`."""
+        reducer = all_ranks()
+        loss = each(reducer, lambda: self._loss(part, paired=paired))
+        return Problem.from_module(
+            self.model, loss, [part], mode="keep", seed=self.seed + step, reducer=reducer
+        )
+
+    def predicted(self, effort: Effort, batch: Batch) -> float:
+        """G that a probe of this effort will cost."""
+        return effort.predicted(n_rows(batch), self.slice_size, self.per_pass)
 
     def slice_size(self, rows: int, fraction: float) -> int:
         """Rows of a slice of a batch of `rows`."""
         return rows if self.whole else slice_size(rows, fraction, least_rows(self.model))
 
-    def _settled_loss(
-        self, batch: Batch, fraction: float, *, paired: bool
-    ) -> Loss | Callable[[nn.Module, Batch], Tensor]:
-        """The loss; the first time also whether its slices stand for a batch."""
-        loss = self._loss(batch, paired=paired)
+    def _judge_slices(self, batch: Batch, fraction: float, *, paired: bool) -> None:
+        """The first time: whether slices stand for a batch."""
         size = self.slice_size(n_rows(batch), fraction)
         if size < n_rows(batch) and self.whole is None:
-            self.why_whole = self._why_not_sliced(batch, loss, size)
-            self.whole = bool(self.why_whole)
-        return loss
+            why = self._why_not_sliced(batch, self._loss(batch, paired=paired), size)
+            self.whole, self.why_whole = bool(why), why or self.why_whole
 
     def _why_not_sliced(self, batch: Batch, loss: Any, size: int) -> str:
         """See slices; a named loss is a mean over rows, and a sharded model is trusted."""
@@ -285,15 +298,17 @@ class CurvatureProbe:
     def state_dict(self) -> dict[str, Any]:
         """Warm-start vectors, which save products, and the layers' names."""
         warm = {name: getattr(self, name).state_dict() for name in _ESTIMATORS}
-        return warm | {"layer_names": list(self.layer_names), "whole": self.whole}
+        return warm | {name: getattr(self, name) for name in _KEPT}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.layer_names, self.whole = tuple(state["layer_names"]), state.get("whole")
+        for name in _KEPT:
+            setattr(self, name, state.get(name, getattr(self, name)))
         for name in _ESTIMATORS:
             getattr(self, name).load_state_dict(state[name])
 
 
+_KEPT = ("layer_names", "whole", "per_pass")
 _ESTIMATORS = ("estimator", "layer_estimator", "scaled_layer_estimator")
 
 

@@ -42,3 +42,13 @@ def test_long_vectors_are_summed_in_pieces_without_losing_digits():
     )
     assert vectors.norm(1e30 * a) == pytest.approx(1e30 * vectors.norm(a), rel=1e-6)
     assert math.isnan(vectors.norm(a * float("nan")))
+
+
+def test_cheap_signs_are_signs_the_same_everywhere_and_without_pattern():
+    draws = [vectors.signs(100_003, generator=vectors.generator(3)) for _ in range(2)]
+    assert torch.equal(*draws) and draws[0].shape == (100_003,)
+    assert set(draws[0].tolist()) == {-1.0, 1.0}
+    for shift in (1, 7, 8, 64):  # bits of one byte, and of different ones
+        together = float((draws[0][:-shift] * draws[0][shift:]).mean())
+        assert abs(together) < 5 / 100_003**0.5
+    assert abs(float(draws[0].mean())) < 5 / 100_003**0.5

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from homotopy_cli.schedulers.cadence import GUARANTEED, Cadence, probe_cost
+from homotopy_cli.schedulers.cadence import GUARANTEED, Cadence, pass_cost, probe_cost
 
 
 def simulate(cadence, steps, cost=1.0, log_change=0.2, load=0.3, alarms=()):
@@ -23,6 +23,22 @@ def simulate(cadence, steps, cost=1.0, log_change=0.2, load=0.3, alarms=()):
 def test_cost_is_the_graph_and_the_products_on_the_slice_plus_what_each_pass_costs():
     assert probe_cost(0.25, 4) == pytest.approx(0.25 * (1.2 + 2.8 * 4) + 0.1 * 6)
     assert probe_cost(1.0, 0) == pytest.approx(1.4)
+    assert probe_cost(0.25, 4, 0.5) == pytest.approx(0.25 * (1.2 + 2.8 * 4) + 0.5 * 6)
+
+
+@pytest.mark.parametrize(
+    ("n_tensors", "n_params", "n_terms", "measured"),
+    [(76, 311_936, 2048, 2.4), (76, 10_792_704, 16_384, 0.83)],
+)
+def test_on_a_gpu_launching_a_pass_costs_what_was_measured(n_tensors, n_params, n_terms, measured):
+    """GPTs on an H200, seconds of probes with 1, 3 and 5 products on 1/16 and 1/8 of the rows."""
+    sizes = {"n_tensors": n_tensors, "n_params": n_params, "n_terms": n_terms}
+    assert pass_cost("cuda", **sizes) == pytest.approx(measured, rel=0.15)
+    assert pass_cost("cpu", **sizes) == 0.1
+
+
+def test_a_large_network_on_a_gpu_pays_as_on_a_cpu():
+    assert pass_cost("cuda", n_tensors=300, n_params=10**9, n_terms=2**15) == 0.1
 
 
 def test_without_a_budget_the_burst_is_dense_and_then_the_base_period_holds():

@@ -1,5 +1,7 @@
 """Training on a CUDA device: the laws of device_laws.py, and what only a GPU can show."""
 
+import warnings
+
 import pytest
 import torch
 from device_laws import (
@@ -29,7 +31,7 @@ def test_every_scheduler_trains_and_probes(tmp_path, name):
     law_trains_and_probes(tmp_path, "cuda", SCHEDULERS[name])
 
 
-@pytest.mark.parametrize("name", ["constant", "homotopy", "per_layer", "auto"])
+@pytest.mark.parametrize("name", ["constant", "homotopy", "per_layer", "auto", "watched"])
 def test_a_resumed_run_is_the_same_bits(tmp_path, name):
     """Dropout draws from the device's generator; warm vectors come back from the file."""
     law_resumes_bitwise(tmp_path, "cuda", SCHEDULERS[name])
@@ -91,13 +93,14 @@ def test_a_step_waits_for_the_device_three_times(tmp_path):
     optimizer_step(run, 0)
     batch = run.batch(1)
     run.batch = lambda step: batch  # copying a batch from pageable memory waits, too
-    with pytest.warns(UserWarning, match="called a synchronizing") as waits:
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")  # the mode warns of itself, too: it is a prototype
         torch.cuda.set_sync_debug_mode("warn")
         try:
             optimizer_step(run, 1)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in waits if "called a synchronizing" in str(w.message)]) <= 3
+    assert 1 <= len([w for w in waits if "called a synchronizing" in str(w.message)]) <= 3
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, on float32 matrix products
