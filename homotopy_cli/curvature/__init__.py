@@ -24,6 +24,9 @@
     moments.py       traces of all blocks and the Frobenius norm from the same few products
     blocks.py        the per-layer table
     warm.py          start vectors remembered between probes
+    along.py         curvature along the step itself, by ordinary passes
+    critical.py      the rate at which a step along -g would leave the loss where it was
+    taken.py         how a step that an optimizer took changed the loss
     noise.py         batch sharpness and the gradient noise scale
     accuracy.py      accuracy against cost, as a table: python -m homotopy_cli.curvature.accuracy
     founding.py      the one-number interface, estimate(inputs, targets) -> kappa

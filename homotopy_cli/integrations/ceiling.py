@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.schedulers.ceiling import SCHEDULE
 from homotopy_cli.schedulers.groups import rates, write_rates
-from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.history import History
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
+from homotopy_cli.schedulers.trust_guard import make_guard
 
 
 class BorrowedCeiling:
@@ -43,7 +43,7 @@ class BorrowedCeiling:
         refuse_maximize(optimizer)
         self.optimizer = optimizer
         self.history = History()
-        self.guard = CurvatureGuard(optimizer, model, loss_fn, GuardSettings(**settings))
+        self.guard = make_guard(optimizer, model, loss_fn, GuardSettings(**settings))
         self.factor = 1.0
         self._scheduled: list[float] | None = None
         ref = weakref.ref(self)

@@ -167,11 +167,13 @@ def quiet_kernels(model: nn.Module | None, device: torch.device) -> ExitStack:
     """The kernels that can be differentiated twice, as one context.
 
     Math attention, checkpoints without a backward pass of their own and weight normalisation as a
-    formula always; eager mode where
-    anything can have been compiled (compiled code refuses double backward); no cuDNN where a
-    recurrent layer sits on CUDA.
+    formula always; no autocast of the caller's, whose half precision no second derivative
+    survives; eager mode where anything can have been compiled (compiled code refuses double
+    backward); no cuDNN where a recurrent layer sits on CUDA.
     """
     stack = ExitStack()
+    if torch.is_autocast_enabled(device.type):
+        stack.enter_context(torch.autocast(device.type, enabled=False))
     stack.enter_context(sdpa_math())
     stack.enter_context(plain_checkpoints())
     stack.enter_context(open_weight_norm())

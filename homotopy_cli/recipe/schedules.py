@@ -26,7 +26,14 @@ from homotopy_cli.recipe.values import (
 )
 
 Signal = Literal[
-    "auto", "preconditioned_sharpness", "sharpness", "directional", "secant", "forward", "kappa"
+    "auto",
+    "preconditioned_sharpness",
+    "sharpness",
+    "directional",
+    "secant",
+    "forward",
+    "trust_ratio",
+    "kappa",
 ]
 
 

@@ -90,6 +90,7 @@ PROBE_VALUES = (
         hessian_norm | loss/parameter² | Spectral norm of the Hessian
         preconditioned_sharpness | 1/lr | Largest eigenvalue of P⁻¹H, P the preconditioner
         directional_sharpness | 1/lr | u'Hu / u'Pu along the update direction u = P⁻¹g
+        trust_ratio | 1 | Decrease of the loss in the step before, over what its gradient promised
         signal_fraction | 1 | Share of the gradient that is signal, not batch noise
         edge_ratio | 1 | lr × sharpness / stability threshold; 1 = edge of stability
         ceiling | lr | Ceiling on lr after this probe

@@ -11,7 +11,9 @@
     probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> columns
     fraction     which share of the gradient is signal, from the probe's slice
     layer_watch  per-layer probes on an account of their own
+    trust        the trust ratio of steps that were taken, for optimizers without a known edge
     guard        probe + cadence + limits + events: the engine that every class below drives
+    trust_guard  the same engine on trust ratios
     base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining
     homotopy     HomotopyLR; adaptive, per_layer, warmup and facade vary it
     adam, clip   HomotopyAdam and curvature_aware_clip

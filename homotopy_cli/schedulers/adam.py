@@ -15,6 +15,7 @@ from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
+from homotopy_cli.schedulers.trust_guard import make_guard
 
 
 class HomotopyAdam(Adam):
@@ -69,9 +70,7 @@ class HomotopyAdam(Adam):
         if model is None and (estimator is not None or settings):
             raise TypeError("HomotopyAdam needs the model: pass model=, or an estimator with one")
         self.guard = (
-            None
-            if model is None
-            else CurvatureGuard(self, model, loss_fn, GuardSettings(**settings))
+            None if model is None else make_guard(self, model, loss_fn, GuardSettings(**settings))
         )
 
     def step(  # type: ignore[override]

@@ -14,13 +14,13 @@ from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.ceiling import PER_GROUP, SCHEDULE
 from homotopy_cli.schedulers.groups import GroupRates, rescale, write_rates
-from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.history import History
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import MeasuredRamp
 from homotopy_cli.schedulers.readings import Readings
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
+from homotopy_cli.schedulers.trust_guard import make_guard
 
 STATE_VERSION = 2
 
@@ -70,10 +70,11 @@ class CurvatureScheduler(Readings, LRScheduler):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
         if enabled:
             refuse_maximize(optimizer)
+        scaled = 1.0
         if base_lr is not None:
             if isinstance(inner, LRScheduler):
                 raise ValueError("base_lr and an inner LRScheduler: set the optimizer's rate")
-            rescale(optimizer, base_lr)
+            scaled = rescale(optimizer, base_lr)
         model = model if model is not None else getattr(estimator, "model", None)
         loss_fn = loss_fn if loss_fn is not None else getattr(estimator, "loss_fn", None)
         if model is None and enabled:
@@ -81,8 +82,8 @@ class CurvatureScheduler(Readings, LRScheduler):
         self.enabled = enabled
         self.history = History()
         self._settings = settings
-        self._rates = GroupRates(optimizer, inner)
-        self._guard = CurvatureGuard(
+        self._rates = GroupRates(optimizer, inner, unit=scaled if rise is not None else 1.0)
+        self._guard = make_guard(
             optimizer,
             model or nn.Module(),
             loss_fn,
@@ -91,10 +92,6 @@ class CurvatureScheduler(Readings, LRScheduler):
             estimator=estimator,
             rise=rise,
         )
-        if enabled and not self._guard.ceiling.acts:
-            name = type(optimizer).__name__
-            text = f"no edge of stability is known for {name}: curvature is measured, and its rates"
-            warnings.warn(f"{text} are left alone (signal='sharpness' acts)", stacklevel=3)
         self._was_limited = False
         self._warned = False
         self._stepped_at = 0  # optimizer step up to which _step_and_probe has advanced
@@ -168,7 +165,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         if self._is_initial:
             super().step(epoch)
         else:
-            self._guard.counter.settle()
+            self._guard.settle()
             self._record()
             self._rates.sync(self.base_lrs)
             self._advance()

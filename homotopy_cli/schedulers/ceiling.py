@@ -58,7 +58,8 @@ class Ceiling:
         self.optimizer = optimizer
         self.settings = settings
         self.family = thresholds.optimizer_family(optimizer)
-        self.acts = thresholds.acts(settings.signal, optimizer)
+        self.acts = True  # False: measured only, and no rate is lowered
+        self.by_steps = signal == "trust_ratio"
         self.by_edge = signal != "kappa"
         default = None if self.by_edge else KAPPA_TARGET
         self.target = settings.target  # edge ratio to stay under; a subclass may learn it
@@ -81,6 +82,8 @@ class Ceiling:
 
     def threshold(self, step: int) -> float:
         """c for optimizer step `step` (0-based, since construction), dimensionless."""
+        if self.by_steps:
+            return thresholds.DESCENT
         at = self.n_before + step + 1
         return thresholds.stability_threshold(self.optimizer, at, family=self.family)
 

@@ -11,7 +11,9 @@ from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.thresholds import optimizer_family
 
+# Of an optimizer whose edge nothing gives, the steps tell more than any curvature: signal auto.
 MODES: dict[str, dict[str, Any]] = {
     "guard": {"signal": "directional", "target": 1.0},
     "auto-warmup": {"signal": "auto", "target": 0.25},
@@ -61,7 +63,10 @@ class CurvatureAdaptiveLR(HomotopyLR):
             raise ValueError(f"adaptation_rate is {adaptation_rate}: it must be in (0, 1]")
         if mode is not None and mode not in MODES:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}, or None")
-        settings = {"smoothing": 1.0 - adaptation_rate} | MODES.get(mode or "", {}) | settings
+        own = dict(MODES.get(mode or "", {}))
+        if optimizer_family(optimizer) == "unknown":
+            own.pop("signal", None)
+        settings = {"smoothing": 1.0 - adaptation_rate} | own | settings
         self._criterion = resolve_loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
         self._calls = {"model": _Capture()}
         self._handles = [model.register_forward_pre_hook(self._calls["model"], with_kwargs=True)]

@@ -21,8 +21,12 @@ def write_rates(optimizer: Optimizer, values: Sequence[float]) -> None:
             group["lr"] = value
 
 
-def rescale(optimizer: Optimizer, base_lr: float) -> None:
-    """Make the largest group's rate `base_lr`; the others keep their ratio to it."""
+def rescale(optimizer: Optimizer, base_lr: float) -> float:
+    """Make the largest group's rate `base_lr`; the others keep their ratio to it.
+
+    Returns:
+        What the rates were multiplied with.
+    """
     if not base_lr > 0.0:
         raise ValueError(f"base_lr is {base_lr}: it must be positive")
     top = max(rates(optimizer), default=0.0)
@@ -31,6 +35,7 @@ def rescale(optimizer: Optimizer, base_lr: float) -> None:
     for group in optimizer.param_groups:
         rate = group["lr"]
         group["initial_lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+    return base_lr / top if top > 0.0 else 1.0
 
 
 def check_inner(inner: object, optimizer: Optimizer) -> None:
@@ -61,12 +66,19 @@ class GroupRates:
     Another scheduler (ChainedScheduler) or the user may change a group's rate between two of
     our writes. The change is read as a factor on the schedule and kept, which is how torch's
     chainable schedulers compose.
+
+    Args:
+        optimizer: Whose groups.
+        inner: See check_inner.
+        unit: What the rate of a group that is added later is multiplied with: where the groups'
+            rates are relative ones, a new group's is relative to what they were at first.
     """
 
-    def __init__(self, optimizer: Optimizer, inner: object) -> None:
+    def __init__(self, optimizer: Optimizer, inner: object, unit: float = 1.0) -> None:
         check_inner(inner, optimizer)
         self.optimizer = optimizer
         self.inner = inner
+        self.unit = unit
         self.written = rates(optimizer)  # our last write, as read back
         self.others = [1.0] * len(self.written)  # product of foreign changes
         self.positive = list(self.written)  # the last rate that was no 0
@@ -84,7 +96,7 @@ class GroupRates:
     def sync(self, base_lrs: list) -> None:
         """Take in groups added since (their present rate is their base), and foreign changes."""
         for group in self.optimizer.param_groups[len(base_lrs) :]:
-            group.setdefault("initial_lr", float(group["lr"]))
+            group.setdefault("initial_lr", self.unit * float(group["lr"]))
             base_lrs.append(group["initial_lr"])
             self.written.append(float(group["lr"]))
             self.inner_rates.append(float(group["lr"]))

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.errors import HomotopyError, NonFiniteError
-from homotopy_cli.problems.nest import Batch, n_rows
+from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.alarms import Alarms
@@ -29,9 +29,9 @@ from homotopy_cli.schedulers.probing import (
 )
 from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
-from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings
+from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings, check_share
 
-_PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
+PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
 
 
 class CurvatureGuard:
@@ -72,7 +72,6 @@ class CurvatureGuard:
             estimator=estimator,
         )
         line = rise or measured_rise(settings, self.signal)
-        before = thresholds.next_step(optimizer) - 1
         self.layers = LayerWatch(settings)
         self.cadence = Cadence(
             base=settings.estimation_freq,
@@ -88,7 +87,7 @@ class CurvatureGuard:
             optimizer,
             settings,
             signal=self.signal,
-            n_before=before,
+            n_before=thresholds.next_step(optimizer) - 1,
             gentle=gentle,
             early_steps=self.cadence.early_steps,
             rise=line,
@@ -138,13 +137,12 @@ class CurvatureGuard:
             ProblemError, RuntimeError: The very first probe cannot be taken at all: a mistake
                 in the set-up. Once one has succeeded, a failing probe is an event.
         """
-        if not 0.0 < clip_coef <= 1.0:
-            raise ValueError(f"clip_coef is {clip_coef}: it must be in (0, 1]")
+        check_share("clip_coef", clip_coef)
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
         options = self._efforts(step, rates)
-        costs = [effort.predicted(n_rows(batch), self.probe.slice_size) for effort in options]
+        costs = [self.probe.predicted(effort, batch) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
         if blind or self.cadence.wants(step):  # ranks with other batch sizes must decide alike
             costs = mean_over_ranks(costs)
@@ -167,15 +165,13 @@ class CurvatureGuard:
             found = self.probe.measure(
                 batch, effort, paired=paired, metric=metric, step=step, rate=rate
             )
-        except _PROBE_ERRORS as error:
+        except PROBE_ERRORS as error:
             mean_over_ranks([math.nan] * 3)
             if not self.ceiling.measured and not isinstance(error, NonFiniteError):
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        if self.probe.whole and not sliced:
-            why = self.probe.why_whole or "another rank's slices do not stand for its batch"
-            self.events.add(step, "warning", "WHOLE_BATCH", f"{why}: all rows are measured")
+        self._say_if_whole(sliced)
         # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
         sharpness = clip_coef * steering_value(found.estimate, self._column(rates), upper=upper)
@@ -186,6 +182,15 @@ class CurvatureGuard:
         self.ceiling.take_fraction(fraction)
         self._take(found, sharpness, kappa, rates, alarm=alarm, clip_coef=clip_coef)
         return found.estimate
+
+    def _say_if_whole(self, sliced: bool | None) -> None:
+        if self.probe.whole and not sliced:
+            text = f"{self.probe.why_whole}: all rows are measured"
+            self.events.add(self.n_steps, "warning", "WHOLE_BATCH", text)
+
+    def settle(self) -> None:
+        """An optimizer step is over: forget one that ended in an exception."""
+        self.counter.settle()
 
     def _take(
         self,
@@ -227,12 +232,11 @@ class CurvatureGuard:
 
     def observe_layers(self, batch: Batch, *, paired: bool) -> LayerMeasurement | None:
         """Measure the layers at a step that was just probed, where layers_freq says so."""
-        step = self.n_steps
-        if self.last_step != step or not self.layers.due(step):
+        if self.last_step != (step := self.n_steps) or not self.layers.due(step):
             return None
         try:
             found = self.layers.measure(self.probe, batch, paired=paired, step=step)
-        except _PROBE_ERRORS as error:
+        except PROBE_ERRORS as error:
             self.events.add(step, "warning", "LAYER_PROBE_FAILED", str(error))
             return None
         if found is not None:
@@ -311,9 +315,4 @@ class CurvatureGuard:
 
 
 _PARTS = ("ceiling", "cadence", "layers", "probe", "events", "alarms")
-_COUNTERS = (
-    "n_failed",
-    "n_failed_in_a_row",
-    "last_step",
-    "current_curvature",
-)
+_COUNTERS = ("n_failed", "n_failed_in_a_row", "last_step", "current_curvature")

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Signal = Literal[
-    "auto", "sharpness", "preconditioned_sharpness", "directional", "secant", "forward", "kappa"
+    "auto",
+    "sharpness",
+    "preconditioned_sharpness",
+    "directional",
+    "secant",
+    "forward",
+    "trust_ratio",
+    "kappa",
 ]
 SIGNALS = Signal.__args__  # type: ignore[attr-defined]
 RELEASE = 1.05  # largest rise of the ceiling per optimizer step
@@ -96,6 +103,11 @@ class GuardSettings:
     def names(cls) -> tuple[str, ...]:
         """Keyword arguments the settings accept."""
         return tuple(cls.__dataclass_fields__)
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse NaN and what is not in (0, 1]."""
+    _within(name, value, 0.0, 1.0, closed=True)
 
 
 def _within(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:

@@ -22,7 +22,8 @@ Its characteristic polynomial crosses the unit circle at z = -1, which gives the
 A second root could cross at |z| = 1 with complex z only where b(1 - aA) leaves (-1, 1), which
 for these coefficients happens later than z = -1 (tests/schedulers/test_thresholds.py simulates
 each torch optimizer). Weight decay acts as added curvature: γ for SGD (coupled), c₀γ/2 for
-decoupled decay, so the edge is at η(λ + shift) = c₀. Sign methods (Lion) and Muon have none.
+decoupled decay, so the edge is at η(λ + shift) = c₀. Sign methods (Lion) and Muon have
+none: their steps are watched instead (trust).
 
 Sources: Cohen et al. 2021 (arXiv:2103.00065) SGD, momentum, Nesterov; Cohen et al. 2022
 (arXiv:2207.14484) Adam, 38 at β₁ = 0.9; the general form, bias correction, dampening, NAdam,
@@ -36,6 +37,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+DESCENT = 2.0  # c of gradient descent
 FAMILIES = ("sgd", "adam", "nadam", "rmsprop", "adagrad", "unknown")
 PRECONDITIONED = frozenset({"adam", "nadam", "rmsprop", "adagrad"})
 
@@ -99,7 +101,7 @@ def edge_law(family: str, group: Mapping[str, Any], step: int) -> EdgeLaw:
     elif family == "adagrad":
         c0 = 2.0 * (1.0 + (t - 1) * float(group["lr_decay"]))
     else:
-        return EdgeLaw(2.0)
+        return EdgeLaw(DESCENT)
     return EdgeLaw(c0, 0.5 * c0 * decay if _is_decoupled(group) else 0.0)
 
 
@@ -143,11 +145,6 @@ def refuse_maximize(optimizer: Optimizer) -> None:
         )
 
 
-def acts(signal: str, optimizer: Optimizer) -> bool:
-    """Whether a ceiling may hold this optimizer's rates: not by a guess that nobody asked for."""
-    return signal != "auto" or optimizer_family(optimizer) != "unknown"
-
-
 def next_step(optimizer: Optimizer) -> int:
     """The number, from 1, of the step the optimizer is about to take (its own state's count)."""
     for state in optimizer.state.values():
@@ -180,6 +177,16 @@ def _is_decoupled(group: Mapping[str, Any]) -> bool:
     return bool(group.get("decoupled_weight_decay", False))
 
 
+def resolve_signal(signal: str, optimizer: Optimizer) -> str:
+    """What "auto" is for this optimizer; any other signal is itself."""
+    if signal != "auto":
+        return signal
+    family = optimizer_family(optimizer)
+    if family in PRECONDITIONED:
+        return "preconditioned_sharpness"
+    return "sharpness" if family == "sgd" else "trust_ratio"
+
+
 def choose_signal(
     signal: str, optimizer: Optimizer, say: Callable[[int, str, str, str], None]
 ) -> str:
@@ -190,17 +197,12 @@ def choose_signal(
         optimizer: Any torch optimizer.
         say: Takes step, level, code and message of an event.
     """
-    name, family = type(optimizer).__name__, optimizer_family(optimizer)
-    told = acts(signal, optimizer)
+    name, unknown = type(optimizer).__name__, optimizer_family(optimizer) == "unknown"
+    found = resolve_signal(signal, optimizer)
     if signal == "auto":
-        signal = "preconditioned_sharpness" if family in PRECONDITIONED else "sharpness"
-        say(0, "info", "SIGNAL", f"signal {signal} for {name}")
-    if family == "unknown" and signal != "kappa":
+        why = ", whose edge no formula gives: its own steps are watched" if unknown else ""
+        say(0, "info", "SIGNAL", f"signal {found} for {name}{why}")
+    elif unknown and found not in ("kappa", "trust_ratio"):
         text = f"no linear edge is known for {name}, which uses gradient descent's c = 2"
-        if not told:
-            text = (
-                f"no linear edge is known for {name}, so curvature is measured and its rates are "
-                "left alone; signal='sharpness' holds them below gradient descent's edge"
-            )
         say(0, "warning", "THRESHOLD_UNKNOWN", text)
-    return signal
+    return found

@@ -14,9 +14,9 @@ from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.recipe.schema import FIXED_SPECS
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.baselines import build_schedule
-from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.replay import replay
 from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.trust_guard import make_guard
 from homotopy_cli.training.probing import NoProbe, PassiveProbe, Probe, SchedulerProbe
 
 # The classes keep 1 % of the schedule at the least. A recipe must be able to ask for lr 1e38 and
@@ -69,7 +69,7 @@ def build_probe(
         return SchedulerProbe(scheduler)
     if not recipe.curvature.freq:
         return NoProbe()
-    return PassiveProbe(CurvatureGuard(optimizer, model, loss, GuardSettings(**_probing(recipe))))
+    return PassiveProbe(make_guard(optimizer, model, loss, GuardSettings(**_probing(recipe))))
 
 
 def _probing(recipe: Any) -> dict[str, Any]:

@@ -14,10 +14,8 @@ import numpy as np
 
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.records import LR_REASONS, EventRecord, ProbeRecord
-from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.guard import CurvatureGuard
-from homotopy_cli.schedulers.thresholds import stability_threshold
 
 LayerValues = Callable[[], Mapping[str, Any]]  # layer_grad_norm, layer_lr of this step
 
@@ -116,6 +114,7 @@ class PassiveProbe:
 
     def __init__(self, guard: CurvatureGuard) -> None:
         self._guard = guard
+        guard.ceiling.acts = False
         self._off = False  # the model cannot be measured at all: said once
         self._events: list[EventRecord] = []
 
@@ -142,13 +141,7 @@ class PassiveProbe:
         if found is None:
             return None
         guard.observe_layers(made.batch, paired=False)
-        values = dict(guard.last)
-        sharpness = values.get("preconditioned_sharpness", values.get("lambda_max"))
-        if sharpness is not None and rates:
-            top = max(rates)
-            threshold = stability_threshold(guard.optimizer, lr=top)
-            values["edge_ratio"] = rules.edge_ratio(top, made.clip_coef * sharpness, threshold)
-        return record(made.step, values, made.layers())
+        return record(made.step, guard.last, made.layers())
 
     def reading(self, lr: float) -> dict[str, float]:
         """The schedule decides alone."""

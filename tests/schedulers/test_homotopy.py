@@ -497,18 +497,26 @@ def test_the_signal_chosen_is_said():
         assert events[0].message == f"signal {words}"
 
 
-def test_an_optimizer_without_a_known_edge_is_said():
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({}, 0.05), ({"mode": "auto"}, 0.03), ({"mode": "auto", "budget": 0.2}, 0.2)],
+)
+def test_mode_auto_probes_less_unless_told(settings, share):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), **settings)
+    assert scheduler._guard.cadence.budget == share
+
+
+def test_a_sharpness_without_a_known_edge_is_said():
     model = network()
     optimizer = torch.optim.Adamax(model.parameters())
-    with pytest.warns(UserWarning, match="no edge of stability is known for Adamax"):
-        scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss())
-    assert [e.code for e in scheduler.drain_events()] == ["SIGNAL", "THRESHOLD_UNKNOWN"]
-    assert scheduler.signal == "sharpness"
-    used = train(model, optimizer, scheduler, batches(6))
-    assert {rate for (rate,) in used} == {2e-3}  # measured, and left alone
-    assert scheduler.last_probe["edge_ratio"] > 0.0
-    with pytest.raises(ValueError, match="mode auto knows no edge of stability for Adamax"):
-        HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), mode="auto")
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), signal="sharpness")
+    (event,) = scheduler.drain_events()
+    assert (event.code, event.level) == ("THRESHOLD_UNKNOWN", "warning")
+    assert event.message == (
+        "no linear edge is known for Adamax, which uses gradient descent's c = 2"
+    )
 
 
 def test_an_edge_that_was_asked_for_holds_any_optimizer():

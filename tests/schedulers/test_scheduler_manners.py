@@ -123,6 +123,31 @@ def test_epoch_argument_warns_as_in_torch():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 5)
 
 
+def test_under_mode_auto_a_group_added_later_keeps_its_ratio_to_the_first_rates():
+    model = network()
+    first, late = list(model[0].parameters()), list(model[4].parameters())
+    optimizer = torch.optim.AdamW([{"params": first}], lr=2e-3)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), mode="auto", total_steps=40)
+    train(model, optimizer, scheduler, batches(2))
+    optimizer.add_param_group({"params": late, "lr": 1e-3})
+    used = train(model, optimizer, scheduler, batches(2), start=2)
+    assert [row[1] / row[0] for row in used] == pytest.approx([0.5, 0.5])
+
+
+def test_a_probe_inside_autocast_measures_in_full_precision():
+    found = []
+    for inside in (False, True):
+        model = network(dropout=0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss())
+        x, y = batches(1)[0]
+        nn.functional.cross_entropy(model(x), y).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            scheduler.update_curvature(x, y)
+        found.append(scheduler.last_probe["lambda_max"])
+    assert found[0] == found[1]
+
+
 def test_accumulated_microbatches_get_one_probe_per_optimizer_step():
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -18,6 +18,7 @@ SCHEDULERS = {
     "cosine": "{name: cosine, warmup: 3}",
     "homotopy": "{name: homotopy, inner: {name: cosine, warmup: 3}}",
     "auto": "{name: homotopy, mode: auto}",
+    "watched": "{name: homotopy, signal: trust_ratio, inner: {name: cosine, warmup: 3}}",
     "adaptive": "adaptive_homotopy",
     "per_layer": "per_layer_homotopy",
     "warmup": "curvature_warmup",
