@@ -317,5 +317,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),
     "depth": depth,
     "spikes": lambda rows: basin(rows, "Spikes: a small GPT under SGD with momentum, 400 steps"),
+    "muon": lambda rows: basin(rows, "Muon with AdamW under the trust ratio, 1,000 steps"),
+    "lion": lambda rows: basin(rows, "Lion under the trust ratio, 1,000 steps"),
     "overhead": overhead,
 }
