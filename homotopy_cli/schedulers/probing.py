@@ -229,8 +229,7 @@ class CurvatureProbe:
         verdicts = reducer.together(lambda: self.whole)
         if any(verdict is not None for verdict in verdicts):
             self.whole = any(verdicts)  # all ranks alike
-        size = self.slice_size(n_rows(batch), fraction)
-        part = each(reducer, lambda: take_rows(batch, fraction, size)[0])
+        part = each(reducer, lambda: self.part(batch, fraction))
         problem = self.over(part, paired=paired, step=step)
         taken = reducer.together(lambda: (n_rows(part), n_rows(batch)))
         share = sum(some for some, _ in taken) / sum(rows for _, rows in taken)
@@ -241,6 +240,10 @@ class CurvatureProbe:
             n_terms=problem.n_terms / share / reducer.size,
         )
         return problem, share
+
+    def part(self, batch: Batch, fraction: float) -> Batch:
+        """The rows of this rank's batch that a probe measures."""
+        return take_rows(batch, fraction, self.slice_size(n_rows(batch), fraction))[0]
 
     def over(self, part: Batch, *, paired: bool, step: int) -> Problem:
         """The mean loss over all of every rank's `part`, with the dropout mask of `step`."""

@@ -128,7 +128,7 @@ class TrustWatch:
             told = alignment.signal_fraction(share)
         self.armed = Armed(
             step=step,
-            batch=problem.batches[0],
+            batch=self.probe.part(batch, fraction),  # the problem's own may be empty on a rank
             paired=paired,
             rate=rate,
             share=share,
