@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 LOSSES = ("cross_entropy", "next_token", "mse", "bce", "output")
+AUTO_BUDGET = 0.03  # of HomotopyLR in mode auto
 _FLOAT_MAX = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 
 
@@ -64,7 +65,9 @@ class CurvatureSpec(Spec):
         default=10, description="steps between probes; 0 = no probe under a fixed schedule"
     )
     budget: Fraction = Field(
-        default=0.05, description="largest share of the run's work spent probing; 0 = no limit"
+        default=0.05,
+        description="largest share of the run's work spent probing, in mode auto by default 0.03; "
+        "0 = no limit",
     )
     probe_fraction: Share | None = Field(
         default=None, description="share of the training batch a probe looks at; default by budget"
@@ -187,6 +190,16 @@ class Recipe(Spec):
     def _a_scheduler_is_never_null(cls, value: Any) -> Any:
         if isinstance(value, dict) and "scheduler" in value and value["scheduler"] is None:
             value = {**value, "scheduler": False}  # null would mean the default, homotopy
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_auto_probes_less(cls, value: Any) -> Any:
+        scheduler = value.get("scheduler") if isinstance(value, dict) else None
+        if isinstance(scheduler, dict) and scheduler.get("mode") == "auto":
+            told = value.get("curvature") or {}
+            if isinstance(told, dict):
+                value = {**value, "curvature": {"budget": AUTO_BUDGET, **told}}
         return value
 
     @model_validator(mode="after")

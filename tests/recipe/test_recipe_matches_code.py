@@ -16,7 +16,9 @@ from homotopy_cli.recipe.optimizers import (
     keywords,
 )
 from homotopy_cli.recipe.schedules import CURVATURE_SPECS, FIXED_SPECS
+from homotopy_cli.recipe.schema import AUTO_BUDGET
 from homotopy_cli.recipe.text import schema_table
+from homotopy_cli.schedulers.homotopy import BUDGET
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.glob("*.yaml"))
@@ -92,6 +94,24 @@ def test_scheduler_keys_are_the_constructor_s(name):
         if said:
             default = (own.get(key) or shared.get(key)).default
             assert float(said[1]) == default, f"{name}.{key}: {said[0]}, the class says {default}"
+
+
+@pytest.mark.parametrize(
+    ("sets", "share"),
+    [
+        (["scheduler=homotopy"], 0.05),
+        (["scheduler={name: homotopy, mode: guard}"], 0.05),
+        (["scheduler={name: homotopy, mode: auto}"], 0.03),
+        (["scheduler={name: homotopy, mode: auto}", "curvature={freq: 20}"], 0.03),
+        (["scheduler={name: curvature_adaptive, mode: auto}"], 0.03),
+        (["scheduler={name: homotopy, mode: auto}", "curvature={budget: 0.05}"], 0.05),
+    ],
+)
+def test_mode_auto_has_the_class_s_own_budget_unless_told(sets, share):
+    recipe = load_recipe(RECIPES / "mlp_npz.yaml", sets).recipe
+    assert recipe.curvature.budget == share
+    assert recipe.resolved()["curvature"]["budget"] == share  # what the page draws
+    assert BUDGET == {"guard": 0.05, "auto": AUTO_BUDGET}
 
 
 @pytest.mark.parametrize("name", FIXED_SPECS)
