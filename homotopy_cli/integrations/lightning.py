@@ -20,7 +20,14 @@ from homotopy_cli.integrations.ceiling import BorrowedCeiling
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.nest import n_rows
 
-_LOGGED = ("kappa", "lambda_max", "preconditioned_sharpness", "edge_ratio", "ceiling")
+_LOGGED = (
+    "kappa",
+    "lambda_max",
+    "preconditioned_sharpness",
+    "trust_ratio",
+    "edge_ratio",
+    "ceiling",
+)
 
 
 class HomotopyCallback(Callback):

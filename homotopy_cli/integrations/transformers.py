@@ -73,7 +73,14 @@ class HomotopyCallback(TrainerCallback):
         """Add the last probe to what the Trainer logs, as homotopy/NAME."""
         if logs is None or self.ceiling is None or "loss" not in logs:
             return
-        for name in ("kappa", "lambda_max", "preconditioned_sharpness", "edge_ratio", "ceiling"):
+        for name in (
+            "kappa",
+            "lambda_max",
+            "preconditioned_sharpness",
+            "trust_ratio",
+            "edge_ratio",
+            "ceiling",
+        ):
             if name in self.ceiling.last:
                 logs[f"homotopy/{name}"] = self.ceiling.last[name]
         logs["homotopy/factor"] = self.ceiling.factor

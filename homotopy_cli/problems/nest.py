@@ -43,6 +43,11 @@ def n_rows(batch: Batch) -> int:
     return next((len(tensor) for _, tensor in walk(batch) if tensor.ndim > 0), 1)
 
 
+def n_indices(batch: Batch) -> int:
+    """Numbers in the longest tensor of integers: tokens, where the loss counts rows."""
+    return max((t.numel() for _, t in walk(batch) if not t.is_floating_point()), default=0)
+
+
 def split_rows(batch: Batch, size: int) -> list[Batch]:
     """Chunks of at most `size` rows; tensors of another length belong to every chunk."""
     rows = n_rows(batch)

@@ -94,6 +94,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         )
         self._was_limited = False
         self._warned = False
+        self._called = False  # update_curvature, since construction
         self._stepped_at = 0  # optimizer step up to which _step_and_probe has advanced
         super().__init__(optimizer, last_epoch)
 
@@ -133,6 +134,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             return None
         if (inputs is None) == (batch is None):
             raise TypeError("update_curvature takes (inputs, targets) or batch=")
+        self._called = True
         paired = batch is None and targets is not None
         given = batch if batch is not None else (inputs, targets) if paired else inputs
         self._rates.sync(self.base_lrs)
@@ -302,7 +304,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         """Say once that nobody calls update_curvature: the rate would silently stay constant."""
         if self.enabled and not self._warned and self.last_epoch >= 2:
             self._warned = True
-            if self._guard.cadence.n_probes == 0:
+            if not self._called and self._guard.cadence.n_probes == 0:
                 warnings.warn(
                     "update_curvature(inputs, targets) was never called: the learning rate "
                     "follows its schedule alone; call it between backward() and optimizer.step()",

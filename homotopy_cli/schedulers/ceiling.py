@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.limits import Limit, Reach
 from homotopy_cli.schedulers.ramp import FIRST_TRUSTED, LAST_EARLY, MeasuredRamp
-from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.settings import TARGET, TRUST_TARGET, GuardSettings
 
 # Codes of `reason`
 SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP, RISE, SCALED = range(8)
@@ -62,7 +62,9 @@ class Ceiling:
         self.by_steps = signal == "trust_ratio"
         self.by_edge = signal != "kappa"
         default = None if self.by_edge else KAPPA_TARGET
-        self.target = settings.target  # edge ratio to stay under; a subclass may learn it
+        usual = TRUST_TARGET if signal == "trust_ratio" else TARGET
+        # Edge ratio to stay under; a subclass may learn it.
+        self.target = usual if settings.target is None else settings.target
         self.kappa_target = settings.curvature_target or default  # likewise, 1/loss
         self.edge = Limit(settings.smoothing)
         self.kappa = Limit(settings.smoothing)

@@ -1,8 +1,10 @@
 """How many steps an optimizer really took, however it is called."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 
@@ -21,6 +23,7 @@ class StepCounter:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.n = 0
+        self.on_step: Callable[[], None] | None = None  # called after each one
         self._depth = 0
         self._optimizer = optimizer
         self._watch()
@@ -52,3 +55,5 @@ def _leave(ref: "weakref.ref[StepCounter]") -> None:
         if counter._depth <= 0:
             counter._depth = 0
             counter.n += 1
+            if counter.on_step is not None and not torch.compiler.is_compiling():
+                counter.on_step()

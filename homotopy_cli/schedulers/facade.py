@@ -65,7 +65,7 @@ class CurvatureAdaptiveLR(HomotopyLR):
             raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}, or None")
         own = dict(MODES.get(mode or "", {}))
         if optimizer_family(optimizer) == "unknown":
-            own.pop("signal", None)
+            own = {key: own[key] for key in own if key not in ("signal", "target")}
         settings = {"smoothing": 1.0 - adaptation_rate} | own | settings
         self._criterion = resolve_loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
         self._calls = {"model": _Capture()}

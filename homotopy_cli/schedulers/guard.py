@@ -220,7 +220,7 @@ class CurvatureGuard:
             found.cost,
             log_change=rules.log_change(before, ceiling.edge.curvature),
             load=min(load, 0.8),
-            alarm=alarm or near,
+            alarm=alarm or (near and ceiling.acts),
         )
         if ceiling.edge.doubted:
             self.cadence.period = 1
@@ -264,14 +264,15 @@ class CurvatureGuard:
         scaled = self._adaptive and self.ceiling.family != "sgd"
         return "preconditioned_sharpness" if scaled or differ(rates) else "lambda_max"
 
-    def _failed(self, step: int, cost: float, why: str) -> None:
+    def _failed(self, step: int, cost: float, why: str, *, floor: bool = True) -> None:
         """Keep the last ceiling, count, say so, and try again soon (1, 2, 4, ... steps later)."""
         self.n_failed += 1
-        self.ceiling.held = not self.ceiling.measured
+        self.ceiling.held = floor and not self.ceiling.measured
         self.cadence.record(step, cost, log_change=math.inf, load=0.0)
         self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
         self.n_failed_in_a_row += 1
-        kept = "rates are held at the floor" if self.ceiling.held else "the last ceiling stays"
+        kept = "the last ceiling stays" if self.ceiling.measured else "there is no ceiling yet"
+        kept = "rates are held at the floor" if self.ceiling.held else kept
         text = f"probe {self.cadence.n_probes} failed ({why}): {kept}"
         self.events.add(step, "warning", "PROBE_FAILED", text)
 

@@ -15,7 +15,7 @@ from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
 from homotopy_cli.schedulers.thresholds import PRECONDITIONED, optimizer_family, resolve_signal
 
-TARGET = {"guard": 0.9, "auto": 1.0}  # edge ratio to stay under; our choice
+TARGET_OF_AUTO = 1.0  # edge ratio to stay under; our choice
 BUDGET = {"guard": 0.05, "auto": 0.03}  # share of the work; our choice
 TARGET_OF_DESCENT = 0.35  # of mode auto without an adaptive metric: see `target`
 
@@ -67,7 +67,7 @@ class HomotopyLR(CurvatureScheduler):
             `budget` has the last word.
         smoothing: What the log-average of λ keeps per optimizer step; the ceiling uses
             max(newest, average), so this delays only a release.
-        signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad
+        signal: "auto" takes preconditioned_sharpness for Adam, AdamW, NAdam, RMSprop, Adagrad,
             sharpness for SGD and trust_ratio for the rest, and says so in an event. "trust_ratio"
             watches the steps that were taken: see trust.py. "directional" is u'Hu/u'Pu along
             u = P⁻¹g: the least cautious, it reacts to a real crossing only. "secant" and
@@ -145,8 +145,8 @@ class HomotopyLR(CurvatureScheduler):
         estimator: CurvatureEstimator | None = None,
         last_epoch: int = -1,
     ) -> None:
-        if mode not in TARGET:
-            raise ValueError(f"mode is {mode!r}: one of {', '.join(TARGET)}")
+        if mode not in BUDGET:
+            raise ValueError(f"mode is {mode!r}: one of {', '.join(BUDGET)}")
         self.ramp = None
         if mode == "auto" and not 0.0 < warmup <= 1.0:
             raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
@@ -166,11 +166,9 @@ class HomotopyLR(CurvatureScheduler):
             self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final)
             base_lr = 1.0
             burst = START + 1 if burst is None else burst
-        if target is None and resolve_signal(signal, optimizer) == trust.SIGNAL:
-            target = trust.TARGET
-        if target is None:
-            descent = mode == "auto" and optimizer_family(optimizer) not in PRECONDITIONED
-            target = TARGET_OF_DESCENT if descent else TARGET[mode]
+        if target is None and mode == "auto":
+            adaptive = optimizer_family(optimizer) in PRECONDITIONED
+            target = TARGET_OF_AUTO if adaptive else TARGET_OF_DESCENT
         settings = GuardSettings(
             signal=signal,
             signal_fraction=signal_fraction,

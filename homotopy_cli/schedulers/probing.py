@@ -18,7 +18,7 @@ from homotopy_cli.curvature.moments import sampled_moments
 from homotopy_cli.curvature.operators import HessianOperator
 from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
 from homotopy_cli.problems.evaluation import with_gradients_if_needed
-from homotopy_cli.problems.nest import Batch, n_rows
+from homotopy_cli.problems.nest import Batch, n_indices, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import each
@@ -231,13 +231,13 @@ class CurvatureProbe:
             self.whole = any(verdicts)  # all ranks alike
         part = each(reducer, lambda: self.part(batch, fraction))
         problem = self.over(part, paired=paired, step=step)
-        taken = reducer.together(lambda: (n_rows(part), n_rows(batch)))
-        share = sum(some for some, _ in taken) / sum(rows for _, rows in taken)
+        taken = reducer.together(lambda: (n_rows(part), n_rows(batch), n_indices(part)))
+        share = sum(some for some, *_ in taken) / sum(rows for _, rows, _ in taken)
         self.per_pass = pass_cost(
             problem.device.type,
             n_tensors=len(problem.params),
             n_params=problem.n_params,
-            n_terms=problem.n_terms / share / reducer.size,
+            n_terms=max(problem.n_terms, sum(n for *_, n in taken)) / share / reducer.size,
         )
         return problem, share
 

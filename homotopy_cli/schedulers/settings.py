@@ -15,6 +15,8 @@ Signal = Literal[
     "kappa",
 ]
 SIGNALS = Signal.__args__  # type: ignore[attr-defined]
+TARGET = 0.9  # edge ratio to stay under; evidence in HomotopyLR
+TRUST_TARGET = 0.75  # the same of a watched step: a trust ratio of 1/4
 RELEASE = 1.05  # largest rise of the ceiling per optimizer step
 ALONG_STEP = ("directional", "secant", "forward")  # u'Hu/u'Pu along u = P⁻¹g
 
@@ -24,7 +26,7 @@ class GuardSettings:
     """Everything a CurvatureGuard can be told; the constructors of the schedulers pass it on."""
 
     signal: Signal = "auto"
-    target: float = 0.9  # edge ratio to stay under; evidence in HomotopyLR
+    target: float | None = None  # edge ratio to stay under; None: TARGET, or its own of the signal
     warmup: float = 0.25  # share of total_steps for which rates rise in a measured line; 0 = freely
     start_ratio: float | None = None  # edge ratio at which the line begins; None: by its length
     scale_decay: bool = True  # a schedule whose peak was refused decays from what it reached
@@ -51,7 +53,8 @@ class GuardSettings:
     def __post_init__(self) -> None:
         if self.signal not in SIGNALS:
             raise ValueError(f"signal is {self.signal!r}: one of {', '.join(SIGNALS)}")
-        _within("target", self.target, 0.0, math.inf)
+        if self.target is not None:
+            _within("target", self.target, 0.0, math.inf)
         _within("alpha", self.alpha, -1e-300, math.inf)
         if self.release is not None:
             _within("release", self.release, 1.0 - 1e-12, math.inf)

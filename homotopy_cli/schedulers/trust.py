@@ -13,10 +13,10 @@ curvature along the step is λ = 2ρ/η with the edge at ηλ = 2. At ρ = 1/2 t
 ball at its edge, has ρ = 1 there. Trust-region methods shrink where the trust ratio is below 1/4
 (Nocedal & Wright 2006, algorithm 4.1; their model has curvature, this one is the gradient alone).
 
-It costs one gradient and one forward pass of the slice, and two vectors of the parameters' size
+It costs one gradient and two forward passes of the slice, and two vectors of the parameters' size
 from one step to the next. ρ of one step and one slice is noisy (0.27 to 1.18 around 0.58 on a
 six-layer GPT), a single wild step may read 4, and a may be negative. So what steers is the
-log-average of the last readings, each taken within [LEAST, WORST]: no rate beyond TARGET/LEAST
+log-average of the last readings, each taken within [LEAST, WORST]: no rate beyond 7.5
 times one that was tried is ever trusted.
 """
 
@@ -25,25 +25,27 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch.optim import Optimizer
+
 from homotopy_cli.curvature.taken import Change, Departure, arrive, depart
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate, HvpCost
 from homotopy_cli.schedulers import rules
+from homotopy_cli.schedulers.cadence import GRADIENT_LAUNCHES, PASS, PASS_LAUNCHES
 from homotopy_cli.schedulers.fraction import Alignment
 from homotopy_cli.schedulers.probing import CurvatureProbe, Measurement
 from homotopy_cli.schedulers.thresholds import DESCENT
 
 SIGNAL = "trust_ratio"
-TARGET = 0.75  # ρ to stay under: a trust ratio of 1/4
 KEPT = 0.7  # what the log-average keeps per reading; our choice
 LEAST = 0.1  # ρ of a step whose curvature is not seen, or is negative; our choice
 WORST = 4.0  # ρ of a step uphill that raised the loss, and of one that ended in NaN; our choice
-PASSES = 1.35  # a gradient, and a forward pass at a third of its cost and a little
+PASSES = 1.7  # a gradient, and two forward passes at a third of its cost and a little
 
 
 def cost(share: float, per_pass: float) -> float:
-    """G of one reading on a slice of this share of the batch: see cadence."""
-    return PASSES * share + 2.0 * per_pass
+    """G of one reading on a slice of this share of the batch; its passes are plain: see cadence."""
+    return PASSES * share + 3.0 * max(PASS, per_pass * GRADIENT_LAUNCHES / PASS_LAUNCHES)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Armed:
     n_terms: int
     signal_fraction: float  # NaN where not asked for
     seconds: float
+    cost: float  # G
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,11 @@ class TrustWatch:
 
     Args:
         probe: Whose slices, loss and model to use.
+        optimizer: Whose steps; what others move at the same time is no part of them.
     """
 
-    def __init__(self, probe: CurvatureProbe) -> None:
-        self.probe = probe
+    def __init__(self, probe: CurvatureProbe, optimizer: Optimizer) -> None:
+        self.probe, self.optimizer = probe, optimizer
         self.armed: Armed | None = None
         self.reading: Reading | None = None  # not taken yet
         self.average: float | None = None  # of λ = 2ρ/η, 1/lr
@@ -136,6 +140,7 @@ class TrustWatch:
             n_terms=problem.n_terms,
             signal_fraction=told,
             seconds=time.perf_counter() - started,
+            cost=cost(share, self.probe.per_pass),
         )
 
     def settle(self, n_steps: int) -> None:
@@ -152,15 +157,20 @@ class TrustWatch:
             return  # several steps lie between
         started = time.perf_counter()
         problem = self.probe.over(armed.batch, paired=armed.paired, step=armed.step)
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        own = [id(p) in held for p in problem.model_params.values()]
+        change = arrive(problem, armed.start, own)
+        if change is None:
+            return
         self.reading = Reading(
             step=armed.step,
             rate=armed.rate,
-            change=arrive(problem, armed.start),
+            change=change,
             n_params=problem.n_params,
             n_terms=armed.n_terms,
             signal_fraction=armed.signal_fraction,
             seconds=armed.seconds + time.perf_counter() - started,
-            cost=cost(armed.share, self.probe.per_pass),
+            cost=armed.cost,
         )
 
     def take(self, *, fresh: bool) -> Measurement | None:
@@ -173,7 +183,10 @@ class TrustWatch:
         if found is None:
             return None
         before = None if fresh else self.average
-        sharpness = rules.log_average(before, DESCENT * found.ratio / found.rate, KEPT)
+        new = DESCENT * found.ratio / found.rate
+        unseen = found.ratio <= LEAST and before is not None
+        # Not seen at a low rate says that λ is no larger, and nothing about how large it is.
+        sharpness = min(before, new) if unseen else rules.log_average(before, new, KEPT)
         self.average = sharpness
         estimate = CurvatureEstimate(
             n_params=found.n_params,
@@ -201,7 +214,7 @@ class TrustWatch:
             "probe_seconds": found.seconds,
         }
         seen = {name: value for name, value in values.items() if math.isfinite(value)}
-        return Measurement(estimate, seen, cost=found.cost, seconds=found.seconds)
+        return Measurement(estimate, seen, cost=0.0, seconds=found.seconds)  # booked already
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and no wall time; a step that is armed and not taken yet is left out."""

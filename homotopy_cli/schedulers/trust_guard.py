@@ -1,9 +1,11 @@
 """The engine for optimizers without a known edge: it watches steps instead of measuring λ."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,6 +19,7 @@ from homotopy_cli.schedulers.probing import LossLike, Measurement
 from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
 
+UNHELD = (torch.optim.LBFGS, torch.optim.Rprop)  # a line search, and sizes of its own
 RARELY = 2  # our choice
 START = 1e-2  # first rate over the scheduled one, where no schedule warms up; our choice
 
@@ -24,8 +27,9 @@ START = 1e-2  # first rate over the scheduled one, where no schedule warms up; o
 class TrustGuard(CurvatureGuard):
     """A CurvatureGuard whose signal is the trust ratio of the steps that were taken: see trust.
 
-    A probe has two halves. `observe` before step t remembers where it starts; once it has been
-    taken, `settle` reads how it went, and `observe` before step t+1 turns that into a ceiling. So
+    A probe has two halves. `observe` before step t remembers where it starts; a hook on the
+    optimizer reads how it went as soon as it has been taken, while the mode and the batch are those
+    of the step and on every rank; and the next `observe` turns that into a ceiling. So
     the first step is held by no measurement: where no schedule warms up it is START of its
     scheduled length, and the ceiling rises from there. κ and λ_max(H) steer nothing, unless a
     curvature_target is given, and cost more than a reading: RARELY · `kappa_freq` readings lie
@@ -48,7 +52,12 @@ class TrustGuard(CurvatureGuard):
         **more: Any,
     ) -> None:
         super().__init__(optimizer, model, loss_fn, settings, gentle=gentle, **more)
-        self.watch = trust.TrustWatch(self.probe)
+        self.watch = trust.TrustWatch(self.probe, optimizer)
+        self.counter.on_step = self._read
+        if isinstance(optimizer, UNHELD):
+            self.ceiling.acts = False
+            text = f"the rate is no step length of {type(optimizer).__name__}: it is left alone"
+            self.events.add(0, "warning", "NOT_HELD", text)
 
     def observe(
         self,
@@ -75,16 +84,13 @@ class TrustGuard(CurvatureGuard):
         alarm = self._alarmed(loss, grad_norm)
         waits = self.watch.armed is not None or self.watch.reading is not None
         self._read()
-        due = self._due(batch, waits=waits)
+        # Already armed at this step where gradients add up, or a step was skipped.
+        armed = self.watch.armed is not None
+        due = not armed and self._due(batch, waits=waits)
         found = self._take_reading(batch, rates, paired=paired, alarm=alarm)
-        if due or self.ceiling.edge.doubted:
+        if due or (self.ceiling.edge.doubted and not armed):
             self._arm(batch, top, paired=paired)
         return found
-
-    def settle(self) -> None:
-        """The step has been taken: read how it went, before anything else moves the weights."""
-        super().settle()
-        self._read()
 
     def _read(self) -> None:
         try:
@@ -95,9 +101,6 @@ class TrustGuard(CurvatureGuard):
     def _due(self, batch: Batch, *, waits: bool) -> bool:
         """Whether to watch the coming step; outside the burst one reading at a time."""
         step = self.n_steps
-        armed = self.watch.armed
-        if armed is not None and armed.step == step:  # gradients add up, or a step was skipped
-            return False
         if waits and not self.cadence.in_burst(step):
             return False
         blind = self.ceiling.holds_blindly(step)
@@ -110,8 +113,11 @@ class TrustGuard(CurvatureGuard):
 
     def _arm(self, batch: Batch, top: float, *, paired: bool) -> None:
         step, ceiling = self.n_steps, self.ceiling
-        if not ceiling.measured and ceiling.gentle and ceiling.acts:
-            ceiling.edge.limit = min(ceiling.edge.limit, START * top)
+        if not top > 0.0:
+            return  # a step of length 0 shows nothing
+        starts = not ceiling.measured and math.isinf(ceiling.edge.limit)
+        if starts and ceiling.gentle and ceiling.acts:
+            ceiling.edge.limit = START * top
         sliced = self.probe.whole
         try:
             self.watch.arm(
@@ -126,6 +132,7 @@ class TrustGuard(CurvatureGuard):
                 raise
             self._failed(step, 0.0, str(error))
         else:
+            self.cadence.spent += self.watch.armed.cost  # read or not
             self._say_if_whole(sliced)
 
     def _take_reading(
@@ -140,16 +147,18 @@ class TrustGuard(CurvatureGuard):
         except PROBE_ERRORS as error:
             self.events.add(step, "warning", "CURVATURE_FAILED", f"no κ: {error}")
         self.seconds += found.seconds
-        self.ceiling.take_fraction(found.values.get("signal_fraction", float("nan")))
-        sharpness = found.values["directional_sharpness"]
-        kappa = found.values.get("kappa", float("nan"))
+        told = ("directional_sharpness", "kappa", "signal_fraction")
+        told = mean_over_ranks([found.values.get(name, math.nan) for name in told])
+        sharpness, kappa, fraction = told
+        self.ceiling.take_fraction(fraction)
         self._take(found, sharpness, kappa, rates, alarm=alarm, clip_coef=1.0)
         return found.estimate
 
     def _with_curvature(self, found: Measurement, batch: Batch, *, paired: bool) -> Measurement:
         """With λ_max(H) and κ of this step's batch, where it is their turn and can be paid."""
         s, cadence = self.settings, self.cadence
-        every = 1 if self.ceiling.kappa_target is not None else RARELY * s.kappa_freq
+        free = self.ceiling.kappa_target is None and self.ceiling.acts
+        every = RARELY * s.kappa_freq if free else 1
         if cadence.n_probes % every:
             return found
         first = cadence.n_probes == 0
@@ -171,27 +180,27 @@ class TrustGuard(CurvatureGuard):
         return Measurement(
             estimate,
             found.values | more.values | added,
-            cost=found.cost + more.cost,
+            cost=more.cost,
             seconds=found.seconds + more.seconds,
         )
 
     def _column(self, rates: Sequence[float]) -> str:
         return "directional_sharpness"
 
-    def _failed(self, step: int, cost: float, why: str) -> None:
+    def _failed(self, step: int, cost: float, why: str, *, floor: bool = False) -> None:
         """As any; a rate of 0 would show nothing, so none is held at the floor."""
-        super()._failed(step, cost, why)
-        self.ceiling.held = False
+        super()._failed(step, cost, why, floor=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The engine's, and the average; a step that is watched right now is read first."""
-        self._read()
+        """The engine's, and the average; a step that is not taken yet is left out."""
         return super().state_dict() | {"watch": self.watch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore; model, optimizer and settings stay those of the constructor."""
+        if "watch" not in state:  # of another signal, whose limits mean nothing here
+            state = state | {"ceiling": self.ceiling.state_dict()}
         super().load_state_dict(state)
-        if "watch" in state:  # a state of another signal has none
+        if "watch" in state:
             self.watch.load_state_dict(state["watch"])
 
 

@@ -18,8 +18,8 @@ from homotopy_cli.schedulers.adaptive import AdaptiveHomotopyLR
 from homotopy_cli.schedulers.facade import CurvatureAdaptiveLR
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import CurvatureProbe
-from homotopy_cli.schedulers.settings import GuardSettings
-from homotopy_cli.schedulers.trust import LEAST, TARGET, WORST, Reading, TrustWatch
+from homotopy_cli.schedulers.settings import TRUST_TARGET, GuardSettings
+from homotopy_cli.schedulers.trust import LEAST, WORST, Reading, TrustWatch
 from homotopy_cli.schedulers.trust_guard import START, TrustGuard, make_guard
 from homotopy_cli.training.probing import Gradient, PassiveProbe
 
@@ -61,7 +61,7 @@ class HeavyBall(torch.optim.Optimizer):
 
 def one_reading(model, optimizer, loss=quadratic_loss, batch=DUMMY):
     """Watch the optimizer's next step."""
-    watch = TrustWatch(CurvatureProbe(model, loss))
+    watch = TrustWatch(CurvatureProbe(model, loss), optimizer)
     rate = float(optimizer.param_groups[0]["lr"])
     watch.arm(batch, 1.0, paired=False, step=0, rate=rate)
     optimizer.zero_grad()
@@ -138,7 +138,8 @@ def test_what_one_reading_says(promised, taken_back, ratio, trusted):
 
 
 def test_readings_are_averaged_in_log_space_and_one_wild_step_moves_them_little():
-    watch = TrustWatch(CurvatureProbe(network(), nn.CrossEntropyLoss()))
+    model = network()
+    watch = TrustWatch(CurvatureProbe(model, nn.CrossEntropyLoss()), Lion(model.parameters()))
     values = []
     for taken_back in (0.05, 0.05, 100.0, 0.05):
         watch.reading = reading(0.1, taken_back)
@@ -152,7 +153,7 @@ def test_readings_are_averaged_in_log_space_and_one_wild_step_moves_them_little(
 
 def test_a_float32_step_too_short_to_see_is_not_read_as_curvature():
     model = Quadratic([1.0, 4.0], start=1.0, dtype=torch.float32)
-    watch = one_reading(model, HeavyBall(model.parameters(), 1e-9), batch=DUMMY.float())
+    watch = one_reading(model, HeavyBall(model.parameters(), 3e-7), batch=DUMMY.float())
     assert abs(watch.reading.change.taken_back) < watch.reading.change.rounding
     assert watch.reading.ratio == LEAST
 
@@ -166,7 +167,7 @@ def test_lion_is_watched_and_said_so():
         "signal trust_ratio for Lion, whose edge no formula gives: its own steps are watched"
     )
     assert scheduler.signal == "trust_ratio"
-    assert scheduler._guard.ceiling.target == TARGET
+    assert scheduler._guard.ceiling.target == TRUST_TARGET
     train(model, scheduler.optimizer, scheduler, batches(6))
     probe = scheduler.last_probe
     rate = scheduler.history.steps.column("lr")[-1]
@@ -355,7 +356,7 @@ def test_a_mistake_in_the_set_up_is_raised():
         scheduler.update_curvature(torch.zeros(4, 99), torch.zeros(4).long())
 
 
-def test_a_batch_that_was_not_followed_by_its_own_step_only_is_forgotten():
+def test_of_several_steps_on_one_batch_the_first_is_read():
     model = network()
     optimizer = Lion(model.parameters())
     scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), budget=math.inf)
@@ -365,7 +366,100 @@ def test_a_batch_that_was_not_followed_by_its_own_step_only_is_forgotten():
         scheduler.update_curvature(x, y)
         for _ in range(4):
             optimizer.step()
-    assert scheduler._guard.cadence.n_probes == 0
+    assert scheduler._guard.cadence.n_probes == 1
+
+
+def test_the_reading_is_of_the_step_s_own_mode_and_batch():
+    """A validation in eval mode, or a batch buffer that is refilled, comes after the step."""
+    found = []
+    for later in (False, True):
+        model = network(dropout=0.5)
+        optimizer = Lion(model.parameters())
+        scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), budget=math.inf)
+        torch.manual_seed(3)
+        (x, y), other = batches(1)[0], batches(2)[1]
+        nn.functional.cross_entropy(model(x), y).backward()
+        scheduler.update_curvature(x, y)
+        optimizer.step()
+        if later:
+            model.eval()
+            x.copy_(other[0])
+        scheduler.step()
+        found.append(scheduler._guard.watch.reading.change)
+    assert found[0] == found[1]
+
+
+def test_what_another_optimizer_moves_is_no_part_of_the_step():
+    ratios = []
+    for rate in (0.0, 8.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+        optimizer = HeavyBall(model[0].parameters(), 0.1)
+        beside = torch.optim.SGD(model[2].parameters(), lr=rate)
+        scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), probe_fraction=1.0)
+        x, y = batches(1)[0]
+        nn.functional.cross_entropy(model(x.double()), y).backward()
+        scheduler.update_curvature(x.double(), y)
+        beside.step()
+        optimizer.step()
+        change = scheduler._guard.watch.reading.change
+        ratios.append((change.promised, change.taken_back))
+    assert ratios[1] == pytest.approx(ratios[0], rel=1e-6)
+
+
+def test_a_forward_pass_that_rounds_to_half_precision_holds_no_harmless_rate():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 3))
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.net(x).float()
+
+    model = Half()
+    optimizer = Lion(model.parameters(), lr=1e-6)
+    schedule = [0.1 * (i + 1) if i < 10 else 1.0 for i in range(60)]
+    scheduler = HomotopyLR(
+        optimizer, model, nn.CrossEntropyLoss(), inner=lambda k: schedule[k], budget=math.inf
+    )
+    used = train(model, optimizer, scheduler, batches(50))
+    assert [row[0] for row in used] == pytest.approx([1e-6 * f for f in schedule[:50]])
+
+
+def test_a_rise_after_a_low_phase_is_not_held_by_what_was_not_seen():
+    schedule = [1.0] * 20 + [0.01] * 20 + [1.0] * 20
+    warm = [0.1 * (i + 1) if i < 10 else 1.0 for i in range(60)]
+    plan = [a * b for a, b in zip(schedule, warm, strict=True)]
+    _, used, _ = descend(1e-4, steps=60, inner=lambda k: plan[min(k, 59)])
+    assert used == pytest.approx([1e-4 * factor for factor in plan])
+
+
+def test_an_optimizer_whose_rate_is_no_step_length_is_left_alone():
+    model = network()
+    optimizer = torch.optim.Rprop(model.parameters())
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), budget=math.inf)
+    assert [e.code for e in scheduler.drain_events()] == ["SIGNAL", "NOT_HELD"]
+    assert {row[0] for row in train(model, optimizer, scheduler, batches(6))} == {0.01}
+
+
+def test_a_first_rate_of_zero_without_a_floor_is_no_end():
+    model = network()
+    optimizer = Lion(model.parameters(), lr=1e-3)
+    scheduler = HomotopyLR(
+        optimizer, model, nn.CrossEntropyLoss(), floor=0.0, inner=lambda k: min(1.0, 0.1 * k)
+    )
+    used = [row[0] for row in train(model, optimizer, scheduler, batches(12))]
+    assert used[0] == 0.0 and used[-1] > 0.0
+
+
+def test_the_target_is_the_signal_s_own_wherever_the_guard_is():
+    model = network()
+    guard = make_guard(Lion(model.parameters()), model, None, GuardSettings())
+    assert guard.ceiling.target == TRUST_TARGET
+    facade = CurvatureAdaptiveLR(Lion(model.parameters()), model, mode="guard")
+    assert facade._guard.ceiling.target == TRUST_TARGET
 
 
 def test_a_step_into_nan_counts_as_the_worst():
@@ -379,7 +473,7 @@ def test_a_step_into_nan_counts_as_the_worst():
     assert watch.reading.change.taken_back < math.inf
     model.x.data.fill_(1.9)
     optimizer.param_groups[0]["lr"] = -1.0  # over the cliff
-    watch = TrustWatch(CurvatureProbe(model, quadratic_loss))
+    watch = TrustWatch(CurvatureProbe(model, quadratic_loss), optimizer)
     watch.arm(DUMMY, 1.0, paired=False, step=0, rate=1.0)
     optimizer.step()
     watch.settle(1)
@@ -443,7 +537,7 @@ def test_the_share_of_signal_lowers_the_ceiling_where_asked_for():
     ceiling = scheduler._guard.ceiling
     assert 0.0 < scheduler.last_probe["signal_fraction"] <= 1.0
     assert ceiling.fraction < 1.0
-    assert ceiling._numerator(6) == pytest.approx(TARGET * 2.0 * ceiling.fraction)
+    assert ceiling._numerator(6) == pytest.approx(TRUST_TARGET * 2.0 * ceiling.fraction)
 
 
 def test_a_loss_that_is_a_sum_over_rows_is_watched_on_all_of_them():
