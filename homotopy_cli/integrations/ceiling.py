@@ -17,6 +17,15 @@ from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
 from homotopy_cli.schedulers.trust_guard import make_guard
 
+LOGGED = (
+    "kappa",
+    "lambda_max",
+    "preconditioned_sharpness",
+    "trust_ratio",
+    "edge_ratio",
+    "ceiling",
+)  # columns of a probe that a framework's own log gets
+
 
 class BorrowedCeiling:
     """The lower of rate and limits (see HomotopyLR, mode guard) for one optimizer step's length.

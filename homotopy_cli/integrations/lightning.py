@@ -16,18 +16,9 @@ import torch
 from pytorch_lightning import Callback
 
 from homotopy_cli.errors import ProblemError
-from homotopy_cli.integrations.ceiling import BorrowedCeiling
+from homotopy_cli.integrations.ceiling import LOGGED, BorrowedCeiling
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.nest import n_rows
-
-_LOGGED = (
-    "kappa",
-    "lambda_max",
-    "preconditioned_sharpness",
-    "trust_ratio",
-    "edge_ratio",
-    "ceiling",
-)
 
 
 class HomotopyCallback(Callback):
@@ -83,7 +74,7 @@ class HomotopyCallback(Callback):
         """Log the newest probe as homotopy/NAME."""
         if self.ceiling is None:
             return
-        for name in _LOGGED:
+        for name in LOGGED:
             if name in self.ceiling.last:
                 pl_module.log(f"homotopy/{name}", float(self.ceiling.last[name]))
 

@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from homotopy_cli.errors import ProblemError
-from homotopy_cli.integrations.ceiling import BorrowedCeiling
+from homotopy_cli.integrations.ceiling import LOGGED, BorrowedCeiling
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.nest import n_rows
 from homotopy_cli.problems.wrappers import unwrap
@@ -73,14 +73,7 @@ class HomotopyCallback(TrainerCallback):
         """Add the last probe to what the Trainer logs, as homotopy/NAME."""
         if logs is None or self.ceiling is None or "loss" not in logs:
             return
-        for name in (
-            "kappa",
-            "lambda_max",
-            "preconditioned_sharpness",
-            "trust_ratio",
-            "edge_ratio",
-            "ceiling",
-        ):
+        for name in LOGGED:
             if name in self.ceiling.last:
                 logs[f"homotopy/{name}"] = self.ceiling.last[name]
         logs["homotopy/factor"] = self.ceiling.factor

@@ -167,7 +167,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         if self._is_initial:
             super().step(epoch)
         else:
-            self._guard.settle()
+            self._guard.counter.settle()
             self._record()
             self._rates.sync(self.base_lrs)
             self._advance()

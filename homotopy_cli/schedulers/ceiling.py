@@ -62,7 +62,7 @@ class Ceiling:
         self.by_steps = signal == "trust_ratio"
         self.by_edge = signal != "kappa"
         default = None if self.by_edge else KAPPA_TARGET
-        usual = TRUST_TARGET if signal == "trust_ratio" else TARGET
+        usual = TRUST_TARGET if self.by_steps else TARGET
         # Edge ratio to stay under; a subclass may learn it.
         self.target = usual if settings.target is None else settings.target
         self.kappa_target = settings.curvature_target or default  # likewise, 1/loss

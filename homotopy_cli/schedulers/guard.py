@@ -188,10 +188,6 @@ class CurvatureGuard:
             text = f"{self.probe.why_whole}: all rows are measured"
             self.events.add(self.n_steps, "warning", "WHOLE_BATCH", text)
 
-    def settle(self) -> None:
-        """An optimizer step is over: forget one that ended in an exception."""
-        self.counter.settle()
-
     def _take(
         self,
         found: Measurement,
