@@ -24,6 +24,18 @@ def typed(path: str | os.PathLike[str]) -> str:
     return text if shlex.quote(plain) == plain else shlex.quote(text)
 
 
+def first_line(error: BaseException, *, named: bool = False) -> str:
+    """The first line of an error's message that says something, else the name of its class.
+
+    Args:
+        error: Any; half of what libraries raise has several lines, and some have none.
+        named: Put the class's name before the message.
+    """
+    kind = type(error).__name__
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{kind}: {said}" if named and said else said or kind
+
+
 class HomotopyError(Exception):
     """A mistake the user can correct.
 
@@ -77,3 +89,7 @@ class TrainingDiverged(HomotopyError):
     def __init__(self, message: str, *, step: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.step = step
+
+
+# What measuring somebody's model on somebody's batch may raise without a bug of ours.
+MEASUREMENT_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)

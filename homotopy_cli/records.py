@@ -41,7 +41,9 @@ class Moment:
 class HvpCost:
     """What the estimate cost, and by which kind of product."""
 
-    method: str  # double_backward | forward_over_reverse | central_difference
+    # double_backward, forward_over_reverse, central_difference or forward_difference; of a signal
+    # without products its name: secant, forward or trust_ratio
+    method: str
     fallback_reason: str  # "" when the method asked for was used
     n_hvp: float  # Hessian-vector products; block products count by their share of parameters
     gradient_equivalents: float  # measured: seconds / seconds of one forward + backward
@@ -107,7 +109,9 @@ class AttentionComponent:
     n_heads: int
     head_max_logit: tuple[float, ...] = ()  # (n_heads,)
     head_entropy: tuple[float, ...] = ()  # (n_heads,), nats
-    seed_kappa: float | None = None  # the founding text's e^(2 max logit), None above 1e308
+    seed_kappa: float | None = (
+        None  # e^(2 max_logit), a curvature proxy shown for comparison; None above 1e308
+    )
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class NormComponent:
     sigma_min: float  # smallest sqrt(var) (RMSNorm: rms), without eps; activation units
     sigma_p01: float  # 1 % quantile of the same
     eps_over_var: float  # eps / smallest var; above 0.1 eps, not the data, sets the scale
-    seed_kappa: float | None = None  # the founding text's 1/sigma_min²
+    seed_kappa: float | None = None  # 1/sigma_min², likewise
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class CrossEntropyComponent:
     p_q01: float  # 1 % quantile
     log_z_mean: float  # mean of log Σ exp(logit), nats
     max_logit: float  # largest |logit|
-    seed_kappa: float | None = None  # the founding text's 1/p_min
+    seed_kappa: float | None = None  # 1/p_min, likewise
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The house rules, read off the code with `ast`: imports go one way, files stay small."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,9 @@ def test_package_docstrings_tell_the_architecture():
         tree = ast.parse(init.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), f"{init.parent.name} has no chapter"
         assert len(tree.body) == 1, f"{init.parent.name}/__init__.py holds more than its docstring"
+        modules = {path.stem for path in init.parent.glob("*.py")} - {"__init__", "__main__"}
+        unnamed = modules - set(re.findall(r"\w+", ast.get_docstring(tree)))
+        assert not unnamed, f"{init.parent.name}/__init__.py does not name {sorted(unnamed)}"
 
 
 def test_test_files_have_names_of_their_own():

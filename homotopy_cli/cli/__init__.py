@@ -1,8 +1,17 @@
 """The command line: three verbs over the layers below, and nothing that computes.
 
-`app` owns the process: exit codes, the two-line error form, broken pipes. `probe`, `train`
-and `report` hold one command each and import the layers below inside their functions, so that
-`homotopy --help` costs what Typer costs. `render` turns records into rich tables, `document`
-turns them into the strict JSON of the contract, `progress` draws what is under way on stderr.
-Results go to stdout; everything else goes to stderr.
+`app` owns the process: exit codes, the two-line error form, broken pipes. `probe`, `train` and
+`report` hold one command's options each and import the layers below inside their functions, so
+that `homotopy --help` costs what Typer costs. Results go to stdout, everything else to stderr.
+
+    probing       probe, from options to outputs; interrupt: the first Ctrl-C asks for what is there
+    metric        the saved optimizer's P and its edge; edges: the learning rates these allow
+    sentences     findings in words; render: in tables; document: in strict JSON
+    compare       two probes side by side
+    outputs       what a probe leaves behind; probe_log: a log of one row, and its page
+    train_run     train, from a recipe to the last sentence; shipped: --list, --copy, --schema
+    sweep         a grid of runs; sweep_worker: one process for many of them
+    ranks         under torchrun one process speaks for all
+    reporting     report, from logs to outputs; watching: again and again while a run lives
+    progress, probe_progress   what is under way, on stderr
 """

@@ -65,7 +65,7 @@ def layer(block: Any) -> dict[str, Any]:
 
 
 def components(record: Any) -> dict[str, Any] | None:
-    """Attention, norms and output softmax as measured; `seed_kappa` is the founding formula."""
+    """Attention, norms and output softmax as measured, with naive proxies (`seed_kappa`)."""
     from homotopy_cli.records import SEED_KAPPA_WORTH
 
     if record is None:
@@ -140,6 +140,7 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
         },
         "n_params": estimate.n_params,
         "n_examples": estimate.n_terms,
+        "n_terms": estimate.n_terms,  # what it is: for a language model tokens
         "loss": number(estimate.loss),
         "grad_norm": number(estimate.grad_norm),
         "lambda_max": eigenvalue(estimate.lambda_max),

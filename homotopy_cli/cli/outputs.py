@@ -77,6 +77,7 @@ def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
         "checkpoint": checkpoint_document(loaded),
         "n_params": loaded.problem.n_params,
         "n_examples": loaded.problem.n_terms,
+        "n_terms": loaded.problem.n_terms,
         "forecast": {
             "n_hvp": forecast.n_hvp,
             "seconds": forecast.seconds,

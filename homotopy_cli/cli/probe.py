@@ -128,7 +128,7 @@ def probe(
     max_hvp: Annotated[int | None, typer.Option(min=1, help="Products per eigenproblem.")] = None,
     microbatch: Annotated[int | None, typer.Option(min=1, help="Rows at a time; exact.")] = None,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the random vectors.")] = 0,
     validate: Annotated[
         bool, typer.Option("--validate", help="Full Hessian beside every estimate.")

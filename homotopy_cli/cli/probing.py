@@ -119,7 +119,9 @@ def measure(subject: Subject, options: ProbeOptions, interrupt: Interrupt) -> Fi
             progress=progress,
             stop=interrupt.asked,
         )
-        found = Findings(subject, replace(estimate, components=measure_components(problem)))
+        if not interrupt.asked():
+            estimate = replace(estimate, components=measure_components(problem))
+        found = Findings(subject, estimate)
         if options.noise and not interrupt.asked():
             found = replace(found, noise=gradient_noise(problem, method=options.hvp))
         if options.lr_range and not interrupt.asked():

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 class Ending:
     """How a run ended."""
 
-    code: int  # exit code of contract section 1; negative: the signal that ended the process
+    code: int  # exit code as in errors.py; negative: the signal that ended the process
     out: str
     err: str
 

@@ -131,7 +131,7 @@ def train(
 
 @contextmanager
 def _faults_of_a_check(check: bool) -> Iterator[None]:
-    """Contract section 1: exit code 1 is "--check found faults"."""
+    """Exit code 1 is "--check found faults", not a usage error."""
     try:
         yield
     except HomotopyError as error:

@@ -19,7 +19,7 @@ def run_train(
     quiet: bool,
     ranks: Any,
 ) -> int:
-    """Train, write the page, say what happened; the exit code of contract section 1.
+    """Train, write the page, say what happened; the exit code as in errors.py.
 
     Raises:
         TrainingDiverged, CheckpointError: After the summary, so that the error is the last thing

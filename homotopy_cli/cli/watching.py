@@ -97,7 +97,9 @@ def signature(logs: Sequence[Path]) -> tuple[Any, ...]:
 
 def _states(logs: Sequence[Path]) -> list[tuple[Any, Any]]:
     """(log, journal) of each: what changes with every write, None for what is not there."""
-    return [(_state(path), _state(path.with_name(path.name + ".journal"))) for path in logs]
+    from homotopy_cli.runlog.journal import journal_path
+
+    return [(_state(path), _state(journal_path(path))) for path in logs]
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

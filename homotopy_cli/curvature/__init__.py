@@ -29,11 +29,22 @@
     taken.py         how a step that an optimizer took changed the loss
     noise.py         batch sharpness and the gradient noise scale
     accuracy.py      accuracy against cost, as a table: python -m homotopy_cli.curvature.accuracy
-    founding.py      the one-number interface, estimate(inputs, targets) -> kappa
+    curvature_ratio.py  the one-number interface, estimate(inputs, targets) -> kappa
     kappa.py         ‖H‖/‖g‖² and when it means nothing
     exact.py         the full Hessian of a small problem
     validate.py      every estimate beside its exact value
     api.py           probe(problem) in one call
+
+    components.py               attention, norms and output softmax from one forward pass
+    components_watch.py         sees the functional calls of that pass, and whose they are
+    components_calls.py         which functions are watched, and how their arguments read
+    components_origins.py       where a tensor comes from: attention, norms, losses by hand
+    components_scales.py        norms by hand: from a mean square to the division by its root
+    components_attention.py     how peaked one attention softmax is
+    components_norm.py          what a normalisation divides by
+    components_output.py        how sure the output softmax is of its targets
+    components_sample.py        quantiles of a stream in bounded memory
+    components_columns.py       all of these as columns of a log
 
 The gradient's graph is built once per estimate and kept: a product with H then costs about two
 gradients, and a product with a diagonal block only walks that block's part of the graph.

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from homotopy_cli.curvature import founding
 from homotopy_cli.curvature.agreement import blocks_asked
 from homotopy_cli.curvature.config import EstimatorConfig
+from homotopy_cli.curvature.curvature_ratio import METHODS, curvature_ratio
 from homotopy_cli.curvature.forecast import Forecast, forecast
 from homotopy_cli.curvature.run import Progress, Run
 from homotopy_cli.curvature.sharded import refuse_on_shards
@@ -40,8 +40,8 @@ class CurvatureEstimator:
         method: Literal["lanczos", "power", "hutchinson"] = "lanczos",
         config: EstimatorConfig | None = None,
     ) -> None:
-        if method not in founding.METHODS:
-            raise ValueError(f"method must be one of {founding.METHODS}, got {method!r}")
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}")
         self.model, self.loss_fn, self.method = model, loss_fn, method
         self.config = config if config is not None else EstimatorConfig.thorough()
         self.curvature_history: list[float] = []
@@ -79,7 +79,7 @@ class CurvatureEstimator:
             ProblemError: The problem cannot be measured so.
         """
         if not isinstance(problem, Problem):
-            value = founding.curvature_ratio(
+            value = curvature_ratio(
                 self.model, self.loss_fn, problem, partition, self.method, self.config.seed
             )
             self.curvature_history.append(value)

@@ -21,7 +21,7 @@ from homotopy_cli.curvature.facts import Facts, merged
 from homotopy_cli.curvature.finite import require_finite
 from homotopy_cli.curvature.nodes import has_dead_end, operations
 from homotopy_cli.curvature.steps import Steps, calibrate
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.linalg.vectors import norm
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockState
@@ -236,7 +236,7 @@ class GradientGraph:
         """Fall back where an operation has no second derivative; explain all else."""
         if isinstance(error, torch.OutOfMemoryError):
             raise error
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if not has_one_derivative_only(reason):
             raise ProblemError(
                 f"the Hessian product failed: {reason}",
@@ -246,7 +246,7 @@ class GradientGraph:
 
     def _fall_back(self, error: Exception) -> None:
         """Go on with differences of gradients, or refuse where the method was prescribed."""
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if not self._may_fall_back:
             raise ProblemError(
                 f"the loss cannot be differentiated twice: {reason}",

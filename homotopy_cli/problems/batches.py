@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError, ProblemError
+from homotopy_cli.errors import CheckpointError, ProblemError, first_line
 from homotopy_cli.problems.archives import check_safetensors, sniff
 from homotopy_cli.problems.legible import Inert
 from homotopy_cli.problems.nest import Batch, map_tensors, walk
@@ -102,7 +102,7 @@ def _npz(path: Path) -> Any:
         with np.load(path, allow_pickle=False) as file:
             return _named({name: _array(file[name], f"{path}: {name}") for name in file.files})
     except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = first_line(error)
         words = "holds Python objects, not numbers" if "pickle" in said else f"damaged ({said})"
         raise ProblemError(f"{path}: {words}", hint=_HINT) from error
 

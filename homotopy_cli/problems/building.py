@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from homotopy_cli.errors import HomotopyError, ProblemError
+from homotopy_cli.errors import HomotopyError, ProblemError, first_line
 from homotopy_cli.problems.checkpoint import Checkpoint
 from homotopy_cli.problems.pretrained import build_pretrained
 from homotopy_cli.problems.sources import Setting
@@ -60,10 +60,9 @@ def build_module(
     except HomotopyError:
         raise
     except Exception as error:  # user code: anything may come
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProblemError(
             f"--model {name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())}): "
-            f"{type(error).__name__}: {said}",
+            f"{first_line(error, named=True)}",
             hint="its arguments are given by --model-arg KEY=VALUE; --debug shows the traceback",
         ) from error
     if not isinstance(made, nn.Module):

@@ -4,8 +4,7 @@ from torch import Tensor
 
 from homotopy_cli.problems.calling import split_target
 from homotopy_cli.problems.nest import Batch, is_index, n_rows
-
-IGNORED = -100  # torch's default ignore_index
+from homotopy_cli.zoo.data import IGNORED
 
 
 def count_rows(batch: Batch) -> int:

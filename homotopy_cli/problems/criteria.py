@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.problems.calling import (
     call_model,
     describe_result,
@@ -100,9 +100,8 @@ def _instance(spec: str, found: Any) -> Any:
     try:
         return found()
     except Exception as error:  # user code: anything may come
-        said = (str(error).splitlines() or [""])[0]
         raise ProblemError(
-            f"loss {spec}: cannot be made without arguments: {type(error).__name__}: {said}",
+            f"loss {spec}: cannot be made without arguments: {first_line(error, named=True)}",
             hint="name an object of it, or a function loss(model, batch)",
         ) from error
 

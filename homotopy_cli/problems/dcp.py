@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, first_line
 from homotopy_cli.problems.legible import Inert, LegibleUnpickler
 from homotopy_cli.problems.reading import Content, refuse_acting
 
@@ -169,7 +169,7 @@ def _load(path: Path, record: _Record) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # half a dozen kinds
-        said = (str(error).splitlines() or [""])[0][:80]
+        said = first_line(error)[:80]
         raise CheckpointError(f"{file}: a record cannot be read ({said})", hint=_AGAIN) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError, typed
+from homotopy_cli.errors import CheckpointError, first_line, typed
 from homotopy_cli.problems.archives import check_safetensors
 from homotopy_cli.problems.entries import Parts
 
@@ -29,7 +29,7 @@ def read_safetensors(path: Path) -> Parts:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise CheckpointError(
-            f"{path}: damaged safetensors file ({str(error).splitlines()[0]})",
+            f"{path}: damaged safetensors file ({first_line(error)})",
             hint="copy or download the file again",
         ) from error
     if not state:

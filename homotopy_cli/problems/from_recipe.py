@@ -46,7 +46,7 @@ def build_model_loss_data(recipe: Recipe, *, base_dir: Path | str | None) -> Ing
         HomotopyError: One of them cannot be built, or they do not fit together.
     """
     dtype = getattr(torch, recipe.dtype)
-    data = build_data(recipe.data, base_dir, recipe.seed, dtype=dtype)
+    data = build_data(recipe.data, base_dir, dtype=dtype)
     model = build_model(recipe.model, data.info, base_dir=base_dir).to(dtype)
     return Ingredients(model, recipe_loss(recipe, base_dir, model, data), data)
 

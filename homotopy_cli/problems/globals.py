@@ -4,7 +4,7 @@ import pickletools
 import re
 from dataclasses import dataclass
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, first_line
 
 # Modules whose functions act on the machine. Nothing is ever called by name from a pickle here;
 # this list decides only whether a file is refused in words or read around.
@@ -90,9 +90,8 @@ def scan(pickle: bytes, path: object) -> Scan:
             if top is not None:
                 pushed.append(top)
     except Exception as error:  # pickletools raises many kinds for bytes that are no pickle
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: damaged: its pickle cannot be parsed ({said})",
+            f"{path}: damaged: its pickle cannot be parsed ({first_line(error)})",
             hint="copy or download the file again",
         ) from error
     names = [_modern(module, attribute) for module, attribute in found]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from homotopy_cli.errors import NonFiniteError, ProblemError
+from homotopy_cli.errors import NonFiniteError, ProblemError, first_line
 from homotopy_cli.problems.batches import cast_floats, read_batches
 from homotopy_cli.problems.building import build_module
 from homotopy_cli.problems.checkpoint import Checkpoint, load_into, read_checkpoint
@@ -155,7 +155,7 @@ def _data(setting: Setting) -> Any:
 
     def build(recipe: Any) -> Any:
         dtype = getattr(torch, recipe.dtype)
-        return build_data(recipe.data, setting.base_dir, recipe.seed, dtype=dtype)
+        return build_data(recipe.data, setting.base_dir, dtype=dtype)
 
     if setting.replaced is None:
         return build(setting.recipe)
@@ -219,10 +219,13 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def _device(device: torch.device | str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise ProblemError(f"--device {device}: {said}", hint="--device cpu") from error
+        raise ProblemError(
+            f"--device {device}: {first_line(error)}", hint="--device cpu"
+        ) from error
     return place

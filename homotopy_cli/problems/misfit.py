@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.problems.counting import IGNORED
 from homotopy_cli.problems.nest import Batch, describe
 
@@ -61,12 +61,12 @@ def explain_misfit(
             own = re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words)
             # batches come in the model's own dtype
             return ProblemError(f"{place}{words} ({where})", hint=fixed if own else hint)
-        said = _first_line(error)
+        said = first_line(error, named=True)
         return ProblemError(
             f"{place}{where} cannot take this batch ({describe(batch)}): {said}",
             hint=fixed if _of_dtypes(said) else hint,
         )
-    said = _first_line(error)
+    said = first_line(error, named=True)
     return ProblemError(
         f"{place}the loss cannot take this batch ({describe(batch)}): {said}",
         hint=fixed
@@ -193,11 +193,6 @@ def _module_words(module: nn.Module, names: dict[int, str]) -> str:
 
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _of_dtypes(said: str) -> bool:

@@ -87,7 +87,8 @@ def dims(shape: Shape) -> str:
     return "x".join(str(n) for n in shape) or "scalar"
 
 
-def first_line(error: BaseException) -> str:
+def refusal(error: BaseException) -> str:
+    """The first two lines of what load_state_dict says: the second has the names."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from homotopy_cli.errors import CheckpointError
-from homotopy_cli.problems.mismatch import first_line, misnamed, misshapen, refuse_nonfinite
+from homotopy_cli.problems.mismatch import misnamed, misshapen, refusal, refuse_nonfinite
 from homotopy_cli.problems.wrappers import clean_name, unwrap
 
 # torch.compile, FSDP1 and activation checkpointing put these segments anywhere in a name.
@@ -46,7 +46,7 @@ class Fitted:
             model.load_state_dict({**own, **self.state}, strict=True)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.path}: the model refuses the weights: {first_line(error)}",
+                f"{self.path}: the model refuses the weights: {refusal(error)}",
                 hint="--debug shows the whole message",
             ) from error
 

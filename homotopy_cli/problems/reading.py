@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError, typed
+from homotopy_cli.errors import CheckpointError, first_line, typed
 from homotopy_cli.problems.archives import Archive
 from homotopy_cli.problems.globals import scan
 from homotopy_cli.problems.legible import LegibleUnpickler
@@ -110,13 +110,13 @@ def read_trusted(path: Path) -> Content:
             return Content(torch.load(path, map_location="cpu", weights_only=False))
         except (ImportError, AttributeError) as error:
             raise CheckpointError(
-                f"{path}: needs code that cannot be imported here: {_line(error)}",
+                f"{path}: needs code that cannot be imported here: {first_line(error, named=True)}",
                 hint="PYTHONPATH=FOLDER_OF_THE_CODE "
                 f"homotopy probe {typed(path)} --trust-pickle ...",
             ) from error
         except Exception as error:
             raise CheckpointError(
-                f"{path}: loading the pickle failed: {_line(error)}", hint=_AGAIN
+                f"{path}: loading the pickle failed: {first_line(error, named=True)}", hint=_AGAIN
             ) from error
 
 
@@ -151,7 +151,8 @@ def _legible(path: Path, file: BinaryIO, storage: Any) -> tuple[Any, tuple[str, 
         raise
     except Exception as error:  # a malformed pickle may raise anything
         raise CheckpointError(
-            f"{path}: damaged: its pickle cannot be read ({_line(error)})", hint=_AGAIN
+            f"{path}: damaged: its pickle cannot be read ({first_line(error, named=True)})",
+            hint=_AGAIN,
         ) from error
 
 
@@ -223,8 +224,3 @@ def _importable(*folders: Path) -> Iterator[None]:
         for entry in added:
             if entry in sys.path:
                 sys.path.remove(entry)
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

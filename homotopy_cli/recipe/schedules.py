@@ -148,13 +148,15 @@ class Ceiling(Spec):
         "what the log-average of the curvature keeps per step; default 0.9"
     )
     release: AtLeastOne | None = _own(
-        "largest rise of the ceiling per step; default 1.05, or more in a run of < 380 steps"
+        "largest rise of the ceiling per step; default 1.05, with a floor more in a run of < 380 steps"
     )
-    floor: Fraction | None = _own("least factor on the schedule; default 0.01")
+    floor: Fraction | None = _own(
+        "least factor on the schedule; default 0: nothing outranks the ceiling"
+    )
     warmup: Fraction | None = _own(
-        "Adam's family and mode auto: share of the run through which a schedule beyond the edge "
-        "rises in a measured line, 0 = as fast as the edge allows; default 0.25, for "
-        "curvature_warmup 0"
+        "Adam's family and mode auto: where the schedule starts beyond the edge, the rate rises "
+        "in a straight line over this share of the run instead, 0 = as fast as the edge allows; "
+        "default 0.25, for curvature_warmup 0"
     )
     start_ratio: Positive | None = _own(
         "edge ratio at which the line starts; default by the length of the rise"
@@ -164,7 +166,8 @@ class Ceiling(Spec):
         "per_layer_homotopy and curvature_warmup false"
     )
     curvature_target: Positive | None = _own(
-        "κ above which the founding formula bites, 1/loss; default none, 1e4 for signal kappa"
+        "κ above which the factor 1/(1 + alpha·(κ/curvature_target − 1)) bites, 1/loss; default "
+        "none, 1e4 for signal kappa"
     )
     signal: Signal | None = _own("curvature that sets the ceiling; default curvature.signal")
     signal_fraction: bool | None = _own(
@@ -179,7 +182,9 @@ class Ceiling(Spec):
     burst: Whole | None = _own(
         "steps at the start that want a probe each; default 0.4 % of the run, 2 to 20"
     )
-    longest: Count | None = _own("longest probe period, steps; default 200")
+    longest: Count | None = _own(
+        "longest probe period, steps; default 200, for curvature_warmup twice estimation_freq"
+    )
     lanczos_steps: Count | None = _own("Hessian products per warm probe and matrix; default 3")
     kappa_freq: Count | None = _own("probes between two that measure H and κ too; default 4")
     burst_lanczos_steps: Count | None = _own("Hessian products of the first, cold probe; default 5")

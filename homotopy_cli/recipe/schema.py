@@ -70,7 +70,9 @@ class CurvatureSpec(Spec):
         "0 = no limit",
     )
     probe_fraction: Share | None = Field(
-        default=None, description="share of the training batch a probe looks at; default by budget"
+        default=None,
+        description="share of the batch's rows a probe measures; default 1/8, halved in the first "
+        "steps",
     )
     layers_freq: Whole = Field(
         default=10, description="every so many probes, also per layer; 0 = never"
@@ -81,7 +83,8 @@ class ClipSpec(Spec):
     """Gradient clipping before the step."""
 
     name: Literal["norm", "curvature_aware"] = Field(
-        default="norm", description="by the gradient's norm, or by a curvature trust region"
+        default="norm",
+        description="by the gradient's norm, at max_norm or at a limit that falls as κ rises",
     )
     max_norm: Positive = Field(default=1.0, description="largest gradient norm, loss/parameter")
 
@@ -131,7 +134,9 @@ class Recipe(Spec):
     )
     eval_batches: Count = Field(default=8, description="batches per evaluation")
     checkpoint_every: Whole = Field(
-        default=0, description="steps between checkpoints; 0 = at the end only"
+        default=0,
+        description="steps between checkpoints; 0 = by the clock (every 30 s at the soonest, at "
+        "most 1 % of the time) and at the end",
     )
     keep_best: Flag = Field(
         default=False,

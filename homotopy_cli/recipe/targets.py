@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from homotopy_cli.errors import RecipeError
+from homotopy_cli.errors import RecipeError, first_line
 from homotopy_cli.recipe.values import closest
 
 
@@ -114,10 +114,9 @@ def _failed(text: str, error: Exception, path: Path | None) -> RecipeError:
         trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.lineno:
         line = f" in line {error.lineno}"
-    said = str(error).splitlines()
-    reason = f"{type(error).__name__}: {said[0] if said else ''}".rstrip(": ")
     return RecipeError(
-        f"{text}: loading failed{line}: {reason}", hint="--debug shows the whole traceback"
+        f"{text}: loading failed{line}: {first_line(error, named=True)}",
+        hint="--debug shows the whole traceback",
     )
 
 

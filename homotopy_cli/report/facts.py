@@ -42,11 +42,9 @@ def scheduler_name(log: RunLog) -> str:
 
 def target(log: RunLog) -> float | None:
     """The edge ratio the scheduler steers to, if the recipe fixes it to a number."""
-    for key in ("target", "curvature_target"):
-        value = setting(log, "scheduler", key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 10:
-            return float(value)
-    return None
+    value = setting(log, "scheduler", "target")
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return float(value) if usable else None
 
 
 def adam_beta1(log: RunLog) -> float | None:

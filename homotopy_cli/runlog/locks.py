@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from homotopy_cli.errors import LogError
+from homotopy_cli.runlog.journal import journal_path
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 # NFS without a lock daemon and some FUSE file systems: then nobody can lock, nobody is refused.
@@ -77,7 +78,7 @@ def writer_is_gone(log: Path) -> bool:
     False where there is no journal, where it cannot be opened, or where nothing can be locked.
     """
     try:
-        fd = os.open(log.with_name(log.name + ".journal"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(journal_path(log), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

@@ -4,17 +4,23 @@
     thresholds   where each optimizer's edge of stability is: ηλ = c
     baselines    constant, cosine, linear, step, wsd, exponential: to compose and compare with
     replay       the rates of an earlier run, or its placebo (no torch)
+    settings     the guard's numbers, checked once (no torch)
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     effort       how much a probe does, by where the run is and what it can pay
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     ramp         rates that are measured: mode auto's schedule, a limit in mode guard (no torch)
     probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> columns
+    metric       the metric in which one edge holds for all parameter groups
     fraction     which share of the gradient is signal, from the probe's slice
+    alarms       a loss or gradient norm out of its range brings the next probe forward
+    counting     how many steps the optimizer really took
+    ranks        one rate on all ranks
     layer_watch  per-layer probes on an account of their own
     trust        the trust ratio of steps that were taken, for optimizers without a known edge
     guard        probe + cadence + limits + events: the engine that every class below drives
     trust_guard  the same engine on trust ratios
     base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining
+    readings     what a scheduler knows, to print, log and draw
     homotopy     HomotopyLR; adaptive, per_layer, warmup and facade vary it
     adam, clip   HomotopyAdam and curvature_aware_clip
     history      bounded record of what happened, and its two plotly figures

@@ -27,8 +27,7 @@ class HomotopyAdam(Adam):
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad: As torch.optim.AdamW.
-        curvature_estimator: A CurvatureEstimator(model, loss_fn) that names model and loss, as
-            in the founding text.
+        curvature_estimator: A CurvatureEstimator(model, loss_fn) that names model and loss.
         model: The model in training, in place of the estimator's.
         loss_fn: See CurvatureScheduler.
         adam_options: Further keywords of torch.optim.Adam (foreach, fused, ...).

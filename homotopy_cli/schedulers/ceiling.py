@@ -5,23 +5,27 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from homotopy_cli.records import LR_REASONS
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.limits import Limit, Reach
 from homotopy_cli.schedulers.ramp import FIRST_TRUSTED, LAST_EARLY, MeasuredRamp
 from homotopy_cli.schedulers.settings import TARGET, TRUST_TARGET, GuardSettings
 
 # Codes of `reason`
-SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP, RISE, SCALED = range(8)
+SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP, RISE, SCALED = map(
+    LR_REASONS.index,
+    ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled"),
+)
 EARLY_RELEASE = 1.3  # a step, under a schedule with a warmup; our choice
 PATIENCE = 2  # in estimation_freq: see Ceiling._rate; our choice
 FRACTION_KEEPS = 0.8  # what the log-average of the signal fraction keeps per probe; our choice
 WILD = 8  # last step at which a probe's word is taken at once, however much it cuts; our choice
 UNCONFIRMED = 2.0  # largest cut by one probe after the start; our choice
-KAPPA_TARGET = 1e4  # 1/loss, the founding default
+KAPPA_TARGET = 1e4  # 1/loss; our choice
 
 
 class Ceiling:
-    """The laws, edge of stability, founding κ and measured rise, as one factor in [floor, 1].
+    """The laws, edge of stability, κ and measured rise, as one factor in [floor, 1].
 
     The factor is 1/(1 + α·max(0, ratio - 1)) of the largest ratio: ρ/target for the edge,
     κ/curvature_target for κ, schedule/line for the rise. The edge law is on unless the signal is
@@ -40,7 +44,8 @@ class Ceiling:
             would delay: early on the release is then EARLY_RELEASE a step.
         early_steps: Last step of the start.
         rise: The line, which a probe here feeds; None: rates may rise as the edge allows.
-        in_line: The line is the schedule itself, as in mode auto.
+        in_line: The line is in force from the start, as in mode auto; else only once early
+            probes find the schedule beyond the edge.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Ceiling:
         self.edge = Limit(settings.smoothing)
         self.kappa = Limit(settings.smoothing)
         self.rise = rise
-        self.in_line = in_line  # the line is in force
+        self.in_line = in_line
         self.n_beyond = 0  # early probes in a row that found the schedule beyond the edge law
         self.reach = Reach()
         self.n_before = n_before

@@ -29,7 +29,7 @@ def curvature_aware_clip(
         curvature: κ = ‖H‖₂/‖g‖², 1/loss: `scheduler.current_curvature`. NaN, as before the
             first probe, counts as 0.
         max_norm: Limit at κ = 0.
-        reference: κ at which the limit is halved, 1/loss; the founding text's 1e4.
+        reference: κ at which the limit is halved, 1/loss.
         norm_type: p of the norm.
         error_if_nonfinite: Raise where the total norm is NaN or infinite.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from homotopy_cli.curvature.estimator import CurvatureEstimator
-from homotopy_cli.errors import HomotopyError, NonFiniteError
+from homotopy_cli.errors import MEASUREMENT_ERRORS, NonFiniteError
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import rules, thresholds
@@ -30,8 +30,6 @@ from homotopy_cli.schedulers.probing import (
 from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings, check_share
-
-PROBE_ERRORS = (HomotopyError, RuntimeError, ValueError, ArithmeticError)
 
 
 class CurvatureGuard:
@@ -165,7 +163,7 @@ class CurvatureGuard:
             found = self.probe.measure(
                 batch, effort, paired=paired, metric=metric, step=step, rate=rate
             )
-        except PROBE_ERRORS as error:
+        except MEASUREMENT_ERRORS as error:
             mean_over_ranks([math.nan] * 3)
             if not self.ceiling.measured and not isinstance(error, NonFiniteError):
                 raise
@@ -232,7 +230,7 @@ class CurvatureGuard:
             return None
         try:
             found = self.layers.measure(self.probe, batch, paired=paired, step=step)
-        except PROBE_ERRORS as error:
+        except MEASUREMENT_ERRORS as error:
             self.events.add(step, "warning", "LAYER_PROBE_FAILED", str(error))
             return None
         if found is not None:

@@ -26,7 +26,7 @@ class HomotopyLR(CurvatureScheduler):
     With the default signal the ratio is ρ/target, ρ = η·λ/c: the scheduled rate against the
     edge of stability of *this* optimizer, λ measured in its own metric. At α = 1 that law is
     exactly min(schedule, target·c/λ): a ceiling. With `signal="kappa"` the ratio is
-    κ/curvature_target as in the founding text; a `curvature_target` given with another signal
+    κ/curvature_target (the κ law); a `curvature_target` given with another signal
     adds that law to the edge's, and the lower rate holds.
 
     Without an inner schedule, or with one that starts at its full rate, the ceiling is the
@@ -60,9 +60,9 @@ class HomotopyLR(CurvatureScheduler):
         final: Last rate of mode auto over its peak.
         scale_decay: Let a schedule whose peak was refused decay from what it reached. False is
             min(schedule, limits), which does not decay while the schedule is above them.
-        curvature_target: κ above which the founding law bites, 1/loss; 1e4 where the signal is
+        curvature_target: κ above which the κ law bites, 1/loss; 1e4 where the signal is
             "kappa" and nothing is given.
-        alpha: Strength of the founding formula; 0 measures without acting.
+        alpha: Strength of the formula; 0 measures without acting.
         estimation_freq: Base probe period in optimizer steps; the period adapts around it, and
             `budget` has the last word.
         smoothing: What the log-average of λ keeps per optimizer step; the ceiling uses
@@ -105,7 +105,7 @@ class HomotopyLR(CurvatureScheduler):
         longest: Longest probe period in optimizer steps.
         seed: Of start vectors and dropout masks in probes.
 
-    Source: founding formula; signal and thresholds after Cohen et al. 2021 (arXiv:2103.00065)
+    Source: the formula is our own; signal and thresholds after Cohen et al. 2021 (arXiv:2103.00065)
     and 2022 (arXiv:2207.14484); the control law's numbers are our choice.
     """
 

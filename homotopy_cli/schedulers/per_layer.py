@@ -28,8 +28,8 @@ class PerLayerHomotopyLR(HomotopyLR):
     largest eigenvalue of the block in the optimizer's own metric; layers are measured every
     `layers_freq` optimizer steps after the burst, where the budget allows.
 
-    Without an optimizer, PerLayerHomotopyLR(model, loss_fn, base_lr=0.01) as in the founding
-    text makes a plain SGD over the model, at `.optimizer`.
+    Without an optimizer, PerLayerHomotopyLR(model, loss_fn, base_lr=0.01) makes a
+    plain SGD over the model, at `.optimizer`.
 
     Args:
         optimizer, model, loss_fn: See CurvatureScheduler.

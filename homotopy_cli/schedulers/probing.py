@@ -118,7 +118,7 @@ class CurvatureProbe:
         Args:
             batch: The training batch; a slice of it is used.
             effort: Slice and Lanczos steps.
-            paired: The batch is (inputs, targets) of the founding call pattern.
+            paired: The batch is (inputs, targets), for loss_fn(outputs, targets).
             metric: From live parameters, in the problem's order, to P.
             step: Varies the dropout mask.
             rate: Learning rate of the coming step, which signal secant looks along.

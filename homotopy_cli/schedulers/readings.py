@@ -32,7 +32,7 @@ class Readings:
 
     @property
     def signal(self) -> str:
-        """What steers: sharpness, preconditioned_sharpness or kappa."""
+        """The signal that steers, "auto" resolved: one of settings.Signal."""
         return self._guard.signal
 
     @property

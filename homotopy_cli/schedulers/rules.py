@@ -3,7 +3,7 @@
 Curvature sets a *ceiling* on the learning rate, a schedule sets the rest. The quantity that
 steers is the edge ratio ρ = ηλ/c (dimensionless): λ is the largest Hessian eigenvalue in the
 optimizer's own metric and c the value of ηλ at which that optimizer starts to diverge on a
-quadratic (thresholds.py). With α = 1 the founding formula applied to ρ/target *is* that
+quadratic (thresholds.py). With α = 1 the κ law's formula applied to ρ/target *is* that
 ceiling: η = min(schedule, target·c/λ).
 
     attack   a lower limit applies at once           released(limit, goal < limit, ·) = goal
@@ -16,7 +16,7 @@ from statistics import median
 
 
 def homotopy_scale(ratio: float, alpha: float = 1.0) -> float:
-    """The founding formula: the factor 1/(1 + α·max(0, ratio - 1)) in (0, 1].
+    """The factor 1/(1 + α·max(0, ratio - 1)) in (0, 1].
 
     At α = 1 and ratio >= 1 it is exactly 1/ratio: the learning rate lands on the limit.
 
@@ -191,7 +191,7 @@ def warmup_factor(
 
 
 def clip_limit(max_norm: float, curvature: float, reference: float = 1e4) -> float:
-    """The founding clipping law: max_norm/(1 + curvature/reference), in units of max_norm.
+    """The limit of curvature-aware clipping: max_norm/(1 + curvature/reference).
 
     A negative curvature and NaN, as before the first probe, count as 0.
     """

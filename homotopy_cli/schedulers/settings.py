@@ -31,8 +31,8 @@ class GuardSettings:
     start_ratio: float | None = None  # edge ratio at which the line begins; None: by its length
     scale_decay: bool = True  # a schedule whose peak was refused decays from what it reached
     signal_fraction: bool = False  # times the share of the gradient that is no batch noise
-    curvature_target: float | None = None  # κ above which the founding law bites, 1/loss
-    alpha: float = 1.0  # strength of the founding formula
+    curvature_target: float | None = None  # κ above which the κ law bites, 1/loss
+    alpha: float = 1.0  # strength of 1/(1 + α·max(0, ratio - 1))
     smoothing: float = 0.9  # per optimizer step: what the log-average of λ keeps
     release: float | None = None  # largest rise of the ceiling per step; None: see release_rate
     floor: float = 1e-2  # least factor on the schedule
@@ -101,11 +101,6 @@ class GuardSettings:
         if self.burst is not None:
             return self.burst
         return max(2, min(20, self.total_steps // 250)) if self.total_steps else 4
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Keyword arguments the settings accept."""
-        return tuple(cls.__dataclass_fields__)
 
 
 def check_share(name: str, value: float) -> None:

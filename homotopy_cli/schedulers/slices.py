@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import HomotopyError, first_line
 from homotopy_cli.problems.nest import Batch, map_tensors, n_rows, split_rows
 
 APART = 1.25  # factor between the slices' mean loss and the batch's, beyond which none is used
@@ -75,8 +75,7 @@ def why_not_sliced(
     try:
         parts = losses(pieces)
     except _USER_ERRORS as error:
-        said = (str(error).splitlines() or [""])[0]
-        return f"a slice cannot be measured alone ({said})"
+        return f"a slice cannot be measured alone ({first_line(error)})"
     counts = [n_rows(piece) for piece in pieces]
     mean = sum(loss * n for loss, n in zip(parts, counts, strict=True)) / sum(counts)
     if not math.isfinite(whole) or not math.isfinite(mean) or whole == mean:

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from homotopy_cli.errors import NonFiniteError
+from homotopy_cli.errors import MEASUREMENT_ERRORS, NonFiniteError
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import thresholds, trust
 from homotopy_cli.schedulers.effort import Effort
-from homotopy_cli.schedulers.guard import PROBE_ERRORS, CurvatureGuard
+from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.probing import LossLike, Measurement
 from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
@@ -95,7 +95,7 @@ class TrustGuard(CurvatureGuard):
     def _read(self) -> None:
         try:
             self.watch.settle(self.n_steps)
-        except PROBE_ERRORS as error:
+        except MEASUREMENT_ERRORS as error:
             self._failed(self.n_steps, 0.0, str(error))
 
     def _due(self, batch: Batch, *, waits: bool) -> bool:
@@ -127,7 +127,7 @@ class TrustGuard(CurvatureGuard):
                 step=step,
                 rate=top * ceiling.factor(top),
             )
-        except PROBE_ERRORS as error:
+        except MEASUREMENT_ERRORS as error:
             if not ceiling.measured and not isinstance(error, NonFiniteError):
                 raise
             self._failed(step, 0.0, str(error))
@@ -144,7 +144,7 @@ class TrustGuard(CurvatureGuard):
             return None
         try:
             found = self._with_curvature(found, batch, paired=paired)
-        except PROBE_ERRORS as error:
+        except MEASUREMENT_ERRORS as error:
             self.events.add(step, "warning", "CURVATURE_FAILED", f"no κ: {error}")
         self.seconds += found.seconds
         told = ("directional_sharpness", "kappa", "signal_fraction")

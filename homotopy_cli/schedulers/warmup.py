@@ -9,7 +9,7 @@ from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import LossLike
 
-START = 0.01  # first factor: the founding text's target_lr / 100
+START = 0.01  # first rate over the target; our choice
 CALM_PROBES = 3  # probes in a row below half the target before it hands over
 
 
@@ -57,7 +57,7 @@ class CurvatureWarmup(HomotopyLR):
         super().__init__(optimizer, model, loss_fn, **settings)
 
     def step(self, inputs: Any = None, targets: Any = None) -> float:
-        """Advance; with (inputs, targets) probe as well, as in the founding text.
+        """Advance; with (inputs, targets) probe as well: one call a step, before optimizer.step().
 
         Returns:
             The rate of the largest group, which is set, not only returned.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import RecipeError
+from homotopy_cli.errors import RecipeError, first_line
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.from_recipe import build_model_loss_data
 from homotopy_cli.problems.partition import Block, Partition
@@ -235,7 +235,7 @@ def build_optimizer(model: nn.Module, spec: Any, base_dir: Any) -> torch.optim.O
         optimizer = factory(params, **settings)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RecipeError(
-            f"optimizer: {spec.name} refused its settings: {str(error).splitlines()[0]}",
+            f"optimizer: {spec.name} refused its settings: {first_line(error)}",
             hint=f"it takes {', '.join(_keywords(factory))}",
         ) from error
     if not isinstance(optimizer, torch.optim.Optimizer):

@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from homotopy_cli.errors import CheckpointError
+from homotopy_cli.errors import CheckpointError, first_line
+from homotopy_cli.problems.adapters import FORMAT, VERSION
 
-FORMAT = "homotopy-checkpoint"
-VERSION = 1
 _NEEDED = ("step", "model", "optimizer", "scheduler", "rng", "recipe")
 
 
@@ -169,8 +168,7 @@ def restore_rng(state: Mapping[str, Any], device: torch.device | str = "cpu") ->
 
 def _reason(error: Exception) -> str:
     """The error's first line, or its kind where it has no text (an empty file's EOFError)."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0] if text else type(error).__name__
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _sync_folder(folder: Path) -> None:

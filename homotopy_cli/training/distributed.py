@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from homotopy_cli.curvature.hvp import GradientGraph
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import HomotopyError, first_line
 from homotopy_cli.problems.nest import split_rows
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.sharded import is_sharded
@@ -122,7 +122,7 @@ def is_lost_rank(error: BaseException) -> bool:
 
 def lost_rank(error: BaseException) -> HomotopyError:
     """The error of a rank whose partner is gone."""
-    words = re.sub(r"^\[[^]]*\] *", "", (str(error).splitlines() or [""])[0])
+    words = re.sub(r"^\[[^]]*\] *", "", first_line(error))
     said = words.split(". ")[0][:80]
     return HomotopyError(
         f"another rank is gone, so rank {dist.get_rank()} ends too ({said})",

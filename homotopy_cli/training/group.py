@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from homotopy_cli.errors import HomotopyError, ProblemError
+from homotopy_cli.errors import HomotopyError, ProblemError, first_line
 from homotopy_cli.problems.nest import Batch, map_tensors, n_rows
 from homotopy_cli.problems.reducer import ProcessGroupReducer
 from homotopy_cli.training.forward import Forward
@@ -147,7 +147,7 @@ class Group(Solo):
                 raise
             raise ProblemError(
                 f"optimizer: {type(optimizer).__name__} cannot work on sharded parameters: "
-                f"{str(error).splitlines()[0][:90]}",
+                f"{first_line(error)[:90]}",
                 hint="--set parallel=ddp, or another optimizer",
             ) from error
 

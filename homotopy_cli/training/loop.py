@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from homotopy_cli.errors import first_line
 from homotopy_cli.records import EventRecord, RunInfo
 from homotopy_cli.runlog.writer import RunWriter
 from homotopy_cli.training.attempt import Attempt
@@ -141,7 +142,7 @@ def _end(error: BaseException) -> str:
         return lost_rank(error).message
     if isinstance(error, SaidElsewhere):
         return "another rank reports an error"
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return first_line(error, named=True)
 
 
 def _nothing_to_do(run: Run, paths: RunPaths, start: StartPoint, stopping: Stopping) -> TrainResult:

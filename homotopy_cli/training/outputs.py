@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homotopy_cli.errors import HomotopyError, LogError
+from homotopy_cli.runlog.journal import journal_path
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class RunPaths:
     @property
     def journal(self) -> Path:
         """The append-only journal beside the log, present while the run lives."""
-        return self.log.with_name(self.log.name + ".journal")
+        return journal_path(self.log)
 
     @property
     def best(self) -> Path:

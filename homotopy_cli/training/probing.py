@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import MEASUREMENT_ERRORS
 from homotopy_cli.records import LR_REASONS, EventRecord, ProbeRecord
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.guard import CurvatureGuard
@@ -133,7 +133,7 @@ class PassiveProbe:
                 grad_norm=made.norm,
                 clip_coef=made.clip_coef,
             )
-        except (HomotopyError, RuntimeError, ValueError, ArithmeticError) as error:
+        except MEASUREMENT_ERRORS as error:
             self._off = True
             words = f"curvature cannot be measured here, training goes on without: {error}"
             self._events.append(EventRecord(made.step, "warning", "PROBE_OFF", words))

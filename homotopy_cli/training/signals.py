@@ -5,7 +5,7 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # 128 + signal number
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -24,7 +24,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in EXIT_CODES:
+            for number in HANDLED:
                 self._former[number] = signal.signal(number, self._handle)
         return self
 

@@ -12,7 +12,7 @@ from homotopy_cli.curvature.components import measure_components
 from homotopy_cli.curvature.components_columns import component_columns, component_layers
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.estimator import CurvatureEstimator
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.errors import MEASUREMENT_ERRORS
 from homotopy_cli.problems.nest import n_rows, split_rows
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import LOCAL, Reducer
@@ -58,7 +58,7 @@ def take_snapshot(
                 whole=False, density=True, density_probes=1, density_steps=STEPS, seed=seed
             )
             density = CurvatureEstimator(config=config).estimate(problem).density
-    except (HomotopyError, RuntimeError, ValueError, ArithmeticError) as error:
+    except MEASUREMENT_ERRORS as error:
         return None, str(error)
     found = None if density is None else (density.nodes, density.weights)
     if not values and found is None:

@@ -43,19 +43,24 @@ class SpikeDetector:
         """The z-score when an event starts with this value, else None."""
         score = self.score(value)
         if score <= self.threshold or value < self.floor:
-            self._values.append(value)
+            self._keep(value)
             self._above = 0
             self._since += 1
             return None
         self._above += 1
         if self._above >= 2 * self.persistence and self._since <= self.merge:
-            self._values.append(value)  # a new level, not a spike: let the window follow it
+            self._keep(value)  # a new level, not a spike: let the window follow it
         fires = self._above >= self.persistence or score > self.severe
         new = fires and self._since > self.merge
         if fires:
             self._since = 0
         self.n_events += new
         return score if new else None
+
+    def _keep(self, value: float) -> None:
+        """Into the window; one NaN or infinity there would leave it without a mean."""
+        if math.isfinite(value):
+            self._values.append(value)
 
     def score(self, value: float) -> float:
         """Deviations above the recent mean; 0 while fewer than `warmup` values are known."""

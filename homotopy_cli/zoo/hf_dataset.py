@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import HfDatasetData
 from homotopy_cli.recipe.values import closest
 from homotopy_cli.zoo.data import DataSource, Rows, split_rows
@@ -44,7 +44,7 @@ def build_hf_dataset(
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # a library's loader: many kinds
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = first_line(error)
         raise ProblemError(f"{spec.path}: is not a saved dataset ({said})", hint=_HINT) from error
     train, held_out = _parts(loaded, spec)
     if spec.text is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import ImageFolderData
 from homotopy_cli.zoo.ahead import RowsAhead
 from homotopy_cli.zoo.augment import crop_box, flipped
@@ -130,9 +130,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProblemError(
-            f"{path}: is not an image that can be read ({said})",
+            f"{path}: is not an image that can be read ({first_line(error)})",
             hint="remove the file, or write it again",
         ) from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import NpzData
 from homotopy_cli.zoo.data import DataInfo, Rows, class_entropy, split_rows
 from homotopy_cli.zoo.files import find, read
@@ -114,9 +114,9 @@ def _load(file: Path, spec: NpzData) -> dict[str, np.ndarray]:
                 f"{spec.path}: holds Python objects, which are not read",
                 hint="save plain arrays: numpy.savez('data.npz', x=x, y=y)",
             ) from error
-        said = str(error).splitlines() or [type(error).__name__]
         raise ProblemError(
-            f"{spec.path}: is truncated or damaged ({said[0]})", hint="write the file again"
+            f"{spec.path}: is truncated or damaged ({first_line(error)})",
+            hint="write the file again",
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from homotopy_cli.errors import CheckpointError, ProblemError
+from homotopy_cli.errors import CheckpointError, ProblemError, first_line
 
 CONFIG = "config.json"
 _WORDS = {
@@ -117,9 +117,8 @@ def new_from_config(path: Path, kind: Any, name: str, attention: str = "eager") 
 
 def unbuildable(path: Path, name: str, error: Exception) -> CheckpointError:
     """transformers' own words, in one line."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return CheckpointError(
-        f"{path}: transformers cannot build {name or 'the model'}: {said[:200]}",
+        f"{path}: transformers cannot build {name or 'the model'}: {first_line(error)[:200]}",
         hint="--debug shows the whole message",
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from homotopy_cli.errors import HomotopyError, ProblemError
+from homotopy_cli.errors import HomotopyError, ProblemError, first_line
 from homotopy_cli.recipe import datasets, models
 from homotopy_cli.recipe.targets import load_target
 from homotopy_cli.zoo.cifar import build_cifar10
@@ -27,7 +27,6 @@ from homotopy_cli.zoo.synthetic import build_quadratic_rows
 from homotopy_cli.zoo.text import build_text
 
 MODELS = tuple(models.MODEL_SPECS)
-DATA = tuple(datasets.DATA_SPECS)
 
 
 def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None = None) -> nn.Module:
@@ -73,7 +72,6 @@ def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None =
 def build_data(
     spec: Any,
     base_dir: Path | str | None = None,
-    seed: int = 0,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> DataSource:
@@ -82,7 +80,6 @@ def build_data(
     Args:
         spec: `recipe.data`: settings, a .npz path, or the target of a callable.
         base_dir: Where relative paths start.
-        seed: Reserved for data that are generated; nothing held out depends on it.
         dtype: Of floating inputs and targets.
 
     Raises:
@@ -188,9 +185,8 @@ def _call(spec: Any, base_dir: Path | str | None, section: str) -> Any:
     except HomotopyError:
         raise
     except Exception as error:
-        said = str(error).splitlines() or [""]
         raise ProblemError(
-            f"{section} {target}: failed: {type(error).__name__}: {said[0]}",
+            f"{section} {target}: failed: {first_line(error, named=True)}",
             hint="--debug shows the whole traceback",
         ) from error
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import ProblemError
+from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import TokenData
 from homotopy_cli.zoo.extras import extra
 from homotopy_cli.zoo.files import find
@@ -120,9 +120,9 @@ def build_vocabulary(
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises a bare Exception
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProblemError(
-            f"{spec.tokenizer}: is not a tokenizer ({said})", hint=f"name a folder with {_FILE}"
+            f"{spec.tokenizer}: is not a tokenizer ({first_line(error)})",
+            hint=f"name a folder with {_FILE}",
         ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

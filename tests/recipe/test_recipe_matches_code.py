@@ -19,6 +19,8 @@ from homotopy_cli.recipe.schedules import CURVATURE_SPECS, FIXED_SPECS
 from homotopy_cli.recipe.schema import AUTO_BUDGET
 from homotopy_cli.recipe.text import schema_table
 from homotopy_cli.schedulers.homotopy import BUDGET
+from homotopy_cli.schedulers.settings import RELEASE, TARGET
+from homotopy_cli.training.plans import FLOOR
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.glob("*.yaml"))
@@ -90,9 +92,13 @@ def test_scheduler_keys_are_the_constructor_s(name):
         if key == "name":
             continue
         assert key in own or key in shared, f"{name} does not take {key}"
-        said = re.search(r"default (\d+(?:\.\d+)?)$", info.description)
+        said = re.search(r"default (\d+(?:\.\d+)?)(?=$|[:,])", info.description)
         if said:
             default = (own.get(key) or shared.get(key)).default
+            if default is None:  # made in the constructor
+                default = {"target": TARGET, "release": RELEASE}[key]
+            if key == "floor":  # a recipe's own
+                default = FLOOR
             assert float(said[1]) == default, f"{name}.{key}: {said[0]}, the class says {default}"
 
 

@@ -24,7 +24,7 @@ def run(tmp_path, name, **settings):
 
 def by_hand(recipe, steps):
     """Weights to train on and losses, then the held-out loss on the weights to use."""
-    data = build_data("data.npz", recipe.parent, 1)
+    data = build_data("data.npz", recipe.parent)
     torch.manual_seed(1)
     net = load_target("model.py:build", recipe.parent)()
     opt = schedulefree.AdamWScheduleFree(net.parameters(), lr=0.05)

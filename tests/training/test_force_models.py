@@ -40,7 +40,7 @@ def test_forces_are_trained_probed_and_evaluated(tmp_path):
     saved = torch.load(tmp_path / "run.pt", weights_only=True)
     model.load_state_dict(saved["model"])
     loss = load_target("model.py:loss", tmp_path)
-    batches = build_data("data.npz", tmp_path, 1).eval_batches(16, 8)
+    batches = build_data("data.npz", tmp_path).eval_batches(16, 8)
     values = [(loss(model, batch).item(), len(batch[0])) for batch in batches]
     wanted = sum(v * n for v, n in values) / sum(n for _, n in values)
     torch.testing.assert_close(log.evals["eval_loss"][-1], wanted, rtol=1e-5, atol=0)

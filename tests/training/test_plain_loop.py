@@ -19,7 +19,7 @@ OPTIMIZERS = {
 
 def plain_loop(recipe, *, model, optimizer, settings, steps, factor=None, max_norm=None):
     """What a user writes by hand; shares only the batches with the code under test."""
-    data = build_data("data.npz", recipe.parent, 1)
+    data = build_data("data.npz", recipe.parent)
     torch.manual_seed(1)
     net = load_target(f"model.py:{model}", recipe.parent)()
     net.train()

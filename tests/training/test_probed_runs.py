@@ -26,7 +26,7 @@ def dense_hessian(recipe):
     """λ_max and ‖g‖ of step 0's batch by torch.func, which shares no code with the probe."""
     torch.manual_seed(1)
     model = load_target("model.py:build", recipe.parent)().double()
-    x, y = build_data("data.npz", recipe.parent, 1).batch(0, 16, 1)
+    x, y = build_data("data.npz", recipe.parent).batch(0, 16, 1)
     shapes = {n: p.shape for n, p in model.named_parameters()}
     flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
@@ -63,7 +63,7 @@ def test_edge_ratio_is_lr_times_sharpness_over_two_for_sgd(tmp_path):
 def test_per_layer_columns_follow_the_partition(tmp_path):
     recipe, result, log = run(tmp_path, optimizer="{name: adamw, lr: 1e-2}", scheduler="homotopy")
     model = load_target("model.py:build", recipe.parent)()
-    data = build_data("data.npz", recipe.parent, 1)
+    data = build_data("data.npz", recipe.parent)
     problem = Problem.from_module(model, "cross_entropy", [data.batch(0, 16, 1)])
     assert log.layers == tuple(b.name for b in Partition.by_module(problem).blocks) == ("0", "2")
     assert log.layer_numel.tolist() == [48, 27] and log.layer_kind == ("Linear", "Linear")

@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
 
+from homotopy_cli.report.spikes import find_spikes
 from homotopy_cli.training.spikes import SpikeDetector
 
 
@@ -69,3 +72,15 @@ def test_a_resumed_detector_gives_the_same_events():
     second.load_state_dict(first.state_dict())
     assert head + [151 + i for i in events(series[151:], second)] == expected
     assert second.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_finished_log_is_judged_as_the_run_was(seed):
+    draw = np.random.default_rng(seed)
+    series = 2.0 + 0.1 * draw.standard_normal(900) + draw.choice([0.0, 1e6])
+    for at in draw.integers(0, 900, size=draw.integers(0, 12)):
+        series[at : at + draw.integers(1, 9)] += draw.choice([0.5, 1.0, 3.0, math.inf, math.nan])
+    if seed % 3 == 0:
+        series[draw.integers(200, 700) :] += 2.0  # a level that stays
+    while_running = events(series.tolist(), SpikeDetector())
+    assert [spike.row for spike in find_spikes(series)] == while_running

@@ -76,7 +76,7 @@ def components_panel(log: RunLog) -> Panel:
 
 
 def _seed_kappa(columns: dict[str, np.ndarray]) -> list[str]:
-    """The founding formulas of the last values, and what they are worth."""
+    """The naive curvature proxies of the last values, and what they are worth."""
     found = []
     for name, formula, log_of in (
         ("attention_max_logit", "e^(2·logit)", lambda v: 2 * v),

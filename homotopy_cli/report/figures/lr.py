@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import plotly.graph_objects as go
 
+from homotopy_cli.records import LR_REASONS
 from homotopy_cli.report import words
 from homotopy_cli.report.figures.draw import add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
@@ -13,19 +14,19 @@ from homotopy_cli.report.theme import base_figure, color
 from homotopy_cli.report.thin import bin_columns
 from homotopy_cli.runlog.reader import RunLog
 
-# Codes of the log's lr_reason, in its order, with the colour of each and its name in the ribbon.
-REASONS: tuple[tuple[str, str, str], ...] = (
-    ("schedule", "grey", "by the schedule"),
-    ("ceiling", "orange", "by the ceiling"),
-    ("release", "gold", "rising back"),
-    ("floor", "red", "at the floor"),
-    ("held", "violet", "held"),
-    ("per_group", "teal", "per group"),
-    ("rise", "green", "held to the measured rise"),
-    ("scaled", "blue", "scaled to its reach"),
-)
+# Every reason's colour, its name in the ribbon, and its rank: a bin of several shows the highest.
+LOOKS: dict[str, tuple[str, str, int]] = {
+    "schedule": ("grey", "by the schedule", 0),
+    "ceiling": ("orange", "by the ceiling", 6),
+    "release": ("gold", "rising back", 3),
+    "floor": ("red", "at the floor", 7),
+    "held": ("violet", "held", 5),
+    "per_group": ("teal", "per group", 4),
+    "rise": ("green", "held to the measured rise", 2),
+    "scaled": ("blue", "scaled to its reach", 1),
+}
+_SEVERITY = np.array([LOOKS[name][2] for name in LR_REASONS])
 RIBBON_BINS = 600  # our choice: about two pixels each
-_SEVERITY = np.array([0, 6, 3, 7, 5, 4, 2, 1])  # which reason a bin of several shows
 
 
 def lr_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
@@ -67,13 +68,13 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
 
 
 def _reason(code: float) -> str:
-    known = np.isfinite(code) and 0 <= code < len(REASONS)
-    return REASONS[int(code)][0] if known else "not recorded"
+    known = np.isfinite(code) and 0 <= code < len(LR_REASONS)
+    return LR_REASONS[int(code)] if known else "not recorded"
 
 
 def _add_ribbon(figure: go.Figure, steps: np.ndarray, reasons: np.ndarray) -> None:
     edges = bin_columns(len(steps), RIBBON_BINS)
-    known = (reasons >= 0) & (reasons < len(REASONS))
+    known = (reasons >= 0) & (reasons < len(LR_REASONS))
     codes = np.where(known, reasons, -1).astype(int)
     severity = np.where(codes >= 0, _SEVERITY[codes], -1)
     worst = np.array([codes[a + severity[a:b].argmax()] for a, b in pairwise(edges)])
@@ -84,8 +85,9 @@ def _add_ribbon(figure: go.Figure, steps: np.ndarray, reasons: np.ndarray) -> No
         low, last = int(steps[edges[start]]), edges[stop]
         high = int(steps[last]) if last < len(steps) else int(steps[-1])
         spans.setdefault(int(worst[start]), []).extend([low, high, None])
-    for code, (_, role, name) in enumerate(REASONS):
+    for code, reason in enumerate(LR_REASONS):
         if code in spans:
+            role, name, _ = LOOKS[reason]
             figure.add_trace(
                 go.Scatter(
                     x=spans[code],
@@ -170,7 +172,7 @@ def reason_clause(log: RunLog) -> str:
     if lr is None:
         return ""
     if reasons is not None:
-        held = np.isfinite(reasons) & (reasons > 0) & (reasons < len(REASONS))
+        held = np.isfinite(reasons) & (reasons > 0) & (reasons < len(LR_REASONS))
     elif schedule is not None:
         held = lr < schedule * (1 - 1e-6)
     else:

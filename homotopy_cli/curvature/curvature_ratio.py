@@ -16,7 +16,7 @@ from homotopy_cli.linalg.vectors import generator, norm
 from homotopy_cli.problems.problem import Problem
 
 METHODS = ("lanczos", "power", "hutchinson")
-_N_PROBES = 10  # of the founding text
+_N_PROBES = 10  # random vectors of "hutchinson"; our choice
 
 
 def curvature_ratio(
