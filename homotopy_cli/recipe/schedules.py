@@ -148,7 +148,7 @@ class Ceiling(Spec):
         "what the log-average of the curvature keeps per step; default 0.9"
     )
     release: AtLeastOne | None = _own(
-        "largest rise of the ceiling per step; default 1.05, with a floor more in a run of < 380 steps"
+        "largest rise of the ceiling per step; default 1.05; with a floor more in < 380 steps"
     )
     floor: Fraction | None = _own(
         "least factor on the schedule; default 0: nothing outranks the ceiling"

@@ -92,7 +92,7 @@ def test_scheduler_keys_are_the_constructor_s(name):
         if key == "name":
             continue
         assert key in own or key in shared, f"{name} does not take {key}"
-        said = re.search(r"default (\d+(?:\.\d+)?)(?=$|[:,])", info.description)
+        said = re.search(r"default (\d+(?:\.\d+)?)(?=$|[:;,])", info.description)
         if said:
             default = (own.get(key) or shared.get(key)).default
             if default is None:  # made in the constructor
