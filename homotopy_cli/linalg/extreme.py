@@ -83,8 +83,8 @@ def extreme_eigenvalues(
     move by more than that in the last step. The residual bounds the distance to *some*
     eigenvalue; that it is the extreme one rests on the random start (certain for exact
     arithmetic when the space is exhausted). A pair of values much smaller than ‖A‖ must stand
-    still for `patience` steps: once -21137 is found, any random vector has residual 0.1 there,
-    and +78 still hides.
+    still for `patience` steps: beside λ_min = -21137 almost any vector has a residual that is
+    small in units of ‖A‖, long before λ_max = 78 is found.
 
     Args:
         operator: A, shape (n, n), symmetric.

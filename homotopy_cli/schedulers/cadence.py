@@ -1,4 +1,4 @@
-"""When to probe: a dense start, an adaptive period, and a budget that nothing overrides twice.
+"""When to probe: a dense start, an adaptive period, and a budget that little may exceed.
 
 Cost is counted in G, the gradient-equivalents of the training batch (one forward and backward
 pass over all of it). A probe with n Hessian products on a share f of the batch's rows costs

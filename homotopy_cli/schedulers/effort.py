@@ -51,7 +51,7 @@ def efforts(
     n_probes: int,
     left: float,
 ) -> list[Effort]:
-    """What the plan wants of the next probe; once the last word is old, then what little buys.
+    """What the next probe may do, dearest first; where the last one is old, cheap ones too.
 
     A short run spends most of its budget on the start. Two products from the last vector are a
     poor measure, and a far better one than none for the rest of the run: on a six-layer GPT over

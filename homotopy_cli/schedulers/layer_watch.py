@@ -19,8 +19,8 @@ class LayerWatch:
     """Per-layer probes on an account of their own, so that they never starve the ceiling.
 
     λ_max of every block where the account pays for it, else the blocks' traces, which one
-    product gives for all at once, else nothing. The first time takes what costs at most
-    FIRST_COST, and traces in any case.
+    product gives for all at once, else nothing. The first time, whatever the account holds,
+    eigenvalues if they cost at most FIRST_COST and else traces.
     """
 
     def __init__(self, settings: GuardSettings) -> None:

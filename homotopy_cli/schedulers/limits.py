@@ -41,7 +41,7 @@ class Limit:
         return rules.lr_ceiling(self.curvature, numerator)
 
     def attack(self, numerator: float) -> None:
-        """Lower the limit to its goal if the goal is lower. No rise: a probe is not a step."""
+        """Lower the limit to its goal if the goal is lower; only `advance` raises it."""
         goal = self.goal(numerator)
         self.rising = goal > self.limit
         self.limit = min(self.limit, goal)

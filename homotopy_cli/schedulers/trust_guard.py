@@ -20,7 +20,7 @@ from homotopy_cli.schedulers.ranks import mean_over_ranks
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
 
 UNHELD = (torch.optim.LBFGS, torch.optim.Rprop)  # a line search, and sizes of its own
-RARELY = 2  # our choice
+KAPPA_RARER = 2  # than under other signals; our choice
 START = 1e-2  # first rate over the scheduled one, where no schedule warms up; our choice
 
 
@@ -29,11 +29,11 @@ class TrustGuard(CurvatureGuard):
 
     A probe has two halves. `observe` before step t remembers where it starts; a hook on the
     optimizer reads how it went as soon as it has been taken, while the mode and the batch are those
-    of the step and on every rank; and the next `observe` turns that into a ceiling. So
-    the first step is held by no measurement: where no schedule warms up it is START of its
-    scheduled length, and the ceiling rises from there. κ and λ_max(H) steer nothing, unless a
-    curvature_target is given, and cost more than a reading: RARELY · `kappa_freq` readings lie
-    between two of them.
+    of the step and on every rank; and the next `observe` turns that into a ceiling. The
+    first step is taken before anything is measured: where no schedule warms up, its rate is
+    START of the scheduled one, and the ceiling rises from there. κ and λ_max(H) steer nothing,
+    unless a curvature_target is given, and cost more than a reading: KAPPA_RARER · `kappa_freq`
+    readings lie between two of them.
 
     Args:
         optimizer, model, loss_fn, settings: See CurvatureGuard.
@@ -158,7 +158,7 @@ class TrustGuard(CurvatureGuard):
         """With λ_max(H) and κ of this step's batch, where it is their turn and can be paid."""
         s, cadence = self.settings, self.cadence
         free = self.ceiling.kappa_target is None and self.ceiling.acts
-        every = RARELY * s.kappa_freq if free else 1
+        every = KAPPA_RARER * s.kappa_freq if free else 1
         if cadence.n_probes % every:
             return found
         first = cadence.n_probes == 0

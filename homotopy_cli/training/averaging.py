@@ -2,8 +2,8 @@
 
 Schedule-Free (Defazio et al. 2024, arXiv:2405.15682) is the best known; any optimizer with both
 methods is taken for one. A run trains, probes and saves on the first set; evaluation takes the
-second for its own time and puts the first back bit for bit, which the optimizer's own way there
-and back does not.
+second for its own time and puts the first back from a copy: the optimizer's own eval() and
+train() come back to other bits.
 """
 
 from collections.abc import Iterator, Sequence
