@@ -51,14 +51,13 @@ def diagonal(
         raise ValueError(f"a standard error needs at least 2 probes, got {n_probes}")
     mean = torch.zeros(operator.n, dtype=operator.dtype, device=operator.device)
     spread = torch.zeros_like(mean)
-    values = None if known is None else known.values.to(operator.device, operator.dtype)
     for i in range(1, n_probes + 1):
         z = rademacher(
             operator.n, generator=generator, dtype=operator.dtype, device=operator.device
         )
         sample = operator.matvec(z)
         if known is not None:
-            sample = sample - known.vectors.T @ (values * (known.vectors @ z))
+            sample = sample - known.times(z)
         sample = sample * z
         step = sample - mean
         mean += step / i
@@ -71,6 +70,6 @@ def diagonal(
             hint="check the loss and the weights for non-finite or overflowing values",
         )
     if known is not None:
-        mean += (known.vectors**2).T @ values
+        mean += known.diagonal().to(mean.dtype)
     stderr = (spread / (n_probes - 1) / n_probes).clamp_(min=0.0).sqrt_()
     return DiagonalEstimate(mean, stderr, n_probes)

@@ -4,12 +4,14 @@ For a vector z of random signs E[zᵀAz] = tr A and E[‖Az‖²] = ‖A‖_F².
 other kind: zᵀAz is the size of the trace, and ‖A‖₂ comes from Lanczos only. Signs have the
 smallest variance of all independent entries: 2(‖A‖_F² - Σ A_ii²) for the trace.
 
-A low-rank part M = VᵀΛV that is already known (Ritz pairs) is taken out as a control
-variate: the probes then meet A - M only, and tr M is added exactly. It costs no product.
+A low-rank part M that is already known is taken out as a control variate: the probes then meet
+A - M only, and tr M is added exactly. It costs no product. From Ritz pairs M = VᵀΛV; where the
+products AV are at hand, M = VᵀΛV + VᵀR + RᵀV with R = (I - VᵀV)AV, and A - M is A compressed to
+the complement of V, as in Hutch++.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -38,10 +40,39 @@ class MeanEstimate:
 
 @dataclass(frozen=True)
 class LowRank:
-    """M = Σ λ_i v_i v_iᵀ with orthonormal v_i: what is already known of A."""
+    """M = Σ λ_i v_i v_iᵀ + Σ (v_i r_iᵀ + r_i v_iᵀ): what is already known of A."""
 
     values: Tensor  # (k,) float64
-    vectors: Tensor  # (k, n)
+    vectors: Tensor  # (k, n), orthonormal
+    residuals: Tensor | None = None  # (m, n) of the last m vectors, orthogonal to all; None = 0
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of M, shape (n,), float64."""
+        found = torch.zeros_like(self.vectors[0], dtype=torch.float64)
+        for value, vector in zip(self.values.tolist(), self.vectors, strict=True):
+            found.add_(vector.double().square(), alpha=value)
+        for vector, residual in self._pairs():
+            found.add_(vector.double() * residual.double(), alpha=2.0)
+        return found
+
+    def squared_norm(self) -> float:
+        """‖M‖_F²."""
+        beside = math.fsum(2.0 * dot(residual, residual) for _, residual in self._pairs())
+        return (self.values**2).sum().item() + beside
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.residuals is not None:
+            yield from zip(self.vectors[-len(self.residuals) :], self.residuals, strict=True)
+
+    def times(self, z: Tensor) -> Tensor:
+        """Mz, shape (n,)."""
+        along = project(self.vectors, z)
+        product = self.vectors.T @ (self.values.to(z.device, z.dtype) * along)
+        if self.residuals is not None:
+            m = len(self.residuals)
+            product += self.vectors[-m:].T @ project(self.residuals, z)
+            product += self.residuals.T @ along[-m:]
+        return product
 
 
 @dataclass(frozen=True)
@@ -87,11 +118,9 @@ def probe_samples(
     lengths = lengths.to(operator.device)
     known_traces, known_norm = 0.0, 0.0
     if known is not None:
-        weighted = torch.zeros(known.vectors.shape[1], dtype=torch.float64, device=operator.device)
-        for value, vector in zip(known.values.tolist(), known.vectors, strict=True):
-            weighted.add_(vector.to(torch.float64).square(), alpha=value)
+        weighted = known.diagonal()
         known_traces = added(torch.segment_reduce(weighted, "sum", lengths=lengths))
-        known_norm = (known.values**2).sum().item()
+        known_norm = known.squared_norm()
     while True:
         z = rademacher(
             operator.n, generator=generator, dtype=operator.dtype, device=operator.device
@@ -105,10 +134,7 @@ def probe_samples(
             )
         rest = product
         if known is not None:
-            coefficients = known.values.to(operator.device, operator.dtype) * project(
-                known.vectors, z
-            )
-            part = (known.vectors.T @ coefficients).to(torch.float64)
+            part = known.times(z).to(torch.float64)
             rest = product - part
             squared_norm += known_norm - dot(part, part)
         quadratic = torch.segment_reduce(z.to(torch.float64) * rest, "sum", lengths=lengths)
@@ -125,9 +151,10 @@ def sketched(
     """Return a low-rank part of A from a random sketch of its range: Hutch++'s first half.
 
     An orthonormal basis Q of [known vectors, AG] by n_matvecs/2 products with a Gaussian G,
-    then the eigenpairs of Q'AQ by as many more. As a control variate for `probe_samples` any
-    M that does not depend on the later probes is right; this one takes out the large
-    eigenvalues. The signs must come after this in the same generator, or from another.
+    then the eigenpairs of Q'AQ, and what AQ has outside of Q, by as many more. As a control
+    variate for `probe_samples` any M that does not depend on the later probes is right; this
+    one takes out the large eigenvalues. The signs must come after this in the same generator, or
+    from another.
 
     Args:
         operator: A, shape (n, n), symmetric.
@@ -145,11 +172,14 @@ def sketched(
     products = torch.stack([operator.matvec(row) for row in q])
     small = (products @ q.T).to(torch.float64)
     values, rotation = torch.linalg.eigh(0.5 * (small + small.T))
-    vectors = rotation.T.to(operator.dtype) @ q
+    rotation = rotation.T.to(operator.dtype)
+    vectors, residuals = rotation @ q, rotation @ products
     values = values.cpu()
     if known is not None:
         values, vectors = torch.cat([known.values, values]), torch.cat([known.vectors, vectors])
-    return LowRank(values, vectors)
+    for _ in range(2):
+        residuals = residuals - (residuals @ vectors.T) @ vectors
+    return LowRank(values, vectors, residuals)
 
 
 def trace(
@@ -177,47 +207,23 @@ def squared_frobenius_norm(
 
 
 def trace_hutch_plus_plus(
-    operator: LinearOperator,
-    *,
-    generator: torch.Generator,
-    n_matvecs: int,
-    progress: Callable[[int, int], None] | None = None,
+    operator: LinearOperator, *, generator: torch.Generator, n_matvecs: int
 ) -> MeanEstimate:
-    """Estimate tr A by Hutch++: exact on a sketched range, random on its complement.
+    """Estimate tr A by Hutch++: exact on a sketched range, random signs for the rest.
 
     Error O(1/n_matvecs) instead of O(1/√n_matvecs) for positive semidefinite A. The standard
-    error comes from the probes of the complement.
+    error comes from the signs.
 
     Args:
         operator: A, shape (n, n), symmetric.
-        generator: Draws the sketch and the probes.
-        n_matvecs: At least 6; one third each for sketch, range and probes.
-        progress: Called with (products done, n_matvecs).
+        generator: Draws the sketch and the signs.
+        n_matvecs: At least 6; two thirds for the sketch and its range, the rest for signs.
 
     Source: Meyer, Musco, Musco & Woodruff, Hutch++ (2021), Algorithm 1.
     """
     if n_matvecs < 6:
         raise ValueError(f"Hutch++ needs at least 6 products, got {n_matvecs}")
     rank = min(n_matvecs // 3, operator.n)
-    done = 0
-
-    def product(v: Tensor) -> Tensor:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, n_matvecs)
-        return operator.matvec(v)
-
-    draw = {"generator": generator, "dtype": operator.dtype, "device": operator.device}
-    sketch = torch.stack([product(gaussian(operator.n, **draw)) for _ in range(rank)])
-    q = torch.linalg.qr(sketch.T).Q.T.contiguous()  # (rank, n), orthonormal rows
-    exact = math.fsum(
-        torch.dot(row.to(torch.float64), product(row).to(torch.float64)).item() for row in q
-    )
-    samples = []
-    for _ in range(max(2, n_matvecs - 2 * rank)):
-        z = rademacher(operator.n, **draw)
-        z = z - q.T @ (q @ z)
-        samples.append(torch.dot(z.to(torch.float64), product(z).to(torch.float64)).item())
-    rest = mean_with_error(samples)
-    return MeanEstimate(exact + rest.value, rest.stderr, done)
+    known = sketched(operator, generator=generator, n_matvecs=2 * rank)
+    rest = trace(operator, generator=generator, n_probes=max(2, n_matvecs - 2 * rank), known=known)
+    return MeanEstimate(rest.value, rest.stderr, 2 * rank + rest.n_probes)
