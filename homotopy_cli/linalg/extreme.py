@@ -122,21 +122,14 @@ def extreme_eigenvalues(
     )
     values, residuals, vectors = tri.ritz()
     scale = max(scale, values.abs().max().item())
-    pairs, n_explicit, explicit = [], 0, explicit_residual
-    chosen = select(values.tolist(), k, which)
-    for index in sorted(chosen, key=lambda i: -abs(values[i].item())):
-        value, residual = values[index].item(), residuals[index].item()
-        vector = tri.basis.combine(vectors[:, index])
-        vector = vector / norm(vector)
-        if explicit:
-            product = operator.matvec(vector)
-            n_explicit += 1
-            value, promised = dot(vector, product), residual
-            residual = norm(torch.sub(product, vector, alpha=value))
-            kept = residual <= SAFETY * promised + 2.0 * ROUNDING * tolerance.eps * scale
-            explicit = explicit_residual is True or not kept
-        residual += ROUNDING * tolerance.eps * scale
-        pairs.append(EigenPair(value, vector, residual, tolerance.met(value, residual, scale)))
+    pairs, n_explicit = confirmed(
+        operator,
+        [(values[i].item(), residuals[i].item(), i) for i in select(values.tolist(), k, which)],
+        lambda i: tri.basis.combine(vectors[:, i]),
+        tolerance,
+        scale,
+        explicit=explicit_residual,
+    )
     n_matvecs = len(tri.basis) + n_explicit
     pairs.sort(key=lambda pair: -abs(pair.value))
     if multiplicity and which in ("both", "magnitude") and len(tri.basis) < operator.n:
@@ -160,6 +153,44 @@ def extreme_eigenvalues(
                 break
             pairs = _keep([*pairs, found], k, which)
     return ExtremeResult(pairs=pairs, n_matvecs=n_matvecs, tridiagonal=tri)
+
+
+def confirmed(
+    operator: LinearOperator,
+    candidates: Sequence[tuple[float, float, int]],
+    vector_of: Callable[[int], Tensor],
+    tolerance: "Tolerance",
+    scale: float,
+    *,
+    explicit: Explicit,
+) -> tuple[list[EigenPair], int]:
+    """Ritz pairs whose residuals are taken from a product of their own, as far as asked.
+
+    Args:
+        operator: A, shape (n, n).
+        candidates: (value, residual that the recurrence promises, index) of each.
+        vector_of: Index -> Ritz vector, (n,), of any length.
+        tolerance: Says what has converged.
+        scale: ‖A‖ as far as it is known.
+        explicit: True for every pair, False for none; else until one keeps its promise.
+
+    Returns:
+        The pairs, largest |value| first, and the number of products.
+    """
+    pairs, n_explicit, asked = [], 0, explicit
+    for value, residual, index in sorted(candidates, key=lambda c: -abs(c[0])):
+        vector = vector_of(index)
+        vector = vector / norm(vector)
+        if asked:
+            product = operator.matvec(vector)
+            n_explicit += 1
+            value, promised = dot(vector, product), residual
+            residual = norm(torch.sub(product, vector, alpha=value))
+            kept = residual <= SAFETY * promised + 2.0 * ROUNDING * tolerance.eps * scale
+            asked = explicit is True or not kept
+        residual += ROUNDING * tolerance.eps * scale
+        pairs.append(EigenPair(value, vector, residual, tolerance.met(value, residual, scale)))
+    return pairs, n_explicit
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ from homotopy_cli.linalg.extreme import (
     END_FLOOR,
     PATIENCE,
     SAFETY,
-    EigenPair,
     Explicit,
     ExtremeResult,
     Patience,
     Progress,
     Tolerance,
     Which,
+    confirmed,
     select,
 )
 from homotopy_cli.linalg.lanczos import ROUNDING
 from homotopy_cli.linalg.operator import LinearOperator
-from homotopy_cli.linalg.vectors import dot, gaussian, norm, part_length, project, unit
+from homotopy_cli.linalg.vectors import gaussian, norm, part_length, project, unit
 
 _COLUMNS = 2**20  # entries rotated at a time, so that a restart needs no second basis
 
@@ -71,7 +71,7 @@ def restarted_eigenvalues(
     if q is None:
         q = _fresh(basis[:0], generator, n)
     m, done, scale, beta = 0, 0, 0.0, 0.0
-    patience, last = Patience(tolerance), None
+    waiting, last = Patience(tolerance), None
     while True:
         basis[m] = q
         w = operator.matvec(q)
@@ -95,7 +95,7 @@ def restarted_eigenvalues(
         chosen = select(values.tolist(), k, which)
         errors = SAFETY * residuals[chosen] + ROUNDING * eps * scale
         wanted_values = values[chosen].tolist()
-        met = patience.over(done, wanted_values, errors.tolist(), scale, last)
+        met = waiting.over(done, wanted_values, errors.tolist(), scale, last)
         last = wanted_values
         if (met and m >= min(k, n)) or done >= max_matvecs or m == n:
             break
@@ -111,20 +111,14 @@ def restarted_eigenvalues(
             q = _fresh(basis[:m], generator, n)
             if q is None:
                 break
-    pairs, n_explicit, explicit = [], 0, explicit_residual
-    for index in sorted(chosen, key=lambda i: -abs(values[i].item())):
-        value, residual = values[index].item(), residuals[index].item()
-        vector = basis[:m].T @ rotation[:m, index].to(basis)
-        vector = vector / norm(vector)
-        if explicit:
-            product = operator.matvec(vector)
-            n_explicit += 1
-            value, promised = dot(vector, product), residual
-            residual = norm(torch.sub(product, vector, alpha=value))
-            kept = residual <= SAFETY * promised + 2.0 * ROUNDING * eps * scale
-            explicit = explicit_residual is True or not kept
-        residual += ROUNDING * eps * scale
-        pairs.append(EigenPair(value, vector, residual, tolerance.met(value, residual, scale)))
+    pairs, n_explicit = confirmed(
+        operator,
+        [(values[i].item(), residuals[i].item(), i) for i in chosen],
+        lambda i: basis[:m].T @ rotation[:m, i].to(basis),
+        tolerance,
+        scale,
+        explicit=explicit_residual,
+    )
     return ExtremeResult(pairs=pairs, n_matvecs=done + n_explicit)
 
 
