@@ -66,6 +66,7 @@ class Ceiling:
         self.acts = True  # False: measured only, and no rate is lowered
         self.by_steps = signal == "trust_ratio"
         self.by_edge = signal != "kappa"
+        self.by_metric = signal == "preconditioned_sharpness"
         default = None if self.by_edge else KAPPA_TARGET
         usual = TRUST_TARGET if self.by_steps else TARGET
         # Edge ratio to stay under; a subclass may learn it.
@@ -91,8 +92,8 @@ class Ceiling:
         """c for optimizer step `step` (0-based, since construction), dimensionless."""
         if self.by_steps:
             return thresholds.DESCENT
-        at = self.n_before + step + 1
-        return thresholds.stability_threshold(self.optimizer, at, family=self.family)
+        edge = thresholds.live_threshold if self.by_metric else thresholds.stability_threshold
+        return edge(self.optimizer, self.n_before + step + 1, family=self.family)
 
     @property
     def measured(self) -> bool:
