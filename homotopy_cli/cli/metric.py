@@ -23,7 +23,7 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
     import torch
 
     from homotopy_cli.curvature.precondition import recognised_family, saved_preconditioner
-    from homotopy_cli.schedulers.thresholds import FAMILIES, edge_law
+    from homotopy_cli.schedulers.thresholds import FAMILIES, live_threshold, stability_threshold
 
     info, problem = loaded.optimizer_info, loaded.problem
     if info is None:
@@ -45,8 +45,9 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
         parts = dict(zip(names, flat.split(sizes), strict=True))
         flat = torch.cat([parts[name] for name in problem.params])
     lr = float(group.get("lr", 0.0))
-    law = edge_law(family, group, (info.step or 0) + 1)
-    return SavedMetric(info.family or family, flat, law.threshold(lr), lr), ""
+    edge = stability_threshold if flat is None else live_threshold  # as in training
+    c = edge(group, (info.step or 0) + 1, family=family, lr=lr)
+    return SavedMetric(info.family or family, flat, c, lr), ""
 
 
 def _of_measured(info: Any, params: Any) -> tuple[dict[str, Any], list[str]]:
