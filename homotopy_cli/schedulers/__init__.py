@@ -13,6 +13,7 @@
     metric       the metric in which one edge holds for all parameter groups
     fraction     which share of the gradient is signal, from the probe's slice
     alarms       a loss or gradient norm out of its range brings the next probe forward
+    relapse      a loss above its start: the edge was passed between two probes
     counting     how many steps the optimizer really took
     ranks        one rate on all ranks
     layer_watch  per-layer probes on an account of their own

@@ -22,7 +22,7 @@ from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
 from homotopy_cli.schedulers.trust_guard import make_guard
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class CurvatureScheduler(Readings, LRScheduler):

@@ -29,6 +29,7 @@ from homotopy_cli.schedulers.probing import (
 )
 from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
+from homotopy_cli.schedulers.relapse import Relapse
 from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings, check_share
 
 
@@ -92,6 +93,7 @@ class CurvatureGuard:
             in_line=rise is not None,
         )
         self.alarms = Alarms()
+        self.relapse = Relapse(self.ceiling, self.cadence, self.events)
         self.counter = StepCounter(optimizer)
         self.n_failed = 0
         self.n_failed_in_a_row = 0
@@ -139,6 +141,9 @@ class CurvatureGuard:
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
+        # With one rank, as each has its own; an adaptive metric takes such steps back.
+        if loss is not None and not self._adaptive and world_size() == 1:
+            self.relapse(float(loss), step=step, top=max(rates, default=0.0))
         options = self._efforts(step, rates)
         costs = [self.probe.predicted(effort, batch) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
@@ -309,5 +314,5 @@ class CurvatureGuard:
         self.counter.n = state["n_steps"]
 
 
-_PARTS = ("ceiling", "cadence", "layers", "probe", "events", "alarms")
+_PARTS = ("ceiling", "cadence", "layers", "probe", "events", "alarms", "relapse")
 _COUNTERS = ("n_failed", "n_failed_in_a_row", "last_step", "current_curvature")

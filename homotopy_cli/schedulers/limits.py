@@ -65,6 +65,11 @@ class Limit:
             self.doubted = 0.0
             self.attack(numerator)
 
+    def halve(self, rate: float) -> None:
+        """Half of the limit, or of the rate in use where that is smaller."""
+        self.limit = 0.5 * min(self.limit, rate)
+        self.rising, self.doubted = False, 0.0
+
     def follow(self, numerator: float) -> None:
         """Be exactly at the goal, up or down."""
         self.limit, self.rising = self.goal(numerator), False

@@ -1,0 +1,60 @@
+"""A run that is worse off than where it began: the edge was passed between two probes.
+
+Without an adaptive metric one step beyond the edge can take the loss far above its start, and
+the curvature of what is left (dead units, say) is small: it would allow any rate. So in the first
+steps a loss above its start halves what the edge allows, at each step that finds it there.
+A ReLU network on digits under SGD with momentum, 400 steps, eight seeds, final losses at ten
+times its best rate: 0.008 to 0.02 four times, 0.11, 0.81 and two dead (2.3), where six were dead and
+two at 1.7 and 2.0; at a hundred times none dead, where four were. No healthy run met it.
+"""
+
+import math
+from typing import Any
+
+from homotopy_cli.schedulers import rules
+from homotopy_cli.schedulers.cadence import Cadence
+from homotopy_cli.schedulers.ceiling import Ceiling
+from homotopy_cli.schedulers.events import EventLog
+
+WORSE = 1.2  # times the first loss, at a rate that is near the edge; our choice
+LOST = 3.0  # times the first loss, whatever the edge; our choice
+NEAR = 0.25  # of the target: an edge ratio that is near; our choice
+FIRST, LAST = 4, 200  # steps in which the first loss is a measure; our choice
+
+
+class Relapse:
+    """Compares each training loss with the first one, and lowers the ceiling's edge.
+
+    Args:
+        ceiling: Whose edge to lower; nothing happens where the edge is not what steers.
+        cadence: Whose next probe to bring forward.
+        events: Takes what was done.
+    """
+
+    def __init__(self, ceiling: Ceiling, cadence: Cadence, events: EventLog) -> None:
+        self.first = math.nan
+        self._ceiling, self._cadence, self._events = ceiling, cadence, events
+
+    def __call__(self, loss: float, *, step: int, top: float) -> None:
+        """Take the loss of the step about to be taken; top: the largest scheduled rate."""
+        ceiling = self._ceiling
+        if math.isnan(self.first):
+            self.first = loss
+        if not FIRST <= step <= LAST or not ceiling.measured or not ceiling.by_edge:
+            return
+        used = top * ceiling.factor(top)
+        ratio = rules.edge_ratio(used, ceiling.edge.curvature, ceiling.threshold(step))
+        worse = loss > WORSE * self.first and ratio > NEAR * ceiling.target
+        if self.first > 0.0 and (worse or loss > LOST * self.first):
+            ceiling.edge.halve(used)
+            self._cadence.hasten()
+            text = f"loss {loss:.4g} is above its start, {self.first:.4g}: the rate is halved"
+            self._events.add(step, "warning", "RELAPSE", text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The first loss."""
+        return {"first": self.first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.first = state["first"]
