@@ -143,7 +143,7 @@ class CurvatureGuard:
         alarm = self._alarmed(loss, grad_norm)
         # With one rank, as each has its own; an adaptive metric takes such steps back.
         if loss is not None and not self._adaptive and world_size() == 1:
-            self.relapse(float(loss), step=step, top=max(rates, default=0.0))
+            self.relapse(loss, step=step, top=max(rates, default=0.0))
         options = self._efforts(step, rates)
         costs = [self.probe.predicted(effort, batch) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not

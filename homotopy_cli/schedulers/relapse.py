@@ -4,12 +4,14 @@ Without an adaptive metric one step beyond the edge can take the loss far above 
 the curvature of what is left (dead units, say) is small: it would allow any rate. So in the first
 steps a loss above its start halves what the edge allows, at each step that finds it there.
 A ReLU network on digits under SGD with momentum, 400 steps, eight seeds, final losses at ten
-times its best rate: 0.008 to 0.02 four times, 0.11, 0.81 and two dead (2.3), where six were dead and
-two at 1.7 and 2.0; at a hundred times none dead, where four were. No healthy run met it.
+times its best rate: 0.008 to 0.02 four times, 0.11, 0.81 and two dead (2.3), where six were dead
+and two at 1.7 and 2.0; at a hundred times none dead, where four were. No healthy run met it.
 """
 
 import math
 from typing import Any
+
+from torch import Tensor
 
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.cadence import Cadence
@@ -35,9 +37,10 @@ class Relapse:
         self.first = math.nan
         self._ceiling, self._cadence, self._events = ceiling, cadence, events
 
-    def __call__(self, loss: float, *, step: int, top: float) -> None:
+    def __call__(self, loss: Tensor | float, *, step: int, top: float) -> None:
         """Take the loss of the step about to be taken; top: the largest scheduled rate."""
         ceiling = self._ceiling
+        loss = float(loss.item() if hasattr(loss, "item") else loss)  # no graph kept
         if math.isnan(self.first):
             self.first = loss
         if not FIRST <= step <= LAST or not ceiling.measured or not ceiling.by_edge:

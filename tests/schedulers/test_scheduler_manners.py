@@ -310,7 +310,7 @@ def test_update_curvature_wants_exactly_one_batch():
 def test_a_state_of_another_version_is_refused():
     model = network()
     scheduler = quiet(torch.optim.SGD(model.parameters(), lr=0.1), model)
-    with pytest.raises(ValueError, match="state version 99, this is 2"):
+    with pytest.raises(ValueError, match="state version 99, this is 3"):
         scheduler.load_state_dict(scheduler.state_dict() | {"version": 99})
 
 
