@@ -141,8 +141,7 @@ class CurvatureGuard:
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
         alarm = self._alarmed(loss, grad_norm)
-        # With one rank, as each has its own; an adaptive metric takes such steps back.
-        if loss is not None and not self._adaptive and world_size() == 1:
+        if loss is not None and world_size() == 1:  # each rank has its own
             self.relapse(loss, step=step, top=max(rates, default=0.0))
         options = self._efforts(step, rates)
         costs = [self.probe.predicted(effort, batch) for effort in options]

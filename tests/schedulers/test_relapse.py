@@ -62,8 +62,9 @@ def test_nothing_else_does(settings, losses):
     assert "RELAPSE" not in events(parts[2])
 
 
-def test_three_times_the_start_needs_no_edge():
-    parts = scheduler_of(lr=1e-6)
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.Adam])
+def test_three_times_the_start_needs_no_edge(optimizer_class):
+    parts = scheduler_of(optimizer_class, lr=1e-6)
     for loss in [2.0] * 6 + [6.1, math.inf]:
         step(*parts, loss=loss)
     assert events(parts[2]).count("RELAPSE") == 2
