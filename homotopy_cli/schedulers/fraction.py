@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from homotopy_cli.curvature.backward import dense
 from homotopy_cli.problems.sharded import full
 
 LEAST = 0.02  # c: a slice says no more; our choice
@@ -43,7 +44,7 @@ class Alignment:
             at += parameter.numel()
             if parameter.grad is None:
                 continue
-            whole = full(parameter.grad.detach()).reshape(-1).to(piece.dtype)
+            whole = dense(full(parameter.grad.detach())).reshape(-1).to(piece.dtype)
             scaled = piece if scale is None else piece / scale
             other = whole if scale is None else whole / scale
             both += float(torch.dot(scaled, whole))
