@@ -114,7 +114,7 @@ class CurvatureScheduler(Readings, LRScheduler):
 
         Give (inputs, targets), or batch=. Rows of it are measured, in the model's present mode
         and with no trace left on it. Under a GradScaler call scaler.unscale_(optimizer) before:
-        Adam's metric counts the gradient in `.grad`.
+        Adam's metric counts the gradient in `.grad`, and leaves out one that is still scaled.
 
         Args:
             inputs: Of the training batch whose gradient is in `.grad`.
