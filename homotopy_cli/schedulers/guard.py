@@ -155,7 +155,7 @@ class CurvatureGuard:
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
         if not gradient_is_finite(self.optimizer):  # no step comes of it: a GradScaler skips it
-            self.ceiling.held = not self.ceiling.measured
+            self.ceiling.hold()
             self.events.add(step, "info", "GRADIENT_NONFINITE", "inf or NaN: nothing to probe")
             return None
         sliced = self.probe.whole
@@ -261,7 +261,8 @@ class CurvatureGuard:
     def _failed(self, step: int, cost: float, why: str, *, floor: bool = True) -> None:
         """Keep the last ceiling, count, say so, and try again soon (1, 2, 4, ... steps later)."""
         self.n_failed += 1
-        self.ceiling.held = floor and not self.ceiling.measured
+        if floor:
+            self.ceiling.hold()
         self.cadence.record(step, cost, log_change=math.inf, load=0.0)
         self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
         self.n_failed_in_a_row += 1
