@@ -9,6 +9,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that takes the steps: accelerate's wrapper is an Optimizer only by its type."""
+    while "defaults" not in vars(optimizer) and isinstance(
+        found := getattr(optimizer, "optimizer", None), Optimizer
+    ):
+        optimizer = found
+    return optimizer
+
+
 def rates(optimizer: Optimizer) -> list[float]:
     """The learning rate of every group, as floats."""
     return [float(group["lr"]) for group in optimizer.param_groups]
@@ -58,7 +67,7 @@ def check_inner(inner: object, optimizer: Optimizer) -> None:
             "step it yourself: the rates it writes are respected"
         )
     if isinstance(inner, LRScheduler):
-        if inner.optimizer is not optimizer:
+        if unwrapped(inner.optimizer) is not optimizer:
             raise ValueError("the inner scheduler belongs to another optimizer")
     elif inner is not None and not callable(inner):
         raise TypeError(

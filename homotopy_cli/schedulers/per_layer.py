@@ -13,7 +13,7 @@ from homotopy_cli.problems.wrappers import clean_name, unwrap
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.ceiling import PER_GROUP, SCHEDULE
 from homotopy_cli.schedulers.effort import Effort
-from homotopy_cli.schedulers.groups import follow_split
+from homotopy_cli.schedulers.groups import follow_split, unwrapped
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import LossLike
 
@@ -59,6 +59,7 @@ class PerLayerHomotopyLR(HomotopyLR):
             raise TypeError("PerLayerHomotopyLR needs the model: its modules are the layers")
         settings.setdefault("layers_freq", 100)
         settings.setdefault("scale_decay", False)  # the largest rate moves with its layer's factor
+        optimizer = unwrapped(optimizer)
         n_before = len(optimizer.param_groups)
         follow_split(settings.get("inner"), split_groups(optimizer, model), n_before)
         self._bounds = {"power": power, "low": low, "high": high}

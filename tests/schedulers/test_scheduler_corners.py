@@ -5,10 +5,11 @@ import pickle
 
 import pytest
 import torch
-from setups import batches, network, train
+from setups import SCHEDULERS, batches, network, train
 from torch import nn
 
-from homotopy_cli import HomotopyLR
+from homotopy_cli import CurvatureWarmup, HomotopyLR
+from homotopy_cli.integrations.ceiling import BorrowedCeiling
 from homotopy_cli.records import LR_REASONS
 
 
@@ -134,3 +135,117 @@ def test_a_group_made_with_rate_0_is_unfrozen_by_hand(inner):
         assert [row[0] for row in used] == [0.05] * 4
     optimizer.param_groups[0]["lr"] = 0.0  # and frozen again
     assert train(model, optimizer, scheduler, batches(1))[0][0] == 0.0
+
+
+def test_a_warmup_that_has_finished_comes_back_with_an_earlier_state():
+    model = network(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    settings = {"warmup_steps": 5, "total_steps": 100, "budget": 9.0}
+    scheduler = CurvatureWarmup(optimizer, model, nn.CrossEntropyLoss(), **settings)
+    train(model, optimizer, scheduler, batches(2))
+    early = copy.deepcopy((model.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
+    expected = train(model, optimizer, scheduler, batches(80))
+    assert scheduler.finished and not scheduler.enabled
+    for part, state in zip((model, optimizer, scheduler), early, strict=True):
+        part.load_state_dict(state)
+    assert scheduler.enabled and not scheduler.finished
+    assert train(model, optimizer, scheduler, batches(80)) == expected
+    assert scheduler.finished
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("auto", "mode auto has no learning rate until then"),
+        ("guard", "follows its schedule alone"),
+    ],
+)
+def test_who_never_calls_update_curvature_is_told_what_that_means(mode, words):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), mode=mode)
+    with pytest.warns(UserWarning, match=words):
+        for x, y in batches(3):
+            backward(model, (x, y))
+            optimizer.step()
+            scheduler.step()
+
+
+class Wrapped(torch.optim.Optimizer):
+    """The shape of accelerate's AcceleratedOptimizer: torch's __init__ never runs."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+    defaults = property(lambda self: self.optimizer.defaults)
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad()
+
+
+GUARDS = [(name, "guard") for name in SCHEDULERS]
+
+
+@pytest.mark.parametrize(("name", "mode"), [*GUARDS, ("homotopy", "auto"), ("facade", "auto")])
+def test_a_wrapped_optimizer_is_the_one_inside(name, mode):
+    found = []
+    for wrap in (lambda o: o, Wrapped):
+        model = network(dropout=0.0)
+        optimizer = wrap(torch.optim.Adam(model.parameters(), lr=3.0))
+        more = {"mode": "auto"} if mode == "auto" else {}
+        if mode == "guard" and name == "homotopy":
+            more["inner"] = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        scheduler = SCHEDULERS[name](optimizer, model, nn.CrossEntropyLoss(), **more)
+        found.append(train(model, optimizer, scheduler, batches(6)))
+        assert scheduler._guard.n_steps == 6
+    assert found[0] == found[1]
+
+
+def test_a_wrapped_optimizer_under_a_borrowed_ceiling():
+    model = network(dropout=0.0)
+    inner = torch.optim.Adam(model.parameters(), lr=3.0)
+    ceiling = BorrowedCeiling(Wrapped(inner), model, "cross_entropy")
+    x, y = batches(1)[0]
+    backward(model, (x, y))
+    ceiling.before_step((x, y))
+    assert ceiling.optimizer is inner and ceiling.factor < 1.0
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_step_that_a_fused_optimizer_skips_is_not_counted(kind):
+    model = network(dropout=0.0)
+    optimizer = kind(model.parameters(), lr=0.1, fused=True)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), budget=9.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step, (x, y) in enumerate(batches(6)):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        scaler.scale(loss * torch.inf if step in (1, 4) else loss).backward()
+        before = [p.detach().clone() for p in model.parameters()]
+        scheduler.update_curvature(x, y)
+        scaler.step(optimizer)
+        same = all(map(torch.equal, before, model.parameters()))
+        assert same == (step in (1, 4))
+        scaler.update()
+        scheduler.step()
+    assert scheduler._guard.n_steps == 4
+
+
+def test_an_exception_in_a_closure_costs_no_later_step():
+    model = network(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss())
+    train(model, optimizer, scheduler, batches(3))
+
+    def fails():
+        raise RuntimeError("out of data")
+
+    with pytest.raises(RuntimeError, match="out of data"):
+        optimizer.step(fails)
+    train(model, optimizer, scheduler, batches(3))
+    assert scheduler._guard.n_steps == 6
