@@ -115,8 +115,9 @@ class CurvatureScheduler(Readings, LRScheduler):
         """Probe if due, between backward() and optimizer.step(), and lower the rates at once.
 
         Give (inputs, targets), or batch=. Rows of it are measured, in the model's present mode
-        and with no trace left on it. Under a GradScaler call scaler.unscale_(optimizer) before:
-        Adam's metric counts the gradient in `.grad`, and leaves out one that is still scaled.
+        and with no trace left on it; hooks of yours fire in a probe too. Under a GradScaler call
+        scaler.unscale_(optimizer) before: Adam's metric counts the gradient in `.grad`, and leaves
+        out one that is still scaled.
 
         Args:
             inputs: Of the training batch whose gradient is in `.grad`.

@@ -154,9 +154,11 @@ class CurvatureGuard:
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
-        if not gradient_is_finite(self.optimizer):  # no step comes of it: a GradScaler skips it
+        overflows = not gradient_is_finite(self.optimizer)  # a GradScaler skips such a step
+        text = "inf or NaN: nothing to probe"
+        self.events.add_if_new(overflows, step, "info", "GRADIENT_NONFINITE", text)
+        if overflows:
             self.ceiling.hold()
-            self.events.add(step, "info", "GRADIENT_NONFINITE", "inf or NaN: nothing to probe")
             return None
         sliced = self.probe.whole
         try:
@@ -291,7 +293,8 @@ class CurvatureGuard:
         fired = self.alarms(loss if world_size() == 1 else None, grad_norm)
         if fired:
             self.cadence.hasten()
-            self.events.add(self.n_steps, "info", "ALARM", f"{fired} out of range")
+        text = f"{fired} out of range"
+        self.events.add_if_new(bool(fired), self.n_steps, "info", "ALARM", text)
         return bool(fired)
 
     def state_dict(self) -> dict[str, Any]:

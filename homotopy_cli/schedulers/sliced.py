@@ -1,14 +1,16 @@
 """A slice of a training batch as a Problem: the mean loss over some rows of every rank's batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
 from homotopy_cli.problems.evaluation import with_gradients_if_needed
+from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.nest import Batch, n_indices, n_rows
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import each
@@ -112,6 +114,20 @@ class SlicedProblems:
 
         def of_pair(model: nn.Module, pair: Batch) -> Tensor:
             inputs, targets = pair
-            return function(model(inputs), targets)
+            try:
+                outputs = model(inputs)
+            except (TypeError, AttributeError) as error:
+                if not isinstance(inputs, Mapping):
+                    raise
+                words = explain_misfit(error, model, pair).message
+                raise ProblemError(words, hint=_ONE_DICT) from error
+            return function(outputs, targets)
 
+        of_pair.__name__ = getattr(function, "__name__", type(function).__name__)  # in errors
         return of_pair
+
+
+_ONE_DICT = (
+    "the model was called with one dict: where it takes **inputs, give loss_fn(model, batch) and "
+    "call update_curvature(batch=batch)"
+)

@@ -9,6 +9,7 @@ from setups import SCHEDULERS, batches, network, train
 from torch import nn
 
 from homotopy_cli import CurvatureWarmup, HomotopyLR
+from homotopy_cli.errors import ProblemError
 from homotopy_cli.integrations.ceiling import BorrowedCeiling
 from homotopy_cli.records import LR_REASONS
 
@@ -249,3 +250,83 @@ def test_an_exception_in_a_closure_costs_no_later_step():
         optimizer.step(fails)
     train(model, optimizer, scheduler, batches(3))
     assert scheduler._guard.n_steps == 6
+
+
+def test_nan_at_every_step_gives_two_events_and_not_two_thousand():
+    model = network(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), budget=9.0)
+    data, resumed = batches(20), None
+    for step, (x, y) in enumerate(data):
+        bad = 4 <= step < 15
+        backward(model, (x, y), poison=bad)
+        scheduler.update_curvature(x, y, loss=torch.nan if bad else 1.0)
+        if not bad:
+            optimizer.step()
+        scheduler.step()
+        if step == 9:  # the count goes on after a resume
+            resumed = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), budget=9.0)
+            resumed.load_state_dict(scheduler.state_dict())
+            scheduler = resumed
+    kinds = ("ALARM", "GRADIENT_NONFINITE")
+    told = [(e.code, e.message) for e in scheduler.events if e.code in kinds]
+    assert told == [
+        ("ALARM", "loss out of range"),
+        ("GRADIENT_NONFINITE", "inf or NaN: nothing to probe"),
+        ("ALARM", "over: it was seen 11 times in a row"),
+        ("GRADIENT_NONFINITE", "over: it was seen 11 times in a row"),
+    ]
+
+
+def test_an_error_names_the_users_own_loss():
+    def my_loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets), 1
+
+    model = network()
+    scheduler = HomotopyLR(torch.optim.SGD(model.parameters(), lr=0.1), model, my_loss)
+    x, y = batches(1)[0]
+    with pytest.raises(ProblemError, match="loss my_loss returns tuple"):
+        scheduler.update_curvature(x, y)
+
+
+def test_a_model_that_takes_keywords_is_told_how_to_be_measured():
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x=None):
+            return self.net(x)
+
+    model = Keywords()
+    scheduler = HomotopyLR(
+        torch.optim.SGD(model.parameters(), lr=0.1), model, nn.CrossEntropyLoss()
+    )
+    x, y = batches(1)[0]
+    with pytest.raises(ProblemError, match="must be Tensor, not dict") as caught:
+        scheduler.update_curvature({"x": x}, y)
+    assert "loss_fn(model, batch)" in caught.value.hint
+    assert "update_curvature(batch=batch)" in caught.value.hint
+
+
+@pytest.mark.parametrize("signal", ["auto", "secant", "trust_ratio"])
+def test_a_models_own_generator_is_where_it_was(signal):
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network(dropout=0.0)
+            self.draws = torch.Generator().manual_seed(3)
+
+        def forward(self, x):
+            return self.net(x + 0.1 * torch.randn(x.shape, generator=self.draws))
+
+    model = Noisy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), signal=signal)
+    for x, y in batches(2):
+        backward(model, (x, y))
+        before = model.draws.get_state()
+        scheduler.update_curvature(x, y)
+        assert torch.equal(model.draws.get_state(), before)
+    optimizer.step()  # which a trust ratio is read after
+    assert torch.equal(model.draws.get_state(), before)
