@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
 from setups import SCHEDULERS, batches, network, train
 from torch import nn
 
-from homotopy_cli import CurvatureWarmup, HomotopyLR
+from homotopy_cli import CurvatureAdaptiveLR, CurvatureWarmup, HomotopyLR
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.integrations.ceiling import BorrowedCeiling
 from homotopy_cli.records import LR_REASONS
@@ -330,3 +331,61 @@ def test_a_models_own_generator_is_where_it_was(signal):
         assert torch.equal(model.draws.get_state(), before)
     optimizer.step()  # which a trust ratio is read after
     assert torch.equal(model.draws.get_state(), before)
+
+
+def facade(model, criterion):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return optimizer, CurvatureAdaptiveLR(optimizer, model, criterion)
+
+
+@pytest.mark.parametrize("case", ["two calls", "regulariser", "validation", "model"])
+def test_step_says_which_loss_it_measures_where_that_is_not_the_one_given(case):
+    model = network(dropout=0.0)
+    criterion = nn.CrossEntropyLoss()
+    if case == "model":
+        model, criterion = WithLoss(model), None
+    optimizer, scheduler = facade(model, criterion)
+    (x, y), other = batches(2)
+    with pytest.warns(UserWarning, match="the curvature of that call alone is measured") as caught:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = criterion(model(x), y) if criterion else model({"x": x, "y": y}) + 0.5
+            if case == "two calls":
+                loss = loss + criterion(model(other[0]), other[1])
+            elif case == "validation":
+                model.eval()
+                criterion(model(other[0]), other[1])
+                model.train()
+            elif case == "regulariser":
+                loss = loss + 0.1 * sum(p.norm() for p in model.parameters())
+            loss.backward()
+            scheduler.step(loss)
+            optimizer.step()
+    assert len(caught) == 1
+    (event,) = [e for e in scheduler.events if e.code == "OTHER_LOSS"]
+    assert event.step == 0 and event.message.startswith("step(loss) was given a loss of")
+
+
+class WithLoss(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, batch):
+        return nn.functional.cross_entropy(self.net(batch["x"]), batch["y"])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 1 / 3])
+def test_the_captured_loss_and_a_whole_fraction_of_it_are_the_one_that_is_measured(share):
+    model, criterion = network(), nn.CrossEntropyLoss()
+    optimizer, scheduler = facade(model, criterion)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for x, y in batches(4):
+            optimizer.zero_grad()
+            loss = criterion(model(x), y) * share
+            loss.backward()
+            scheduler.step(loss)
+            optimizer.step()
+    assert not [e for e in scheduler.events if e.code == "OTHER_LOSS"]
+    assert scheduler._guard.cadence.n_probes > 0
