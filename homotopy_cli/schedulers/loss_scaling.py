@@ -1,9 +1,11 @@
 """A gradient that a GradScaler still holds scaled must not count in Adam's metric.
 
 P counts the gradient in `.grad`, as the coming step will. Multiplied with 65536 it makes P too
-large and λ(P⁻¹H) too small, by thousands in the first steps: the guard would fail open. The
-slice's own gradient tells: it has the batch's mean and more noise, so that the batch's is seldom
-longer at all. From BEYOND times on P is that of the optimizer's state alone.
+large and λ(P⁻¹H) too small, by thousands in the first steps: the guard would fail open. Two lengths
+tell. The slice's own gradient has the batch's mean and more noise, so that the batch's is seldom
+longer at all; where one row of the batch has nearly all of its gradient and the slice is without
+it, the optimizer's state still knows gradients of that size. A gradient that is BEYOND times as
+long as both is left out, and P is that of the state alone.
 """
 
 from collections.abc import Callable
@@ -11,8 +13,9 @@ from dataclasses import replace
 
 from homotopy_cli.schedulers.metric import GuardMetric
 from homotopy_cli.schedulers.probing import Measurement
+from homotopy_cli.schedulers.ranks import all_ranks
 
-BEYOND = 64.0  # ‖.grad‖ over the slice's ‖g‖; a GradScaler starts at 65536; our choice
+BEYOND = 64.0  # a GradScaler starts at 65536; our choice
 
 
 def unscaled(
@@ -32,6 +35,9 @@ def unscaled(
     """
     found = measure()
     scaled = metric.adaptive and found.excess >= BEYOND
+    if scaled:
+        over_state = metric.excess_over_state()
+        scaled = max(all_ranks().together(lambda: over_state)) >= BEYOND
     if scaled != metric.counts_gradient:
         return found
     metric.counts_gradient = not scaled

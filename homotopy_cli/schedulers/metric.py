@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from homotopy_cli.curvature.backward import dense
 from homotopy_cli.curvature.precondition import preconditioner
+from homotopy_cli.errors import ProblemError
+from homotopy_cli.problems.sharded import full
 from homotopy_cli.schedulers import thresholds
 from homotopy_cli.schedulers.settings import ALONG_STEP
 
@@ -41,6 +44,17 @@ class GuardMetric:
             always=self.signal in ALONG_STEP,
             include_gradient=self.counts_gradient,
         )
+
+    def excess_over_state(self) -> float:
+        """‖.grad‖ over that of the gradients in the optimizer's state; ∞ where it has none yet."""
+        held = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        try:
+            known = preconditioner(self.optimizer, held, include_gradient=False)
+        except ProblemError:
+            return math.inf
+        size = float(torch.linalg.vector_norm(known[known.isfinite()].float()))
+        lengths = [torch.linalg.vector_norm(dense(full(p.grad)).float()) for p in held]
+        return float(torch.stack(lengths).norm()) / size if size > 0.0 else math.inf
 
     def column(self, rates: Sequence[float]) -> str:
         """Which column of the log steers."""

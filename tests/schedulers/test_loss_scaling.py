@@ -96,3 +96,23 @@ def test_homotopy_adam_sees_it_too():
     (65536.0 * nn.functional.cross_entropy(model(x), y)).backward()
     with pytest.warns(UserWarning, match="6.,... times as long"):
         optimizer.step(inputs=x, targets=y)
+
+
+def test_one_row_with_all_of_the_gradient_is_no_loss_scale():
+    """A slice without that row has a gradient a thousand times shorter; Adam's state knows it."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1, bias=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    x, y = 1e-3 * torch.randn(32, 6), torch.zeros(32, 1)
+    x[5] = 100.0
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+    scheduler = HomotopyLR(optimizer, model, nn.MSELoss())
+    optimizer.zero_grad()
+    nn.functional.mse_loss(model(x), y).backward()
+    found = scheduler.update_curvature(x, y)
+    assert model.weight.grad.norm() > 1e3 * found.grad_norm
+    assert scheduler._guard._metric.counts_gradient
+    assert not [e for e in scheduler.events if e.code == "GRADIENT_SCALED"]
