@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:
@@ -153,10 +153,12 @@ class GroupRates:
     def _tops(self) -> list[float]:
         """The rate that each group's inner torch scheduler rises to."""
         groups = self.optimizer.param_groups  # SequentialLR has no base_lrs of its own
-        tops = [max(float(g["initial_lr"]), float(g.get("max_lr", 0.0))) for g in groups]
-        for part in inner_parts(self.inner):  # CyclicLR, whose initial_lr is its lowest
-            for i, top in enumerate(getattr(part, "max_lrs", [])):
-                tops[i] = max(tops[i], float(top))
+        tops = [float(group["initial_lr"]) for group in groups]
+        for part in inner_parts(self.inner):  # two whose initial_lr is far below their peak
+            peaks = getattr(part, "max_lrs", [])  # of CyclicLR
+            if isinstance(part, OneCycleLR):
+                peaks = [group["max_lr"] for group in groups]
+            tops = [max(top, float(peak)) for top, peak in zip(tops, peaks or tops, strict=True)]
         return tops
 
     def sync(self, base_lrs: list) -> None:
