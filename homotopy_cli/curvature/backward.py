@@ -1,9 +1,29 @@
 """One backward pass through the graph of a gradient; vectors from gradients by parameter."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def gradients(
+    outputs: Tensor | Sequence[Tensor], params: Sequence[Tensor], **options: Any
+) -> list[Tensor | None]:
+    """torch.autograd.grad by parameter, None where unused; sparse ones (nn.Embedding) made dense.
+
+    Args:
+        outputs: What to differentiate.
+        params: With respect to what.
+        options: Keywords of torch.autograd.grad.
+    """
+    found = torch.autograd.grad(outputs, params, allow_unused=True, **options)
+    return [None if row is None else dense(row) for row in found]
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """A sparse tensor with its zeros, and its graph; another tensor itself."""
+    return tensor.to_dense() if tensor.is_sparse else tensor
 
 
 def along(grads: Sequence[Tensor | None], params: Sequence[Tensor], v: Tensor) -> Tensor:
@@ -22,9 +42,7 @@ def along(grads: Sequence[Tensor | None], params: Sequence[Tensor], v: Tensor) -
             directions.append(part.view(param.shape))
     if not outputs:
         return torch.zeros_like(v)
-    rows = torch.autograd.grad(
-        outputs, params, grad_outputs=directions, retain_graph=True, allow_unused=True
-    )
+    rows = gradients(outputs, params, grad_outputs=directions, retain_graph=True)
     return flat([None if row is None else row.detach() for row in rows], params)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from homotopy_cli.curvature.backward import gradients
 from homotopy_cli.linalg.vectors import norm
 from homotopy_cli.problems.problem import Problem
 
@@ -137,7 +138,7 @@ def forward_over_reverse(problem: Problem, names: Sequence[str], v: Tensor) -> T
                 loss = problem.weights[i] * problem.batch_loss(i)
                 if not loss.requires_grad:
                     continue
-                grads = torch.autograd.grad(loss, list(duals.values()), allow_unused=True)
+                grads = gradients(loss, list(duals.values()))
                 tangents = [None if g is None else forward_ad.unpack_dual(g).tangent for g in grads]
                 total += torch.cat(
                     [

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature import differences
+from homotopy_cli.curvature.backward import gradients
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.nodes import has_dead_end, operations
 from homotopy_cli.curvature.sharded import ShardedGraph
@@ -99,9 +100,7 @@ class GGNGraph(GradientGraph):
         rows: Sequence[Tensor | None] = [None] * len(self.names)
         if outputs.requires_grad and self.method == "double_backward":
             params = list(self.problem.params.values())
-            rows = torch.autograd.grad(
-                outputs, params, grad_outputs=probe, create_graph=True, allow_unused=True
-            )
+            rows = gradients(outputs, params, grad_outputs=probe, create_graph=True)
         seam = _Seam(outputs, cut, slope, value.item(), probe, tuple(rows))
         if self.keep_graph:
             self._seams[index] = seam
@@ -163,9 +162,7 @@ class GGNGraph(GradientGraph):
         if not seam.outputs.requires_grad:
             return [None] * len(names)
         params = [self.problem.params[name] for name in names]
-        rows = torch.autograd.grad(
-            seam.outputs, params, grad_outputs=cotangent, retain_graph=True, allow_unused=True
-        )
+        rows = gradients(seam.outputs, params, grad_outputs=cotangent, retain_graph=True)
         return [None if row is None else row.detach() for row in rows]
 
 

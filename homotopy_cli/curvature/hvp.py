@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature import differences
-from homotopy_cli.curvature.backward import along, flat, has_one_derivative_only
+from homotopy_cli.curvature.backward import along, flat, gradients, has_one_derivative_only
 from homotopy_cli.curvature.facts import Facts, merged
 from homotopy_cli.curvature.finite import require_finite
 from homotopy_cli.curvature.nodes import has_dead_end, operations
@@ -279,10 +279,10 @@ class GradientGraph:
             return value, [None] * len(params)
         if self._inspect:
             (self.kinked, self.custom), self._inspect = operations(loss), False
-        grads = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
+        grads = gradients(loss, params, create_graph=create_graph)
         if create_graph:
             self._dead_end |= has_dead_end(grads)
-        return value, list(grads)
+        return value, grads
 
     def _gradient_by_batch(self, create_graph: bool) -> tuple[float, list[Tensor | None], set[str]]:
         """L, detached g and the constant parts of g, with one batch in memory at a time."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from homotopy_cli.curvature.backward import dense
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.sharded import full
 
@@ -125,9 +126,9 @@ def saved_preconditioner(
 def _whole(
     state: Mapping[str, Any], param: Tensor, grad: Tensor | None
 ) -> tuple[Mapping[str, Any], Tensor, Tensor | None]:
-    """State, parameter and gradient with the shards of all ranks put together (FSDP2)."""
+    """State, parameter and gradient, dense, with all ranks' shards put together (FSDP2)."""
     entries = {k: full(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-    return entries, full(param.detach()), None if grad is None else full(grad)
+    return entries, full(param.detach()), None if grad is None else dense(full(grad))
 
 
 def _family(kind: type) -> str:

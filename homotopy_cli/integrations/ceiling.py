@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.schedulers.ceiling import SCHEDULE
-from homotopy_cli.schedulers.groups import rates, write_rates
+from homotopy_cli.schedulers.groups import rates, unwrapped, write_rates
 from homotopy_cli.schedulers.history import History
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.settings import GuardSettings
@@ -49,6 +49,7 @@ class BorrowedCeiling:
     def __init__(
         self, optimizer: Optimizer, model: nn.Module, loss_fn: LossLike, **settings: Any
     ) -> None:
+        optimizer = unwrapped(optimizer)
         refuse_maximize(optimizer)
         self.optimizer = optimizer
         self.history = History()

@@ -32,8 +32,8 @@ class Problem:
     """L(θ) = Σ_b w_b l_b(θ): parameters, fixed batches, and a mean loss of each.
 
     Build one with `from_module` or `from_closure`. Evaluating it changes nothing: weights,
-    `.grad`, buffers, the mode of every submodule and the global generators are bitwise what
-    they were.
+    `.grad`, buffers, the mode of every submodule, the global generators and those that modules
+    hold are bitwise what they were. Hooks of yours on the model fire in it as in any pass.
 
     Attributes:
         params: Name -> detached leaf that requires grad, in the order of named_parameters;
@@ -245,6 +245,7 @@ class Problem:
         with self.measuring(), forked_rng(self.device, self.seed):
             if self._borrowed is not None:
                 self._borrowed.fresh_buffers(self.dtype, self.device)
+                self._borrowed.reseed(self.seed)
             return self._function(index)
 
     def batch_outputs(self, index: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -263,6 +264,7 @@ class Problem:
         with self.measuring(), forked_rng(self.device, self.seed):
             if self._borrowed is not None:
                 self._borrowed.fresh_buffers(self.dtype, self.device)
+                self._borrowed.reseed(self.seed)
             outputs = predict(model, batch)
         return outputs, lambda values: scalar(criterion(values, batch), self.criterion_name)
 

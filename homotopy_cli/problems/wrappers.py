@@ -120,7 +120,8 @@ class Borrowed:
 
     Mode flags, plain attributes (the tensors that weight_norm or a stateful layer keeps in
     `__dict__`), buffers and parameters of every submodule are recorded on entry and put back,
-    the same objects, on release. Borrowings nest, last in, first out.
+    the same objects, on release; so are the states of torch.Generators among the attributes.
+    Borrowings nest, last in, first out.
 
     Args:
         model: Unwrapped.
@@ -131,6 +132,9 @@ class Borrowed:
     def __init__(self, model: nn.Module, tensors: Mapping[int, Tensor], mode: Mode) -> None:
         modules = list(model.modules())
         self._saved = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in modules]
+        held = [value for m in modules for value in vars(m).values()]
+        generators = {id(g): g for g in held if isinstance(g, torch.Generator)}.values()
+        self._generators = [(generator, generator.get_state()) for generator in generators]
         for module in modules:
             for name, parameter in module._parameters.items():
                 if id(parameter) in tensors:
@@ -153,8 +157,15 @@ class Borrowed:
                     clones[id(buffer)] = buffer.detach().to(device, kind, copy=True)
                 module._buffers[name] = clones[id(buffer)]
 
+    def reseed(self, seed: int) -> None:
+        """Set the model's own generators, as forked_rng sets the global ones."""
+        for generator, _ in self._generators:
+            generator.manual_seed(seed)
+
     def release(self) -> None:
-        """Put every flag, attribute, buffer and parameter back."""
+        """Put every flag, attribute, buffer, parameter and generator's state back."""
+        for generator, state in self._generators:
+            generator.set_state(state)
         for module, attributes, parameters, buffers in self._saved:
             for name in vars(module).keys() - attributes.keys():
                 del vars(module)[name]

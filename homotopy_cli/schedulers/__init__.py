@@ -9,8 +9,10 @@
     effort       how much a probe does, by where the run is and what it can pay
     limits       what a measured curvature allows, attack at once and release slowly (no torch)
     ramp         rates that are measured: mode auto's schedule, a limit in mode guard (no torch)
-    probing      one probe: a slice of the batch (slices) -> Problem -> estimate -> columns
+    sliced       a slice of the batch (slices) -> Problem
+    probing      one probe: Problem -> estimate -> columns
     metric       the metric in which one edge holds for all parameter groups
+    loss_scaling a gradient that a GradScaler still holds scaled does not count in it
     fraction     which share of the gradient is signal, from the probe's slice
     alarms       a loss or gradient norm out of its range brings the next probe forward
     relapse      a loss above its start: the edge was passed between two probes

@@ -13,7 +13,7 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers.ceiling import PER_GROUP, SCHEDULE
-from homotopy_cli.schedulers.groups import GroupRates, rescale, write_rates
+from homotopy_cli.schedulers.groups import GroupRates, rescale, unwrapped, write_rates
 from homotopy_cli.schedulers.history import History
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import MeasuredRamp
@@ -23,6 +23,7 @@ from homotopy_cli.schedulers.thresholds import refuse_maximize
 from homotopy_cli.schedulers.trust_guard import make_guard
 
 STATE_VERSION = 3
+NO_RATE = "mode auto has no learning rate until then, and the model does not train"
 
 
 class CurvatureScheduler(Readings, LRScheduler):
@@ -36,7 +37,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         scheduler.step()                              # advances the schedule, releases slowly
 
     Args:
-        optimizer: Any torch optimizer, with any groups.
+        optimizer: Any torch optimizer, with any groups; also inside a wrapper like accelerate's.
         model: The model in training; taken from `estimator` where left out.
         loss_fn: loss_fn(outputs, targets) -> scalar for update_curvature(inputs, targets);
             loss_fn(model, batch) -> scalar for update_curvature(batch=...); a
@@ -68,6 +69,7 @@ class CurvatureScheduler(Readings, LRScheduler):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        optimizer = unwrapped(optimizer)
         if enabled:
             refuse_maximize(optimizer)
         scaled = 1.0
@@ -113,8 +115,9 @@ class CurvatureScheduler(Readings, LRScheduler):
         """Probe if due, between backward() and optimizer.step(), and lower the rates at once.
 
         Give (inputs, targets), or batch=. Rows of it are measured, in the model's present mode
-        and with no trace left on it. Under a GradScaler call scaler.unscale_(optimizer) before:
-        Adam's metric counts the gradient in `.grad`.
+        and with no trace left on it; hooks of yours fire in a probe too. Under a GradScaler call
+        scaler.unscale_(optimizer) before: Adam's metric counts the gradient in `.grad`, and leaves
+        out one that is still scaled.
 
         Args:
             inputs: Of the training batch whose gradient is in `.grad`.
@@ -135,6 +138,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         if (inputs is None) == (batch is None):
             raise TypeError("update_curvature takes (inputs, targets) or batch=")
         self._called = True
+        self._guard.counter.settle()
         paired = batch is None and targets is not None
         given = batch if batch is not None else (inputs, targets) if paired else inputs
         self._rates.sync(self.base_lrs)
@@ -305,9 +309,11 @@ class CurvatureScheduler(Readings, LRScheduler):
         if self.enabled and not self._warned and self.last_epoch >= 2:
             self._warned = True
             if not self._called and self._guard.cadence.n_probes == 0:
+                auto = self._guard.ceiling.in_line
                 warnings.warn(
-                    "update_curvature(inputs, targets) was never called: the learning rate "
-                    "follows its schedule alone; call it between backward() and optimizer.step()",
+                    "update_curvature(inputs, targets) was never called: "
+                    f"{NO_RATE if auto else 'the learning rate follows its schedule alone'}; "
+                    "call it between backward() and optimizer.step()",
                     UserWarning,
                     stacklevel=3,
                 )

@@ -147,6 +147,15 @@ class Ceiling:
             self.n_beyond = self.n_beyond + 1 if beyond else 0
             self.in_line = self.in_line or self.n_beyond >= 2
 
+    @property
+    def lowers(self) -> bool:
+        """Whether any rate can be lowered at all."""
+        return self.acts and self.settings.alpha > 0.0
+
+    def hold(self) -> None:
+        """A probe has failed: the floor holds until the first one that succeeds."""
+        self.held = self.lowers and not self.measured
+
     def confirm(self) -> None:
         """There is no second probe at the step after: the last one's word counts in full."""
         if self.advanced_to > self.taken_at:
@@ -233,7 +242,7 @@ class Ceiling:
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
         floor = self.settings.floor
-        if not self.acts:
+        if not self.lowers:
             self.reason = SCHEDULE
             return 1.0
         if self.held:
@@ -253,6 +262,8 @@ class Ceiling:
         """What holds the rate below its schedule, in words."""
         if self.reason == FLOOR:
             return "at the least factor"
+        if self.reason == HELD:
+            return "no probe has succeeded yet"
         if self.reason == RISE:
             return "rates rise in the line that the start's curvature suggests"
         if self.reason == SCALED:

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 class StepCounter:
     """Counts completed optimizer steps by hooks.
 
-    A step that a GradScaler skips never reaches the optimizer and is not counted, several
-    backward passes before one step count once, and a subclass whose `step` calls
-    `super().step()` counts once although torch runs the hooks of both.
+    A step that a GradScaler skips is not counted, whether it never reaches the optimizer or a
+    fused one skips it by itself, on the scaler's `found_inf`. Several backward passes before one
+    step count once, and so does a subclass whose `step` calls `super().step()`, although torch
+    runs the hooks of both.
 
     A copy, or what a pickle becomes, counts the optimizer that was copied along.
 
@@ -31,7 +32,7 @@ class StepCounter:
     def _watch(self) -> None:
         ref = weakref.ref(self)
         self._optimizer.register_step_pre_hook(lambda *_: _enter(ref))
-        self._optimizer.register_step_post_hook(lambda *_: _leave(ref))
+        self._optimizer.register_step_post_hook(lambda optimizer, *_: _leave(ref, optimizer))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -48,12 +49,20 @@ def _enter(ref: "weakref.ref[StepCounter]") -> None:
         counter._depth += 1
 
 
-def _leave(ref: "weakref.ref[StepCounter]") -> None:
+def _leave(ref: "weakref.ref[StepCounter]", optimizer: Optimizer) -> None:
     counter = ref()
     if counter is not None:
         counter._depth -= 1
         if counter._depth <= 0:
             counter._depth = 0
+            if _was_skipped(optimizer):
+                return
             counter.n += 1
             if counter.on_step is not None and not torch.compiler.is_compiling():
                 counter.on_step()
+
+
+def _was_skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has told a fused optimizer, for this one call, to do nothing."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and not torch.compiler.is_compiling() and bool(found)

@@ -13,6 +13,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self.pending: list[EventRecord] = []
+        self.lasting: dict[str, int] = {}  # code of what holds now -> how often it was seen
 
     def add(
         self, step: int, level: Literal["info", "warning", "error"], code: str, message: str
@@ -21,14 +22,37 @@ class EventLog:
         self.pending.append(EventRecord(step, level, code, message))
         del self.pending[:-CAPACITY]
 
+    def add_if_new(
+        self,
+        holds: bool,
+        step: int,
+        level: Literal["info", "warning", "error"],
+        code: str,
+        message: str,
+    ) -> None:
+        """An event where something begins, and one with the count where it ends after several.
+
+        Args:
+            holds: Whether it does, this time.
+            step, level, code, message: Of the event where it begins.
+        """
+        n = self.lasting.pop(code, 0)
+        if holds:
+            self.lasting[code] = n + 1
+        if holds and n == 0:
+            self.add(step, level, code, message)
+        elif not holds and n > 1:
+            self.add(step, level, code, f"over: it was seen {n} times in a row")
+
     def drain(self) -> list[EventRecord]:
         """Return what is pending and forget it."""
         taken, self.pending = self.pending, []
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Pending events as plain tuples."""
-        return {"pending": [(e.step, e.level, e.code, e.message) for e in self.pending]}
+        """Pending events as plain tuples, and what lasts."""
+        pending = [(e.step, e.level, e.code, e.message) for e in self.pending]
+        return {"pending": pending, "lasting": dict(self.lasting)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore pending events; interned, so that a checkpoint has the same bytes again."""
@@ -36,3 +60,4 @@ class EventLog:
             EventRecord(step, sys.intern(level), sys.intern(code), message)
             for step, level, code, message in state["pending"]
         ]
+        self.lasting = {sys.intern(k): n for k, n in state.get("lasting", {}).items()}

@@ -1,15 +1,19 @@
 """CurvatureAdaptiveLR: one line in an existing loop, `scheduler.step(loss)` after backward()."""
 
+import math
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, n_rows
+from homotopy_cli.schedulers.groups import unwrapped
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.thresholds import optimizer_family
 
@@ -20,6 +24,7 @@ MODES: dict[str, dict[str, Any]] = {
     "auto": {"mode": "auto"},
 }
 _CAPTURED = {"args", "kwargs", "targets"}
+SAME = 1e-5  # relative difference of two losses that are one; our choice
 
 
 class CurvatureAdaptiveLR(HomotopyLR):
@@ -31,7 +36,8 @@ class CurvatureAdaptiveLR(HomotopyLR):
         optimizer.step()
 
     A forward pre-hook on the model (and on an nn.Module loss_fn) remembers the arguments of the
-    last call in training mode; a probe runs the forward pass again on a slice of them. The
+    last call in training mode; a probe runs the forward pass again on a slice of them, and it is
+    said where step(loss) was given another loss than that call's or a whole fraction of it. The
     remembered batch stays alive until the next call. `close()` takes the hooks off.
     `update_curvature` works as in HomotopyLR.
 
@@ -64,16 +70,16 @@ class CurvatureAdaptiveLR(HomotopyLR):
         if mode is not None and mode not in MODES:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}, or None")
         own = dict(MODES.get(mode or "", {}))
-        if optimizer_family(optimizer) == "unknown":
+        if optimizer_family(unwrapped(optimizer)) == "unknown":
             own = {key: own[key] for key in own if key not in ("signal", "target")}
         settings = {"smoothing": 1.0 - adaptation_rate} | own | settings
         self._criterion = resolve_loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
         self._calls = {"model": _Capture()}
-        self._handles = [model.register_forward_pre_hook(self._calls["model"], with_kwargs=True)]
+        self._handles = self._calls["model"].on(model)
         if isinstance(loss_fn, nn.Module):
             self._calls["loss"] = _Capture()
-            hook = self._calls["loss"]
-            self._handles.append(loss_fn.register_forward_pre_hook(hook, with_kwargs=True))
+            self._handles += self._calls["loss"].on(loss_fn)
+        self._compared = True  # the loss of step(loss) with that of the captured call
         for handle in self._handles:
             weakref.finalize(self, handle.remove)
         super().__init__(optimizer, model, Loss("captured", self._loss, self._count), **settings)
@@ -89,7 +95,9 @@ class CurvatureAdaptiveLR(HomotopyLR):
             super().step()
             return
         value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
-        self._step_and_probe(batch=self._captured(targets), loss=value)
+        batch = self._captured(targets)
+        self._compare(value)
+        self._step_and_probe(batch=batch, loss=value)
 
     def close(self) -> None:
         """Take the hooks off and forget the batch."""
@@ -124,6 +132,25 @@ class CurvatureAdaptiveLR(HomotopyLR):
             )
         return batch | {"targets": targets}
 
+    def _compare(self, given: float) -> None:
+        """Say once that step() was given another loss than that of the call that is measured."""
+        from_model = self._calls["model"] if self._criterion is None else None
+        call = self._calls.get("loss", from_model)
+        if not self._compared or call is None or call.loss is None:
+            return
+        seen = float(call.loss)
+        if not math.isfinite(seen) or not math.isfinite(given) or _is_part(given, seen):
+            return
+        self._compared = False
+        what = "the model" if from_model is not None else type(self._criterion).__name__
+        text = (
+            f"step(loss) was given a loss of {given:.4g}, and the last call of {what} gave "
+            f"{seen:.4g}: the curvature of that call alone is measured; for all of the loss use "
+            "HomotopyLR and update_curvature(batch=batch)"
+        )
+        self._guard.events.add(self._guard.n_steps, "warning", "OTHER_LOSS", text)
+        warnings.warn(text, UserWarning, stacklevel=3)
+
     def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a captured call or a given batch, run again; the hooks look away."""
         criterion = self._criterion
@@ -146,7 +173,7 @@ class CurvatureAdaptiveLR(HomotopyLR):
 
 
 class _Capture:
-    """A forward pre-hook that remembers the last call in training mode; pickles empty."""
+    """Forward hooks that remember the last call in training mode; pickles empty."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -156,13 +183,26 @@ class _Capture:
         if module.training and not self.paused:
             self.args, self.kwargs = args, kwargs
 
+    def on(self, module: nn.Module) -> list[RemovableHandle]:
+        """Watch a module's calls."""
+        before = module.register_forward_pre_hook(self, with_kwargs=True)
+        return [before, module.register_forward_hook(self.result)]
+
+    def result(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Remember a loss that the call returned, without its graph."""
+        if module.training and not self.paused:
+            found = _loss_in(output)
+            known = isinstance(found, Tensor) and found.numel() == 1
+            self.loss = found.detach() if known else None
+
     def clear(self) -> None:
         """Forget the last call."""
+        self.loss: Tensor | None = None
         self.args: tuple | None = None
         self.kwargs: dict = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"paused": False, "args": None, "kwargs": {}}
+        return {"paused": False, "args": None, "kwargs": {}, "loss": None}
 
 
 def _is_captured(batch: Batch) -> bool:
@@ -171,13 +211,24 @@ def _is_captured(batch: Batch) -> bool:
 
 def _found(result: Any) -> Tensor:
     """The loss in what a model returned."""
-    found = result
-    if not isinstance(result, Tensor):
-        found = result.get("loss") if isinstance(result, Mapping) else None
-        found = getattr(result, "loss", None) if found is None else found
+    found = _loss_in(result)
     if not isinstance(found, Tensor) or found.numel() != 1:
         raise ProblemError(
             f"the model returns {type(result).__name__}, not a loss",
             hint="give loss_fn=, or use HomotopyLR and update_curvature(inputs, targets)",
         )
     return found
+
+
+def _loss_in(result: Any) -> Any:
+    """A tensor itself, or what a model's result calls its loss."""
+    if isinstance(result, Tensor):
+        return result
+    found = result.get("loss") if isinstance(result, Mapping) else None
+    return getattr(result, "loss", None) if found is None else found
+
+
+def _is_part(given: float, whole: float) -> bool:
+    """Whether `given` is whole/n for a whole number n, as where the gradients of n batches add."""
+    n = max(1, round(whole / given)) if given else 1
+    return math.isclose(n * given, whole, rel_tol=SAME, abs_tol=1e-12)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from homotopy_cli.curvature.backward import dense
 from homotopy_cli.problems.sharded import full
 
 LEAST = 0.02  # c: a slice says no more; our choice
@@ -43,7 +44,7 @@ class Alignment:
             at += parameter.numel()
             if parameter.grad is None:
                 continue
-            whole = full(parameter.grad.detach()).reshape(-1).to(piece.dtype)
+            whole = dense(full(parameter.grad.detach())).reshape(-1).to(piece.dtype)
             scaled = piece if scale is None else piece / scale
             other = whole if scale is None else whole / scale
             both += float(torch.dot(scaled, whole))
@@ -59,3 +60,30 @@ class Alignment:
         if self.cosine <= 0.0:
             return LEAST
         return min(1.0, max(LEAST, 1.0 - (self.cosine**-2 - 1.0) / (1.0 / share - 1.0)))
+
+
+class Excess:
+    """Called with the slice's gradient; how much longer the one in `.grad` is.
+
+    Args:
+        params: Live parameters; those without a gradient are left out of both lengths.
+    """
+
+    def __init__(self, params: Sequence[Tensor] = ()) -> None:
+        self.params = params
+        self.value = 1.0
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Take g of the slice, shape (n,), in the order of the parameters."""
+        at, mine, theirs = 0, [], []
+        for parameter in self.params:
+            piece = gradient[at : at + parameter.numel()]
+            at += parameter.numel()
+            if parameter.grad is not None:
+                whole = dense(full(parameter.grad.detach()))
+                mine.append(torch.linalg.vector_norm(piece).float())
+                theirs.append(torch.linalg.vector_norm(whole.float()))
+        if mine:
+            lengths = torch.stack([torch.stack(mine).norm(), torch.stack(theirs).norm()])
+            own, other = lengths.tolist()
+            self.value = other / own if own > 0.0 else 1.0

@@ -1,10 +1,21 @@
 """Learning rates in an optimizer's groups: floats or tensors, several, and others' writes."""
 
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that takes the steps: accelerate's wrapper is an Optimizer only by its type."""
+    while "defaults" not in vars(optimizer) and isinstance(
+        found := getattr(optimizer, "optimizer", None), Optimizer
+    ):
+        optimizer = found
+    return optimizer
 
 
 def rates(optimizer: Optimizer) -> list[float]:
@@ -15,10 +26,15 @@ def rates(optimizer: Optimizer) -> list[float]:
 def write_rates(optimizer: Optimizer, values: Sequence[float]) -> None:
     """Set every group's rate; tensor rates (torch.compile) are filled in place, never replaced."""
     for group, value in zip(optimizer.param_groups, values, strict=True):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(value)
-        else:
-            group["lr"] = value
+        write_rate(group, value)
+
+
+def write_rate(group: dict[str, Any], value: float) -> None:
+    """Set one group's rate: see write_rates."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(value)
+    else:
+        group["lr"] = value
 
 
 def rescale(optimizer: Optimizer, base_lr: float) -> float:
@@ -51,7 +67,7 @@ def check_inner(inner: object, optimizer: Optimizer) -> None:
             "step it yourself: the rates it writes are respected"
         )
     if isinstance(inner, LRScheduler):
-        if inner.optimizer is not optimizer:
+        if unwrapped(inner.optimizer) is not optimizer:
             raise ValueError("the inner scheduler belongs to another optimizer")
     elif inner is not None and not callable(inner):
         raise TypeError(
@@ -60,15 +76,47 @@ def check_inner(inner: object, optimizer: Optimizer) -> None:
         )
 
 
+def inner_parts(inner: object) -> list[LRScheduler]:
+    """A torch scheduler and those that it is made of (SequentialLR, ChainedScheduler)."""
+    if not isinstance(inner, LRScheduler):
+        return []
+    children = getattr(inner, "_schedulers", [])
+    return [inner, *(part for child in children for part in inner_parts(child))]
+
+
+def follow_split(inner: object, origins: Sequence[int], n_before: int) -> None:
+    """Give an inner torch scheduler, made before its optimizer's groups were split, one entry each.
+
+    Its lists with one entry for each of the old groups (base_lrs, lr_lambdas, _last_lr, max_lrs,
+    ...) get one for each of the new ones.
+
+    Args:
+        inner: See check_inner; one without such lists is left as it is.
+        origins: For each new group the index of the old one.
+        n_before: Old groups.
+    """
+    for part in inner_parts(inner):
+        for name, value in vars(part).items():
+            by_group = name not in _NOT_BY_GROUP and "milestone" not in name
+            if by_group and isinstance(value, list) and len(value) == n_before:
+                entries = [value[i] for i in origins]
+                copies = [e.clone() if isinstance(e, Tensor) else e for e in entries]
+                setattr(part, name, copies)
+
+
+_NOT_BY_GROUP = ("_schedulers", "_schedule_phases")  # lists of torch's schedulers
+
+
 class GroupRates:
     """Schedule of each group before the ceiling: base · inner(step) · what others multiplied.
 
     Another scheduler (ChainedScheduler) or the user may change a group's rate between two of
     our writes. The change is read as a factor on the schedule and kept, which is how torch's
-    chainable schedulers compose.
+    chainable schedulers compose; the first rate of a group that was made with rate 0 is its base.
+    What optimizer.load_state_dict brings is no such change: our own rates are written again.
 
     Args:
-        optimizer: Whose groups.
+        optimizer: Whose groups; it holds only a weak reference back.
         inner: See check_inner.
         unit: What the rate of a group that is added later is multiplied with: where the groups'
             rates are relative ones, a new group's is relative to what they were at first.
@@ -84,14 +132,34 @@ class GroupRates:
         self.positive = list(self.written)  # the last rate that was no 0
         self.zeroed = [False] * len(self.written)  # by somebody else, until that writes again
         self.inner_rates = list(self.written)  # of an inner LRScheduler, unlimited
+        self._watch()
+
+    def _watch(self) -> None:
+        ref = weakref.ref(self)
+        self.optimizer.register_load_state_dict_post_hook(lambda _: _write_again(ref))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._watch()  # torch's optimizers drop their hooks when they are copied
 
     def has_warmup(self) -> bool:
         """Whether the inner schedule starts below half of the base rate."""
         if isinstance(self.inner, LRScheduler):
-            groups = self.optimizer.param_groups  # SequentialLR has no base_lrs of its own
-            pairs = zip(self.inner_rates, groups, strict=True)
-            return all(now < 0.5 * float(group["initial_lr"]) for now, group in pairs)
+            return all(
+                now < 0.5 * top for now, top in zip(self.inner_rates, self._tops(), strict=True)
+            )
         return self.inner is not None and float(self.inner(0)) < 0.5
+
+    def _tops(self) -> list[float]:
+        """The rate that each group's inner torch scheduler rises to."""
+        groups = self.optimizer.param_groups  # SequentialLR has no base_lrs of its own
+        tops = [float(group["initial_lr"]) for group in groups]
+        for part in inner_parts(self.inner):  # two whose initial_lr is far below their peak
+            peaks = getattr(part, "max_lrs", [])  # of CyclicLR
+            if isinstance(part, OneCycleLR):
+                peaks = [group["max_lr"] for group in groups]
+            tops = [max(top, float(peak)) for top, peak in zip(tops, peaks or tops, strict=True)]
+        return tops
 
     def sync(self, base_lrs: list) -> None:
         """Take in groups added since (their present rate is their base), and foreign changes."""
@@ -108,10 +176,20 @@ class GroupRates:
                 continue
             before = self.written[i] or self.positive[i] or float(base_lrs[i])
             self.zeroed[i] = now == 0.0
+            if before == 0.0:
+                self._begin(i, now, base_lrs)
             if now > 0.0 and before > 0.0:
                 self.others[i] *= now / before
                 self.positive[i] = now
             self.written[i] = now
+
+    def _begin(self, i: int, rate: float, base_lrs: list) -> None:
+        """Group i, made with rate 0, has got a rate: the base of its schedule from here on."""
+        base_lrs[i] = self.optimizer.param_groups[i]["initial_lr"] = self.unit * rate
+        self.positive[i] = self.inner_rates[i] = rate
+        for part in inner_parts(self.inner):
+            if len(bases := getattr(part, "base_lrs", [])) > i and float(bases[i]) == 0.0:
+                bases[i] = rate
 
     def forget_others(self) -> None:
         """Drop the factors that others put on the schedule."""
@@ -164,3 +242,12 @@ class GroupRates:
             self.inner.load_state_dict(state["inner"])
         if len(self.written) == len(self.optimizer.param_groups):
             write_rates(self.optimizer, self.written)
+
+
+def _write_again(ref: "weakref.ref[GroupRates]") -> None:
+    """The optimizer has loaded a state, with the rates of another moment in it."""
+    found = ref()
+    if found is not None:
+        known = zip(found.optimizer.param_groups, found.written, strict=False)  # some may be new
+        for group, rate in known:
+            write_rate(group, rate)

@@ -1,6 +1,7 @@
 """The engine of every class here: probe when due, lower the ceiling at once, say why."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,17 +21,13 @@ from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.effort import Effort, efforts
 from homotopy_cli.schedulers.events import EventLog
 from homotopy_cli.schedulers.layer_watch import LayerWatch
-from homotopy_cli.schedulers.metric import differ, group_metric
-from homotopy_cli.schedulers.probing import (
-    CurvatureProbe,
-    LayerMeasurement,
-    LossLike,
-    Measurement,
-)
+from homotopy_cli.schedulers.loss_scaling import unscaled
+from homotopy_cli.schedulers.metric import GuardMetric
+from homotopy_cli.schedulers.probing import CurvatureProbe, LayerMeasurement, LossLike, Measurement
 from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.relapse import Relapse
-from homotopy_cli.schedulers.settings import ALONG_STEP, GuardSettings, check_share
+from homotopy_cli.schedulers.settings import GuardSettings, check_share
 
 
 class CurvatureGuard:
@@ -92,6 +89,7 @@ class CurvatureGuard:
             rise=line,
             in_line=rise is not None,
         )
+        self._metric = GuardMetric(optimizer, self.signal, self.ceiling.family)
         self.alarms = Alarms()
         self.relapse = Relapse(self.ceiling, self.cadence, self.events)
         self.counter = StepCounter(optimizer)
@@ -155,21 +153,26 @@ class CurvatureGuard:
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
-        if not gradient_is_finite(self.optimizer):  # no step comes of it: a GradScaler skips it
-            self.ceiling.held = not self.ceiling.measured
-            self.events.add(step, "info", "GRADIENT_NONFINITE", "inf or NaN: nothing to probe")
+        overflows = not gradient_is_finite(self.optimizer)  # a GradScaler skips such a step
+        text = "inf or NaN: nothing to probe"
+        self.events.add_if_new(overflows, step, "info", "GRADIENT_NONFINITE", text)
+        if overflows:
+            self.ceiling.hold()
             return None
         sliced = self.probe.whole
         try:
-            metric = self.metric(rates)
             top = max(rates, default=0.0)
             rate = top * self.ceiling.factor(top)
-            found = self.probe.measure(
-                batch, effort, paired=paired, metric=metric, step=step, rate=rate
+            where = {"paired": paired, "step": step, "rate": rate, "metric": self.metric(rates)}
+            found = unscaled(
+                self._metric,
+                lambda: self.probe.measure(batch, effort, **where),
+                self._say_scaled,
             )
         except MEASUREMENT_ERRORS as error:
             mean_over_ranks([math.nan] * 3)
-            if not self.ceiling.measured and not isinstance(error, NonFiniteError):
+            bound_to_fail = isinstance(error, NonFiniteError) or not self._metric.counts_gradient
+            if not self.ceiling.measured and not bound_to_fail:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
@@ -245,27 +248,22 @@ class CurvatureGuard:
         return found
 
     def metric(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
-        """Live parameters -> P for these group rates: see metric.group_metric."""
-        how = {"adaptive": self._adaptive, "always": self.signal in ALONG_STEP}
-        return lambda params: group_metric(self.optimizer, params, rates, **how)
-
-    @property
-    def _adaptive(self) -> bool:
-        """Whether λ is measured in the metric of the optimizer's own second moments."""
-        known = self.ceiling.family in thresholds.PRECONDITIONED
-        return self.signal == "preconditioned_sharpness" or (self.signal in ALONG_STEP and known)
+        """Live parameters -> P for these group rates."""
+        return self._metric.at(rates)
 
     def _column(self, rates: Sequence[float]) -> str:
         """Which column of the log steers."""
-        if self.signal in ALONG_STEP:
-            return "directional_sharpness"
-        scaled = self._adaptive and self.ceiling.family != "sgd"
-        return "preconditioned_sharpness" if scaled or differ(rates) else "lambda_max"
+        return self._metric.column(rates)
+
+    def _say_scaled(self, text: str) -> None:
+        self.events.add(self.n_steps, "warning", "GRADIENT_SCALED", text)
+        warnings.warn(text, UserWarning, stacklevel=2)
 
     def _failed(self, step: int, cost: float, why: str, *, floor: bool = True) -> None:
         """Keep the last ceiling, count, say so, and try again soon (1, 2, 4, ... steps later)."""
         self.n_failed += 1
-        self.ceiling.held = floor and not self.ceiling.measured
+        if floor:
+            self.ceiling.hold()
         self.cadence.record(step, cost, log_change=math.inf, load=0.0)
         self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
         self.n_failed_in_a_row += 1
@@ -294,7 +292,8 @@ class CurvatureGuard:
         fired = self.alarms(loss if world_size() == 1 else None, grad_norm)
         if fired:
             self.cadence.hasten()
-            self.events.add(self.n_steps, "info", "ALARM", f"{fired} out of range")
+        text = f"{fired} out of range"
+        self.events.add_if_new(bool(fired), self.n_steps, "info", "ALARM", text)
         return bool(fired)
 
     def state_dict(self) -> dict[str, Any]:
@@ -302,6 +301,7 @@ class CurvatureGuard:
         return {name: getattr(self, name).state_dict() for name in _PARTS} | {
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "n_steps": self.n_steps,
+            "counts_gradient": self._metric.counts_gradient,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -311,6 +311,7 @@ class CurvatureGuard:
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
         self.counter.n = state["n_steps"]
+        self._metric.counts_gradient = state["counts_gradient"]
 
 
 _PARTS = ("ceiling", "cadence", "layers", "probe", "events", "alarms", "relapse")

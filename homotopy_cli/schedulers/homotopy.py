@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.schedulers import trust
 from homotopy_cli.schedulers.base import CurvatureScheduler
+from homotopy_cli.schedulers.groups import unwrapped
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
@@ -148,6 +149,8 @@ class HomotopyLR(CurvatureScheduler):
         estimator: CurvatureEstimator | None = None,
         last_epoch: int = -1,
     ) -> None:
+        if isinstance(optimizer, Optimizer):
+            optimizer = unwrapped(optimizer)
         if mode not in BUDGET:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(BUDGET)}")
         self.ramp = None

@@ -1,13 +1,67 @@
 """The metric in which one edge holds for all parameter groups at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from homotopy_cli.curvature.backward import dense
 from homotopy_cli.curvature.precondition import preconditioner
+from homotopy_cli.errors import ProblemError
+from homotopy_cli.problems.sharded import full
+from homotopy_cli.schedulers import thresholds
+from homotopy_cli.schedulers.settings import ALONG_STEP
+
+
+class GuardMetric:
+    """Which curvature steers, in which metric.
+
+    Args:
+        optimizer: Its state and `.grad` give P.
+        signal: Resolved: not "auto".
+        family: Of the optimizer: see thresholds.
+    """
+
+    def __init__(self, optimizer: Optimizer, signal: str, family: str) -> None:
+        self.optimizer, self.signal, self.family = optimizer, signal, family
+        self.counts_gradient = True  # False: P is that of the optimizer's state alone
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether λ is measured in the metric of the optimizer's own second moments."""
+        known = self.family in thresholds.PRECONDITIONED
+        return self.signal == "preconditioned_sharpness" or (self.signal in ALONG_STEP and known)
+
+    def at(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
+        """Live parameters -> P for these group rates: see group_metric."""
+        return lambda params: group_metric(
+            self.optimizer,
+            params,
+            rates,
+            adaptive=self.adaptive,
+            always=self.signal in ALONG_STEP,
+            include_gradient=self.counts_gradient,
+        )
+
+    def excess_over_state(self) -> float:
+        """‖.grad‖ over that of the gradients in the optimizer's state; ∞ where it has none yet."""
+        held = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        try:
+            known = preconditioner(self.optimizer, held, include_gradient=False)
+        except ProblemError:
+            return math.inf
+        size = float(torch.linalg.vector_norm(known[known.isfinite()].float()))
+        lengths = [torch.linalg.vector_norm(dense(full(p.grad)).float()) for p in held]
+        return float(torch.stack(lengths).norm()) / size if size > 0.0 else math.inf
+
+    def column(self, rates: Sequence[float]) -> str:
+        """Which column of the log steers."""
+        if self.signal in ALONG_STEP:
+            return "directional_sharpness"
+        scaled = self.adaptive and self.family != "sgd"
+        return "preconditioned_sharpness" if scaled or differ(rates) else "lambda_max"
 
 
 def differ(rates: Sequence[float]) -> bool:
@@ -22,6 +76,7 @@ def group_metric(
     *,
     adaptive: bool,
     always: bool = False,
+    include_gradient: bool = True,
 ) -> Tensor | None:
     """The diagonal P, shape (n,), with update = -η·P⁻¹g for η the largest rate; None for I.
 
@@ -35,8 +90,11 @@ def group_metric(
         rates: Scheduled rate of every group.
         adaptive: Take the optimizer's own second moments; False is P = I before the rates.
         always: Return ones rather than None for I.
+        include_gradient: See curvature.precondition.preconditioner.
     """
-    p = preconditioner(optimizer, params) if adaptive else None
+    p = None
+    if adaptive:
+        p = preconditioner(optimizer, params, include_gradient=include_gradient)
     held = {id(q): rate for group, rate in _pairs(optimizer, rates) for q in group["params"]}
     if not differ(rates) and all(id(q) in held for q in params):
         if p is None and always:

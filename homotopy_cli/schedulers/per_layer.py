@@ -13,6 +13,7 @@ from homotopy_cli.problems.wrappers import clean_name, unwrap
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.ceiling import PER_GROUP, SCHEDULE
 from homotopy_cli.schedulers.effort import Effort
+from homotopy_cli.schedulers.groups import follow_split, unwrapped
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import LossLike
 
@@ -26,7 +27,8 @@ class PerLayerHomotopyLR(HomotopyLR):
     each with all options of the group it came from (and its name under "layer"), so that the
     factors reach the optimizer. Optimizer state is kept by parameter and stays. λ_b is the
     largest eigenvalue of the block in the optimizer's own metric; layers are measured every
-    `layers_freq` optimizer steps after the burst, where the budget allows.
+    `layers_freq` optimizer steps after the burst, where the budget allows. An inner torch scheduler
+    that was made before follows the split.
 
     Without an optimizer, PerLayerHomotopyLR(model, loss_fn, base_lr=0.01) makes a
     plain SGD over the model, at `.optimizer`.
@@ -57,7 +59,9 @@ class PerLayerHomotopyLR(HomotopyLR):
             raise TypeError("PerLayerHomotopyLR needs the model: its modules are the layers")
         settings.setdefault("layers_freq", 100)
         settings.setdefault("scale_decay", False)  # the largest rate moves with its layer's factor
-        split_groups(optimizer, model)
+        optimizer = unwrapped(optimizer)
+        n_before = len(optimizer.param_groups)
+        follow_split(settings.get("inner"), split_groups(optimizer, model), n_before)
         self._bounds = {"power": power, "low": low, "high": high}
         self.multipliers: dict[str, float] = {}
         self._measured_at = -1
@@ -132,20 +136,24 @@ class PerLayerHomotopyLR(HomotopyLR):
         self._measured_at = state_dict["measured_at"]
 
 
-def split_groups(optimizer: Optimizer, model: nn.Module) -> None:
+def split_groups(optimizer: Optimizer, model: nn.Module) -> list[int]:
     """Split every group of the optimizer, in place, into one per owning module of the model.
 
     Parameters that the model does not own stay together, under the layer "". Groups that have
     been split before are left alone.
+
+    Returns:
+        For each group the index of the one it came from.
     """
-    if all("layer" in group for group in optimizer.param_groups):
-        return
+    before = optimizer.param_groups[:]
+    if all("layer" in group for group in before):
+        return list(range(len(before)))
     owner: dict[int, str] = {}
     for name, parameter in unwrap(model).named_parameters():
         owner[id(parameter)] = clean_name(name).rpartition(".")[0] or ROOT
-    optimizer.param_groups[:] = [
-        part for group in optimizer.param_groups for part in _parts(group, owner)
-    ]
+    parts = [(i, part) for i, group in enumerate(before) for part in _parts(group, owner)]
+    optimizer.param_groups[:] = [part for _, part in parts]
+    return [i for i, _ in parts]
 
 
 def _parts(group: dict[str, Any], owner: dict[int, str]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,28 +16,18 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.moments import sampled_moments
 from homotopy_cli.curvature.operators import HessianOperator
-from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
-from homotopy_cli.problems.evaluation import with_gradients_if_needed
-from homotopy_cli.problems.nest import Batch, n_indices, n_rows
+from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.problems.reducer import each
-from homotopy_cli.problems.sharded import is_sharded
 from homotopy_cli.problems.wrappers import unwrap
 from homotopy_cli.records import CurvatureEstimate
-from homotopy_cli.schedulers.cadence import PASS, pass_cost, probe_cost
+from homotopy_cli.schedulers.cadence import probe_cost
 from homotopy_cli.schedulers.columns import columns
 from homotopy_cli.schedulers.effort import Effort
-from homotopy_cli.schedulers.fraction import Alignment
-from homotopy_cli.schedulers.ranks import all_ranks
-from homotopy_cli.schedulers.slices import (
-    least_rows,
-    slice_size,
-    take_rows,
-    why_not_sliced,
-)
+from homotopy_cli.schedulers.fraction import Alignment, Excess
+from homotopy_cli.schedulers.sliced import LossLike, SlicedProblems
 
-LossLike = Loss | Callable[..., Tensor] | str | None
 Metric = Callable[[list[Tensor]], Tensor | None]  # live parameters -> diagonal P, or None for I
 
 
@@ -49,6 +39,7 @@ class Measurement:
     values: dict[str, float]  # per-probe columns of the log; absent = not measured
     cost: float  # G
     seconds: float
+    excess: float = 1.0  # ‖.grad‖ over the slice's ‖g‖; 1 where it is not asked for
 
 
 @dataclass(frozen=True)
@@ -61,14 +52,11 @@ class LayerMeasurement:
     seconds: float
 
 
-class CurvatureProbe:
+class CurvatureProbe(SlicedProblems):
     """Measures a model on slices of training batches and leaves no trace on it.
 
     Args:
-        model: In whatever mode it trains; wrappers (DDP, compile) are taken off.
-        loss_fn: A problems.criteria.Loss, its name, or a callable: loss_fn(outputs, targets)
-            for a pair of inputs and targets, loss_fn(model, batch) for a whole batch. None
-            guesses from the batch.
+        model, loss_fn: See SlicedProblems.
         seed: Of start vectors and dropout masks.
         signal: "directional" measures u'Hu/u'Pu too, one product more; "secant" and "forward"
             measure only that, without products: see along.py.
@@ -88,15 +76,10 @@ class CurvatureProbe:
         fraction: bool = False,
         estimator: CurvatureEstimator | None = None,
     ) -> None:
-        self.model = model
-        self.loss_fn = loss_fn
-        self.seed = seed
+        super().__init__(model, loss_fn, seed=seed)
         self.signal, self.fraction = signal, fraction
         config = EstimatorConfig.cheap(seed=seed, directional=signal == "directional")
         self.estimator = estimator or CurvatureEstimator(config=config)
-        self.whole: bool | None = None  # slices do not stand for the batch; None: not tried yet
-        self.per_pass = PASS  # G, of the last probe's device and sizes: see cadence
-        self.why_whole = "another rank's slices do not stand for its batch"  # or this one's
         self.layer_names: tuple[str, ...] = ()
         self.layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
         self.scaled_layer_estimator = CurvatureEstimator(config=replace(config, blocks=True))
@@ -131,9 +114,16 @@ class CurvatureProbe:
         live = list(problem.model_params.values())
         diagonal = each(problem.reducer, lambda: metric(live))
         alignment = Alignment(live, diagonal) if self.fraction else None
+        excess = Excess() if diagonal is None else Excess(live)
+
+        def seen(gradient: Tensor) -> None:
+            excess(gradient)
+            if alignment is not None:
+                alignment(gradient)
+
         if self.signal in along.SIGNALS:
             estimate = along.measure_along(
-                problem, self.signal, rate, diagonal=diagonal, on_gradient=alignment
+                problem, self.signal, rate, diagonal=diagonal, on_gradient=seen
             )
             cost = estimate.cost.gradient_equivalents * (share + self.per_pass)
         else:
@@ -142,14 +132,15 @@ class CurvatureProbe:
             )
             whole = diagonal is None or effort.matrices > 1
             estimate = self.estimator.estimate(
-                problem, preconditioner=diagonal, whole=whole, on_gradient=alignment
+                problem, preconditioner=diagonal, whole=whole, on_gradient=seen
             )
             cost = probe_cost(share, estimate.cost.n_hvp, self.per_pass)
         seconds = time.perf_counter() - started
         values = columns(estimate) | {"gradient_equivalents": cost, "probe_seconds": seconds}
         if alignment is not None and math.isfinite(found := alignment.signal_fraction(share)):
             values["signal_fraction"] = found
-        return Measurement(estimate, values, cost=cost, seconds=seconds)
+        worst = max(problem.reducer.together(lambda: excess.value))
+        return Measurement(estimate, values, cost=cost, seconds=seconds, excess=worst)
 
     def measure_layers(
         self, batch: Batch, effort: Effort, *, paired: bool, step: int, metric: Metric | None = None
@@ -220,83 +211,9 @@ class CurvatureProbe:
         self.layer_names = tuple(block.name for block in partition.blocks)
         return partition
 
-    def problem(
-        self, batch: Batch, fraction: float, *, paired: bool, step: int
-    ) -> tuple[Problem, float]:
-        """The mean loss over a slice of every rank's batch, and the slices' share of all rows."""
-        reducer = all_ranks()
-        each(reducer, lambda: self._judge_slices(batch, fraction, paired=paired))
-        verdicts = reducer.together(lambda: self.whole)
-        if any(verdict is not None for verdict in verdicts):
-            self.whole = any(verdicts)  # all ranks alike
-        part = each(reducer, lambda: self.part(batch, fraction))
-        problem = self.over(part, paired=paired, step=step)
-        taken = reducer.together(lambda: (n_rows(part), n_rows(batch), n_indices(part)))
-        share = sum(some for some, *_ in taken) / sum(rows for _, rows, _ in taken)
-        self.per_pass = pass_cost(
-            problem.device.type,
-            n_tensors=len(problem.params),
-            n_params=problem.n_params,
-            n_terms=max(problem.n_terms, sum(n for *_, n in taken)) / share / reducer.size,
-        )
-        return problem, share
-
-    def part(self, batch: Batch, fraction: float) -> Batch:
-        """The rows of this rank's batch that a probe measures."""
-        return take_rows(batch, fraction, self.slice_size(n_rows(batch), fraction))[0]
-
-    def over(self, part: Batch, *, paired: bool, step: int) -> Problem:
-        """The mean loss over all of every rank's `part`, with the dropout mask of `step`."""
-        reducer = all_ranks()
-        loss = each(reducer, lambda: self._loss(part, paired=paired))
-        return Problem.from_module(
-            self.model, loss, [part], mode="keep", seed=self.seed + step, reducer=reducer
-        )
-
     def predicted(self, effort: Effort, batch: Batch) -> float:
         """G that a probe of this effort will cost."""
         return effort.predicted(n_rows(batch), self.slice_size, self.per_pass)
-
-    def slice_size(self, rows: int, fraction: float) -> int:
-        """Rows of a slice of a batch of `rows`."""
-        return rows if self.whole else slice_size(rows, fraction, least_rows(self.model))
-
-    def _judge_slices(self, batch: Batch, fraction: float, *, paired: bool) -> None:
-        """The first time: whether slices stand for a batch."""
-        size = self.slice_size(n_rows(batch), fraction)
-        if size < n_rows(batch) and self.whole is None:
-            why = self._why_not_sliced(batch, self._loss(batch, paired=paired), size)
-            self.whole, self.why_whole = bool(why), why or self.why_whole
-
-    def _why_not_sliced(self, batch: Batch, loss: Any, size: int) -> str:
-        """See slices; a named loss is a mean over rows, and a sharded model is trusted."""
-        if (isinstance(loss, Loss) and loss.name in NAMES) or is_sharded(self.model):
-            return ""
-
-        def losses(batches: Sequence[Batch]) -> list[float]:
-            problem = Problem.from_module(self.model, loss, batches, mode="keep", seed=self.seed)
-            if len(problem.batches) < len(batches):
-                return [math.nan] * len(batches)  # some are without any target
-            with torch.no_grad():
-                found = with_gradients_if_needed(
-                    lambda: [problem.batch_loss(i).detach() for i in range(len(batches))]
-                )
-            return [float(value) for value in found]
-
-        return why_not_sliced(losses, batch, size)
-
-    def _loss(self, batch: Batch, *, paired: bool) -> Loss | Callable[[nn.Module, Batch], Tensor]:
-        if self.loss_fn is None or isinstance(self.loss_fn, str):
-            self.loss_fn = resolve_loss(self.loss_fn, model=self.model, batch=batch)
-        if isinstance(self.loss_fn, Loss) or not paired:
-            return self.loss_fn
-        function = self.loss_fn
-
-        def of_pair(model: nn.Module, pair: Batch) -> Tensor:
-            inputs, targets = pair
-            return function(model(inputs), targets)
-
-        return of_pair
 
     def state_dict(self) -> dict[str, Any]:
         """Warm-start vectors, which save products, and the layers' names."""

@@ -51,7 +51,8 @@ class CurvatureWarmup(HomotopyLR):
         settings.setdefault("warmup", 0.0)  # the gate is the rise, and a cut of it is no decay
         settings.setdefault("scale_decay", False)
         settings.setdefault("longest", 2 * settings.get("estimation_freq", 10))  # the rate moves
-        self.finished = not settings.get("enabled", True)
+        self._wanted = settings.get("enabled", True)
+        self.finished = not self._wanted
         self.factor = 1.0 if self.finished else START
         self._calm = 0
         super().__init__(optimizer, model, loss_fn, **settings)
@@ -108,4 +109,4 @@ class CurvatureWarmup(HomotopyLR):
         super().load_state_dict(state_dict)
         ramp = state_dict["warmup"]
         self.factor, self.finished, self._calm = ramp["factor"], ramp["finished"], ramp["calm"]
-        self.enabled = self.enabled and not self.finished
+        self.enabled = self._wanted and not self.finished

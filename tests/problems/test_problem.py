@@ -379,3 +379,24 @@ def test_total_is_the_weighted_mean():
     parts = Problem.from_module(model, NAMES["mse"], [(x[:7], y[:7]), (x[7:], y[7:])])
     exact = ((model(x) - y) ** 2).mean().item()
     assert abs(total(parts) - exact) <= 1e-14 * abs(exact) + 1e-16
+
+
+def test_a_modules_own_generator_draws_alike_every_time_and_is_put_back():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.draws = torch.Generator().manual_seed(5)
+            self.same = self.draws  # held twice
+
+        def forward(self, x):
+            return ((x + torch.randn(x.shape, generator=self.draws)) * self.weight).sum()
+
+    model = Noisy()
+    before = model.draws.get_state()
+    problem = Problem.from_module(model, lambda m, b: m(b), [torch.zeros(4, 3)])
+    losses = [problem.batch_loss(0).item() for _ in range(2)]
+    with problem.measuring():
+        losses += [problem.batch_loss(0).item() for _ in range(2)]
+    assert len(set(losses)) == 1
+    assert torch.equal(model.draws.get_state(), before)
