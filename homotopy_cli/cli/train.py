@@ -92,7 +92,7 @@ def train(
     from homotopy_cli.recipe.load import open_recipe
 
     def load(overrides: tuple[str, ...], profile: str | None) -> "LoadedRecipe":
-        return open_recipe(recipe, overrides, profile=profile)
+        return open_recipe(recipe, overrides, profile=profile, files=True)
 
     overrides = tuple(settings or ())
     with _faults_of_a_check(check):
