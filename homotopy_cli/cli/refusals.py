@@ -22,7 +22,7 @@ OWN = {
     "HDF5": (".h5", ".hdf5"),
 }
 FOREIGN = re.compile(
-    r"\.(pt|pth|ckpt|bin|safetensors|distcp|metadata|npz|npy|pkl|pickle|zip|tar|gz|onnx|gguf|journal"
+    r"\.(pt|pth|ckpt|bin|safetensors|distcp|npz|npy|pkl|pickle|zip|tar|gz|onnx|gguf|journal"
     r"|py|ipynb|sh|ya?ml|toml|cfg|ini|csv|tsv|txt|jsonl|parquet|arrow|png|jpg|pdf)"
 )
 _HEAD = 512  # bytes in which a binary file shows a zero

@@ -44,6 +44,8 @@ def run_report(
         hint = f"homotopy report {logs[0]} --watch --every {every:g}"
         said = f"--every {every:g}: says how often --watch looks; alone it does nothing"
         raise HomotopyError(said, hint=hint)
+    if not logs[0].name:
+        read_log(logs[0])  # the current folder or the root: says what a log is
     target = out or logs[0].with_suffix(".html")
     later = watch and out is None and absent(logs[:1])  # the run makes the page's folder too
     _check(logs, baseline, target, bool(later), json=json, markdown=markdown, junit=junit)

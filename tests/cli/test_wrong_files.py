@@ -79,6 +79,8 @@ def test_resuming_what_is_not_there_is_said(tmp_path, capsys, monkeypatch):
     assert run([*argv, "--out", "a.h5"]) == 0
     again = capsys.readouterr()
     assert again.err == "" and again.out.startswith("nothing to do: the run already has 2 steps")
+    assert run([*argv, "--out", "a.h5", "--set", "steps=5"]) == 0
+    assert capsys.readouterr().err == "note: a.h5: resuming at step 2 of 5\n"
 
 
 def test_a_name_changed_by_set_says_how_to_replace_the_section(tmp_path, capsys):
