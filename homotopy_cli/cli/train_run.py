@@ -54,9 +54,7 @@ def run_train(
         needed = consent(loaded.recipe, recipe)
         for line in sentences(result, command=command, page=bool(written), consent=needed):
             print(line)
-        if result.unsaved:
-            again = f"free some space, then: {command} --resume{_out_option(result.paths)}"
-            raise CheckpointError(result.unsaved, hint=again)
+        refuse_incomplete(result, command)
         if result.status == "diverged":
             from homotopy_cli.training.summary import advice
 
@@ -64,6 +62,25 @@ def run_train(
 
     ranks.on_main(tell)
     return result.exit_code
+
+
+def refuse_incomplete(result: Any, command: str) -> None:
+    """Say what a full disk has cost: a warning beside a graver end, else an error.
+
+    Raises:
+        CheckpointError: The last weights are in no checkpoint, or steps in no file of the log.
+    """
+    diverged = result.status == "diverged"
+    lost = result.unlogged if result.lost_rows and not diverged else ""
+    if result.unlogged and not lost:
+        print(f"warning: {result.unlogged}", file=sys.stderr)
+    if not (result.unsaved or lost):
+        return
+    # Steps after the checkpoint are taken and logged again; those before it, by a new run alone.
+    left = result.unsaved or result.status == "interrupted"
+    again = f"{command} --{'resume' if left else 'overwrite'}{_out_option(result.paths)}"
+    missing = "; ".join(filter(None, (result.unsaved, lost)))
+    raise CheckpointError(missing, hint=f"free some space, then: {again}")
 
 
 def refuse_inputs(loaded: Any, target: Path) -> None:
