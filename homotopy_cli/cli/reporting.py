@@ -23,6 +23,7 @@ def run_report(
     title: str | None,
     watch: bool = False,
     every: float | None = None,
+    quiet: bool = False,
 ) -> int:
     """Read the logs, evaluate the gates, write every output; 1 when a gate fired.
 
@@ -61,7 +62,7 @@ def run_report(
     def draw_live(runs: Sequence[Any], refresh: float) -> None:
         draw(runs, judge(runs), refresh)
 
-    interrupted = watch and _watch(logs, target, draw_live, every or EVERY)
+    interrupted = watch and _watch(logs, target, draw_live, every or EVERY, quiet)
     if interrupted and (missing := absent(logs)):
         print(f"no page: {missing[0]} was never written", file=sys.stderr)
         return INTERRUPTED
@@ -116,9 +117,11 @@ def _check(
     check_outputs(outputs, [*named, *journals])
 
 
-def _watch(logs: Sequence[Path], target: Path, draw: Any, every: float) -> bool:
+def _watch(logs: Sequence[Path], target: Path, draw: Any, every: float, quiet: bool) -> bool:
     from homotopy_cli.cli.watching import watch
 
-    print(f"watching: {target} follows the run, every {every:g} s; Ctrl-C ends it", file=sys.stderr)
+    if not quiet:
+        said = f"watching: {target} follows the run, every {every:g} s; Ctrl-C ends it"
+        print(said, file=sys.stderr)
     refresh = max(every, FASTEST_RELOAD)
-    return watch(logs, lambda runs: draw(runs, refresh), every=every)
+    return watch(logs, lambda runs: draw(runs, refresh), every=every, quiet=quiet)

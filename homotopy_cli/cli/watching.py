@@ -17,6 +17,7 @@ def watch(
     draw: Callable[[Sequence[Any]], None],
     *,
     every: float,
+    quiet: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
@@ -28,6 +29,7 @@ def watch(
         logs: Where the logs are, or will be.
         draw: Gets the logs as read. Called once at least.
         every: Seconds between two looks.
+        quiet: Say nothing while waiting.
         sleep, clock: For tests.
 
     Returns:
@@ -45,7 +47,7 @@ def watch(
     changed, failures = clock(), 0
     open_logs = list(logs)  # those whose run goes on
     try:
-        waited = _await(logs, lambda: sleep(every))
+        waited = _await(logs, lambda: sleep(every), quiet)
         while True:
             now = signature(logs)
             if now != seen:
@@ -75,10 +77,10 @@ def absent(logs: Sequence[Path]) -> list[Path]:
     return [path for path, state in zip(logs, _states(logs), strict=True) if not any(state)]
 
 
-def _await(logs: Sequence[Path], pause: Callable[[], None]) -> bool:
+def _await(logs: Sequence[Path], pause: Callable[[], None], quiet: bool) -> bool:
     """Return once every log exists; whether that took any waiting."""
     missing = absent(logs)
-    if missing:
+    if missing and not quiet:
         names = ", ".join(map(str, missing))
         print(f"waiting for {names}: no such log yet; Ctrl-C ends it", file=sys.stderr)
     waited = bool(missing)
