@@ -13,9 +13,11 @@ OF_BASELINE = "--compare OLD.pt"  # the option that gives gates a baseline
 
 
 def check_targets(options: ProbeOptions) -> None:
-    """Refuse outputs that cannot be written, or that are inputs, before any work is done."""
-    from homotopy_cli.cli.refusals import Output, check_outputs, target_files
+    """Refuse absent checkpoints, and outputs that cannot be written or that are inputs."""
+    from homotopy_cli.cli.refusals import Output, check_outputs, refuse_absent, target_files
 
+    for checkpoint in filter(None, (options.checkpoint, options.compare)):
+        refuse_absent(checkpoint, options.batch)
     outputs = [
         Output("--json", options.json, "JSON"),
         Output("--html", options.html, "HTML"),

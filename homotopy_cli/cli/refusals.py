@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from homotopy_cli.cli.writing import in_place
-from homotopy_cli.errors import HomotopyError, typed
+from homotopy_cli.errors import CheckpointError, HomotopyError, typed
 
 Inputs = Iterable[tuple[str, str | os.PathLike[str] | None]]  # (what it is, file or folder)
 
@@ -25,6 +26,7 @@ FOREIGN = re.compile(
     r"\.(pt|pth|ckpt|bin|safetensors|distcp|npz|npy|pkl|pickle|zip|tar|gz|onnx|gguf|journal"
     r"|py|ipynb|sh|ya?ml|toml|cfg|ini|csv|tsv|txt|jsonl|parquet|arrow|png|jpg|pdf)"
 )
+WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 _HEAD = 512  # bytes in which a binary file shows a zero
 
 
@@ -149,6 +151,23 @@ def _same(one: Path, other: Path) -> bool:
     with suppress(OSError):
         return os.path.samefile(one, other)
     return _real(one) == _real(other)
+
+
+def refuse_absent(checkpoint: Path, batches: Sequence[Path]) -> None:
+    """Raise CheckpointError where nothing is there, proposing checkpoints of a similar name."""
+    if os.path.lexists(checkpoint):
+        return
+    folder, others = checkpoint.parent, {_real(batch) for batch in batches}
+    stems: dict[str, Path] = {}
+    with suppress(OSError):
+        for file in sorted(folder.iterdir()):
+            if file.suffix in WEIGHTS and _real(file) not in others:
+                stems.setdefault(file.stem, file)
+    near = [typed(stems[stem]) for stem in get_close_matches(checkpoint.stem, stems, n=3)]
+    raise CheckpointError(
+        f"{checkpoint}: no such file; looked in {folder.absolute()}",
+        hint=f"did you mean {' or '.join(near)}?" if near else "check the path",
+    )
 
 
 def target_files(**targets: Any) -> Inputs:
