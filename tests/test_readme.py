@@ -10,6 +10,8 @@ from typer.main import get_command
 
 import homotopy_cli
 from homotopy_cli.cli.app import app
+from homotopy_cli.records import RunInfo, StepRecord
+from homotopy_cli.runlog.writer import RunWriter
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.S)
@@ -44,6 +46,27 @@ def test_python_compiles_and_names_what_exists(body):
     for names in re.findall(r"from homotopy_cli import (.*)", body):
         for name in names.split(","):
             assert hasattr(homotopy_cli, name.strip())
+
+
+@pytest.mark.parametrize("ends", [12, 20])
+def test_the_table_of_a_resumed_log_holds_no_superseded_row(tmp_path, monkeypatch, ends):
+    """Killed at step 15, resumed at 10, to the end or again stopped on the way."""
+    pytest.importorskip("pandas")
+    (body,) = (body for _, body in BLOCKS if "pandas.DataFrame" in body)
+    info = RunInfo("r", (), (), (), "", {}, {}, (), 0, 1)
+    with RunWriter.create(tmp_path / "run.h5", info) as writer:
+        for step in range(15):
+            writer.append_step(StepRecord(step, {"loss": 1.0, "lr": 0.1}))
+    with RunWriter.resume(tmp_path / "run.h5", step=10) as writer:
+        for step in range(10, ends):
+            writer.append_step(StepRecord(step, {"loss": 2.0, "lr": 0.1}))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    lines = (line for line in body.splitlines() if "xarray.open_dataset" not in line)
+    exec("\n".join(lines).replace(", xarray", ""), names)
+    log = homotopy_cli.read_log("run.h5")
+    assert names["table"].step.tolist() == log.step.tolist() == list(range(ends))
+    assert names["table"].loss.tolist() == log.steps["loss"].tolist()
 
 
 @pytest.mark.parametrize("body", [body for kind, body in BLOCKS if kind == "yaml"])

@@ -9,6 +9,8 @@ that `homotopy --help` costs what Typer costs. Results go to stdout, everything 
     sentences     findings in words; render: in tables; document: in strict JSON
     compare       two probes side by side
     outputs       what a probe leaves behind; probe_log: a log of one row, and its page
+    debug         --debug, everywhere
+    refusals      outputs that would destroy an input; writing: files whole or not at all
     train_run     train, from a recipe to the last sentence; shipped: --list, --copy, --schema
     sweep         a grid of runs; sweep_worker: one process for many of them
     ranks         under torchrun one process speaks for all

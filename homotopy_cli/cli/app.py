@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from homotopy_cli._version import __version__
+from homotopy_cli.cli.debug import Debug, split
 from homotopy_cli.cli.probe import probe
 from homotopy_cli.cli.report import report
 from homotopy_cli.cli.train import train
@@ -38,6 +39,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     """Measure the geometry of training: Hessian spectra, curvature, the edge of stability."""
 
@@ -79,8 +81,7 @@ def _report_bug(error: BaseException) -> int:
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit code; never raises but under `--debug`."""
-    debug = "--debug" in argv
-    argv = [word for word in argv if word != "--debug"]
+    argv, debug = split(argv)
     try:
         code = app(argv, prog_name="homotopy", standalone_mode=False)
         return int(code or 0)

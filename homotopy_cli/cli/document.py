@@ -6,13 +6,10 @@ stable; new ones may appear in a minor version.
 
 import json
 import math
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import HomotopyError
+from homotopy_cli.cli.writing import write_text
 
 SCHEMA_VERSION = "1.0"
 
@@ -174,26 +171,3 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
 def write_json(document: dict[str, Any], target: str) -> None:
     """Write `document` to a file, or to stdout for `-`; sorted keys are not imposed."""
     write_text(target, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_text(target: str, text: str) -> None:
-    """Write a whole output file, or to stdout for `-`; say in one line why it cannot be."""
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise HomotopyError(
-            f"{target}: cannot be written: {error.strerror or error}",
-            hint="give a path in a folder that exists and that you may write to",
-        ) from error
-
-
-def refuse_missing_folders(files: Sequence[Path | None]) -> None:
-    """Say that an output's folder is missing before any work is done."""
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise HomotopyError(
-                f"{file}: its folder does not exist", hint=f"mkdir -p {file.parent}"
-            )

@@ -1,7 +1,7 @@
 """What `homotopy probe` leaves behind: terminal tables, JSON, a log, a page, gates."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,44 @@ OF_BASELINE = "--compare OLD.pt"  # the option that gives gates a baseline
 
 
 def check_targets(options: ProbeOptions) -> None:
-    """Refuse outputs that cannot be written before any work is done."""
-    from homotopy_cli.cli.document import refuse_missing_folders
+    """Refuse absent checkpoints, and outputs that cannot be written or that are inputs."""
+    from homotopy_cli.cli.refusals import Output, check_outputs, refuse_absent, target_files
 
-    files = [options.out, options.html]
-    if options.json not in (None, "-"):
-        files.append(Path(str(options.json)))
-    refuse_missing_folders(files)
+    for checkpoint in filter(None, (options.checkpoint, options.compare)):
+        refuse_absent(checkpoint, options.batch)
+    outputs = [
+        Output("--json", options.json, "JSON"),
+        Output("--html", options.html, "HTML"),
+        Output("--out", options.out, "HDF5"),
+    ]
+    inputs = [
+        ("the checkpoint", options.checkpoint),
+        ("the checkpoint of --compare", options.compare),
+        *(("a batch", path) for path in options.batch),
+        ("the text", options.text),
+        *target_files(model=options.model, loss=options.loss),
+        *_files_of_recipe(options.recipe),
+    ]
+    check_outputs(outputs, inputs)
     if options.out is not None and options.out.exists():
         raise HomotopyError(
             f"--out {options.out}: a log is already there",
             hint="give another name, or remove that file first",
         )
     refuse_gates(options)
+
+
+def _files_of_recipe(path: Path | None) -> list[tuple[str, Path | None]]:
+    """The recipe and what it names; what is wrong with it is said when it is needed."""
+    from homotopy_cli.cli.refusals import recipe_files
+    from homotopy_cli.recipe.load import open_recipe
+
+    if path is None:
+        return []
+    try:
+        return list(recipe_files(open_recipe(path)))
+    except HomotopyError:
+        return [("the recipe", path)]
 
 
 def refuse_gates(options: ProbeOptions) -> None:
@@ -84,8 +109,6 @@ def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
             "memory_bytes": forecast.memory_bytes,
         },
     }
-    if options.json is not None:
-        write_json(document, options.json)
     if options.json != "-":
         problem = loaded.problem
         for note in loaded.notes:
@@ -95,6 +118,8 @@ def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
             f"{problem.criterion_name}; about {forecast.n_hvp:.0f} products, "
             f"{forecast.seconds:.1f} s; nothing was measured"
         )
+    if options.json is not None:
+        write_json(document, options.json)
 
 
 def checkpoint_document(loaded: Any) -> dict[str, Any]:
@@ -141,10 +166,15 @@ def probe_document(options: ProbeOptions, found: Any) -> dict[str, Any]:
 
 
 def deliver(options: ProbeOptions, found: Any, other: Any | None) -> int:
-    """Write every output that was asked for, then let the gates decide the exit code."""
+    """Say what was found, write what was asked for, then let the gates decide the exit code.
+
+    Raises:
+        HomotopyError: An output could not be written; all others were, and everything was said.
+    """
     from homotopy_cli.cli.compare import comparison
     from homotopy_cli.cli.document import write_json
-    from homotopy_cli.cli.probe_log import write_log_and_page
+    from homotopy_cli.cli.probe_log import write_log, write_page
+    from homotopy_cli.cli.writing import write_all
 
     made = probe_document(options, found)
     baseline = None
@@ -152,13 +182,20 @@ def deliver(options: ProbeOptions, found: Any, other: Any | None) -> int:
         baseline = probe_document(options, other)
         made["baseline"] = baseline
         made["comparison"] = comparison(made, baseline)
-    if options.json is not None:
-        write_json(made, options.json)
     if options.json != "-":
         show(options, found, made)
-    if options.out is not None or options.html is not None:
-        write_log_and_page(options, found)
-    return apply_gates(options.fail_on, made, baseline)
+    writes: list[Callable[[], None]] = []
+    if options.json is not None:
+        writes.append(lambda: write_json(made, options.json))
+    if options.out is not None:
+        writes.append(lambda: write_log(options.out, options, found))
+    if options.html is not None:
+        writes.append(lambda: write_page(options, found))
+    unwritten = write_all(writes)
+    code = apply_gates(options.fail_on, made, baseline)
+    if unwritten is not None:
+        raise unwritten
+    return code
 
 
 def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from homotopy_cli.cli.debug import Debug
+
 Curvature = Literal["hessian", "ggn", "preconditioned"]
 Engine = Literal[
     "auto", "double_backward", "forward_over_reverse", "central_difference", "forward_difference"
@@ -161,13 +163,16 @@ def probe(
         typer.Option(metavar="EXPR", help="Exit 1 if true: 'lambda_max > 500', 'not converged'."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    debug: Debug = False,
 ) -> int:
     """Measure a checkpoint: Hessian spectrum and curvature, overall and per layer.
 
-    Our own checkpoints need no further option. Others need the model, the loss and a batch:
+    Our own checkpoints need no further option, unless the recipe names your own code: --recipe
+    r.yaml. Others need the model, the loss and a batch:
     homotopy probe ckpt.pt --model model.py:build --loss model.py:loss --batch batch.pt
     """
     given = dict(locals())  # the options, before anything else has a name here
+    del given["debug"]
     given |= {key: tuple(given[key] or ()) for key in ("model_arg", "batch", "fail_on")}
     from homotopy_cli.cli.probing import run_probe
     from homotopy_cli.cli.ranks import alike, refuse_launcher

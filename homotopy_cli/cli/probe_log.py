@@ -1,29 +1,43 @@
 """A probe as a log with one row, and the page made from it."""
 
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from homotopy_cli.cli.probe import ProbeOptions
+from homotopy_cli.errors import HomotopyError, LogError
 
 
-def write_log_and_page(options: ProbeOptions, found: Any) -> None:
-    """A log with one row, and the page made from it, so that `report` has one input format."""
-    import tempfile
+def write_page(options: ProbeOptions, found: Any) -> None:
+    """`--html`: made from a log with one row, so that `report` has one input format.
 
+    Raises:
+        HomotopyError: The page, or the log that it is made from, cannot be written.
+    """
+    from homotopy_cli.cli.writing import write_text
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.out or Path(folder) / "probe.h5"
-        write_log(path, options, found)
-        if options.html is not None:
-            from homotopy_cli.cli.document import write_text
-
-            write_text(str(options.html), render([read_log(path)]))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "probe.h5"
+            write_log(path, options, found)
+            page = render([read_log(path)])
+    except OSError as error:
+        raise HomotopyError(
+            f"{options.html}: no room for the log that it is made from: {error.strerror or error}",
+            hint="TMPDIR=FOLDER names another place for temporary files",
+        ) from error
+    write_text(options.html, page)
 
 
 def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
+    """A log with one row at `path`, where nothing is yet.
+
+    Raises:
+        LogError: It cannot be written; nothing of it is left.
+    """
     import platform
 
     import numpy as np
@@ -31,6 +45,7 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
     from homotopy_cli._version import __version__
     from homotopy_cli.curvature.components_columns import component_layers
     from homotopy_cli.records import EventRecord, ProbeRecord, RunInfo
+    from homotopy_cli.runlog.journal import journal_path
     from homotopy_cli.runlog.writer import RunWriter
 
     estimate, checkpoint = found.estimate, found.subject.checkpoint
@@ -68,13 +83,18 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
     else:
         values = np.array([e.value for e in estimate.eigenvalues])
         spectrum = (values, np.full(len(values), 1.0 / max(1, len(values))))
-    with RunWriter.create(path, info) as writer:
+    writer = RunWriter.create(path, info, on_error="fail")
+    try:
         writer.append_probe(
             ProbeRecord(step, probe_values(estimate), layers if blocks else {}, spectrum)
         )
         for warning in estimate.warnings:
             writer.append_event(EventRecord(step, "warning", "PROBE", warning))
         writer.close("finished")
+    except LogError:
+        for file in (path, journal_path(path)):
+            file.unlink(missing_ok=True)
+        raise
 
 
 def probe_values(estimate: Any) -> dict[str, float]:

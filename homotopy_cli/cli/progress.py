@@ -53,6 +53,13 @@ def facts(view: Any, evaluation: str = "", *, room: int | None = None) -> str:
     return parts["loss"]
 
 
+def spoken(record: Any) -> str:
+    """What an event says on stderr at once: a warning, or where a run is resumed; else ""."""
+    if record.level == "warning":
+        return f"warning: step {record.step}: {record.message}"
+    return f"note: {record.message}" if record.code == "RESUMING" else ""
+
+
 class PlainProgress:
     """One line per ten seconds; the observer of pipes, files and CI."""
 
@@ -79,8 +86,8 @@ class PlainProgress:
 
     def event(self, record: Any) -> None:
         """Warnings at once, also under --quiet; an error ends the run and is said then."""
-        if record.level == "warning":
-            print(f"{record.level}: step {record.step}: {record.message}", file=sys.stderr)
+        if line := spoken(record):
+            print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """The last step, if it was not printed yet."""
@@ -139,10 +146,8 @@ class LiveProgress:
 
     def event(self, record: Any) -> None:
         """Warnings above the line; an error ends the run and is said then."""
-        if record.level == "warning":
-            self._bar.console.print(
-                f"{record.level}: step {record.step}: {record.message}", markup=False
-            )
+        if line := spoken(record):
+            self._bar.console.print(line, markup=False)
 
     def stop(self) -> None:
         """Remove the line."""

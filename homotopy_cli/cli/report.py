@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from homotopy_cli.cli.debug import Debug
+
 
 def report(
     logs: Annotated[
@@ -43,6 +45,10 @@ def report(
         float | None,
         typer.Option(metavar="SECONDS", min=1.0, max=86400.0, help="How often --watch looks; 10."),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress; warnings and results stay.")
+    ] = False,
+    debug: Debug = False,
 ) -> int:
     """Turn a log into one self-contained page that opens anywhere, and stop a bad run in CI.
 
@@ -63,4 +69,5 @@ def report(
         title=title,
         watch=watch,
         every=every,
+        quiet=quiet,
     )

@@ -1,7 +1,7 @@
 """`homotopy report`, from logs to outputs. Imports no torch: a CI job needs none."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def run_report(
     title: str | None,
     watch: bool = False,
     every: float | None = None,
+    quiet: bool = False,
 ) -> int:
     """Read the logs, evaluate the gates, write every output; 1 when a gate fired.
 
@@ -30,8 +31,9 @@ def run_report(
     outputs are written when it has ended; 130 when Ctrl-C ended the watch, after all outputs. A
     log that does not exist yet is waited for; where Ctrl-C ends that, nothing is written.
     """
-    from homotopy_cli.cli.document import refuse_missing_folders, write_json, write_text
-    from homotopy_cli.cli.watching import absent, replace_text
+    from homotopy_cli.cli.document import write_json
+    from homotopy_cli.cli.watching import absent
+    from homotopy_cli.cli.writing import write_all, write_text
     from homotopy_cli.report.gates import evaluate_all
     from homotopy_cli.report.junit import junit_xml
     from homotopy_cli.report.markdown import markdown_summary
@@ -43,58 +45,83 @@ def run_report(
         hint = f"homotopy report {logs[0]} --watch --every {every:g}"
         said = f"--every {every:g}: says how often --watch looks; alone it does nothing"
         raise HomotopyError(said, hint=hint)
-    piped = [
-        name
-        for name, to in (("json", json), ("markdown", markdown), ("junit", junit))
-        if str(to) == "-"
-    ]
-    if len(piped) > 1:
-        raise HomotopyError(
-            f"--{piped[0]} - and --{piped[1]} -: stdout takes one of them",
-            hint=f"--{piped[1]} FILE",
-        )
+    if not logs[0].name:
+        read_log(logs[0])  # the current folder or the root: says what a log is
     target = out or logs[0].with_suffix(".html")
     later = watch and out is None and absent(logs[:1])  # the run makes the page's folder too
-    named = [None if later else target, markdown, junit]
-    refuse_missing_folders([*named, Path(json) if json not in (None, "-") else None])
-    if target.resolve() in {path.resolve() for path in logs}:
-        raise HomotopyError(f"--out {target}: is the log itself", hint="give another --out")
+    _check(logs, baseline, target, bool(later), json=json, markdown=markdown, junit=junit)
     base = read_log(baseline) if baseline is not None else None
 
-    def draw(runs: Sequence[Any], refresh: float | None = None) -> list[Any]:
-        gates = evaluate_all(fail_on, gate_names(runs[0], base))
-        page = render(runs, title=title, baseline=base, gates=gates, refresh=refresh)
-        if refresh is None:
-            write_text(str(target), page)
-        else:
-            replace_text(target, page)
-        return gates
+    def judge(runs: Sequence[Any]) -> list[Any]:
+        return evaluate_all(fail_on, gate_names(runs[0], base))
 
-    interrupted = watch and _watch(logs, target, draw, every or EVERY)
+    def draw(runs: Sequence[Any], gates: Sequence[Any], refresh: float | None = None) -> None:
+        page = render(runs, title=title, baseline=base, gates=gates, refresh=refresh)
+        write_text(target, page)
+
+    def draw_live(runs: Sequence[Any], refresh: float) -> None:
+        draw(runs, judge(runs), refresh)
+
+    interrupted = watch and _watch(logs, target, draw_live, every or EVERY, quiet)
     if interrupted and (missing := absent(logs)):
         print(f"no page: {missing[0]} was never written", file=sys.stderr)
         return INTERRUPTED
     runs = [read_log(path) for path in logs]
-    gates = draw(runs)
+    gates = judge(runs)
+    writes: list[Callable[[], None]] = [lambda: draw(runs, gates)]
     if markdown is not None:
-        write_text(str(markdown), markdown_summary(runs, baseline=base, gates=gates))
+        summary = markdown_summary(runs, baseline=base, gates=gates)
+        writes.append(lambda: write_text(markdown, summary))
     if junit is not None:
-        write_text(str(junit), junit_xml(gates, suite=logs[0].name))
+        cases = junit_xml(gates, suite=logs[0].name)
+        writes.append(lambda: write_text(junit, cases))
     if json is not None:
-        write_json(metrics_document(runs, baseline=base, gates=gates), json)
-    if "-" not in (json, str(markdown), str(junit)):
+        document = metrics_document(runs, baseline=base, gates=gates)
+        writes.append(lambda: write_json(document, json))
+    unwritten = write_all(writes)
+    if unwritten is None and "-" not in (json, str(out), str(markdown), str(junit)):
         print(f"page: {target}")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
         print(f"gate fired: {gate.message}", file=sys.stderr)
+    if unwritten is not None:
+        raise unwritten
     if interrupted:
         return INTERRUPTED
     return 1 if fired else 0
 
 
-def _watch(logs: Sequence[Path], target: Path, draw: Any, every: float) -> bool:
+def _check(
+    logs: Sequence[Path],
+    baseline: Path | None,
+    page: Path,
+    later: bool,
+    *,
+    json: str | None,
+    markdown: Path | None,
+    junit: Path | None,
+) -> None:
+    """Refuse outputs that cannot be written, or that are a log, before any work is done."""
+    from homotopy_cli.cli.refusals import Output, check_outputs
+    from homotopy_cli.runlog.journal import journal_path
+
+    named = [("the log itself", path) for path in logs]
+    named += [("the log of --baseline", baseline)] if baseline is not None else []
+    journals = [(f"the journal of {path}", journal_path(path)) for _, path in named]
+    outputs = [
+        Output("--out", page, "HTML", later=later),
+        Output("--json", json, "JSON"),
+        Output("--markdown", markdown, "Markdown"),
+        Output("--junit", junit, "XML"),
+    ]
+    check_outputs(outputs, [*named, *journals])
+
+
+def _watch(logs: Sequence[Path], target: Path, draw: Any, every: float, quiet: bool) -> bool:
     from homotopy_cli.cli.watching import watch
 
-    print(f"watching: {target} follows the run, every {every:g} s; Ctrl-C ends it", file=sys.stderr)
+    if not quiet:
+        said = f"watching: {target} follows the run, every {every:g} s; Ctrl-C ends it"
+        print(said, file=sys.stderr)
     refresh = max(every, FASTEST_RELOAD)
-    return watch(logs, lambda runs: draw(runs, refresh), every=every)
+    return watch(logs, lambda runs: draw(runs, refresh), every=every, quiet=quiet)

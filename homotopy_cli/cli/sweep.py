@@ -217,7 +217,7 @@ def _arguments(plan: Plan, recipe: Path | None) -> list[str]:
 
 def _publish(plans: Sequence[Plan], folder: Path) -> None:
     """sweep.csv, sweep.html and the table on stdout, of the runs that have a log."""
-    from homotopy_cli.cli.document import write_text
+    from homotopy_cli.cli.writing import write_text
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homotopy_cli.cli.debug import Debug
 from homotopy_cli.errors import HomotopyError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")
     ] = False,
+    debug: Debug = False,
 ) -> int:
     """Train a recipe; curvature is measured on the way and holds the learning rate when needed.
 
@@ -92,7 +94,7 @@ def train(
     from homotopy_cli.recipe.load import open_recipe
 
     def load(overrides: tuple[str, ...], profile: str | None) -> "LoadedRecipe":
-        return open_recipe(recipe, overrides, profile=profile)
+        return open_recipe(recipe, overrides, profile=profile, files=True)
 
     overrides = tuple(settings or ())
     with _faults_of_a_check(check):

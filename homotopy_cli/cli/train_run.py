@@ -34,6 +34,7 @@ def run_train(
             hint="--resume continues the run that is there, --overwrite replaces it",
         )
     target = out if out is not None else default_out(loaded)
+    ranks.on_main(lambda: refuse_inputs(loaded, target))
     if resume and ranks.is_main and not run_paths(target).existing():
         print(f"note: {target}: no run to resume, so it starts at step 0", file=sys.stderr)
     command = f"{ranks.program} train{_as_given(loaded, recipe)}"
@@ -53,9 +54,7 @@ def run_train(
         needed = consent(loaded.recipe, recipe)
         for line in sentences(result, command=command, page=bool(written), consent=needed):
             print(line)
-        if result.unsaved:
-            again = f"free some space, then: {command} --resume{_out_option(result.paths)}"
-            raise CheckpointError(result.unsaved, hint=again)
+        refuse_incomplete(result, command)
         if result.status == "diverged":
             from homotopy_cli.training.summary import advice
 
@@ -63,6 +62,35 @@ def run_train(
 
     ranks.on_main(tell)
     return result.exit_code
+
+
+def refuse_incomplete(result: Any, command: str) -> None:
+    """Say what a full disk has cost: a warning beside a graver end, else an error.
+
+    Raises:
+        CheckpointError: The last weights are in no checkpoint, or steps in no file of the log.
+    """
+    diverged = result.status == "diverged"
+    lost = result.unlogged if result.lost_rows and not diverged else ""
+    if result.unlogged and not lost:
+        print(f"warning: {result.unlogged}", file=sys.stderr)
+    if not (result.unsaved or lost):
+        return
+    # Steps after the checkpoint are taken and logged again; those before it, by a new run alone.
+    left = result.unsaved or result.status == "interrupted"
+    again = f"{command} --{'resume' if left else 'overwrite'}{_out_option(result.paths)}"
+    missing = "; ".join(filter(None, (result.unsaved, lost)))
+    raise CheckpointError(missing, hint=f"free some space, then: {again}")
+
+
+def refuse_inputs(loaded: Any, target: Path) -> None:
+    """Raise HomotopyError where a file of the run would be one that its recipe reads."""
+    from homotopy_cli.cli.refusals import recipe_files, refuse_input
+    from homotopy_cli.training.outputs import run_paths
+
+    paths, read = run_paths(target), list(recipe_files(loaded))
+    for file in (paths.log, paths.journal, paths.checkpoint, paths.best, paths.page):
+        refuse_input("--out", file, read)
 
 
 def _as_given(loaded: Any, recipe: Path | None) -> str:
@@ -194,7 +222,7 @@ def _out_option(paths: Any) -> str:
 
 def _write_page(paths: Any) -> bool:
     """run.html from the log alone; a page that fails never spoils a run that worked."""
-    from homotopy_cli.cli.document import write_text
+    from homotopy_cli.cli.writing import write_text
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 

@@ -1,14 +1,12 @@
 """`homotopy report --watch`: the page again and again while the run goes on."""
 
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import HomotopyError, LogError
+from homotopy_cli.errors import LogError
 
 FAILURES = 3  # reads in a row that may fail, e.g. while a file system swaps the log, before we stop
 QUIET = 60.0  # seconds without a new byte before we ask whether anybody still writes
@@ -19,6 +17,7 @@ def watch(
     draw: Callable[[Sequence[Any]], None],
     *,
     every: float,
+    quiet: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
@@ -30,6 +29,7 @@ def watch(
         logs: Where the logs are, or will be.
         draw: Gets the logs as read. Called once at least.
         every: Seconds between two looks.
+        quiet: Say nothing while waiting.
         sleep, clock: For tests.
 
     Returns:
@@ -47,7 +47,7 @@ def watch(
     changed, failures = clock(), 0
     open_logs = list(logs)  # those whose run goes on
     try:
-        waited = _await(logs, lambda: sleep(every))
+        waited = _await(logs, lambda: sleep(every), quiet)
         while True:
             now = signature(logs)
             if now != seen:
@@ -77,10 +77,10 @@ def absent(logs: Sequence[Path]) -> list[Path]:
     return [path for path, state in zip(logs, _states(logs), strict=True) if not any(state)]
 
 
-def _await(logs: Sequence[Path], pause: Callable[[], None]) -> bool:
+def _await(logs: Sequence[Path], pause: Callable[[], None], quiet: bool) -> bool:
     """Return once every log exists; whether that took any waiting."""
     missing = absent(logs)
-    if missing:
+    if missing and not quiet:
         names = ", ".join(map(str, missing))
         print(f"waiting for {names}: no such log yet; Ctrl-C ends it", file=sys.stderr)
     waited = bool(missing)
@@ -108,30 +108,3 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-def replace_text(target: Path, text: str) -> None:
-    """Write a file so that whoever opens it meanwhile sees the old one or the new one, whole."""
-    made = None
-    folder, prefix = target.absolute().parent, f".{target.name}."
-    try:
-        with tempfile.NamedTemporaryFile("wb", dir=folder, prefix=prefix, delete=False) as file:
-            made = file.name
-            file.write(text.encode("utf-8"))
-        os.chmod(made, 0o666 & ~_umask())
-        os.replace(made, target)
-        made = None
-    except OSError as error:
-        raise HomotopyError(
-            f"{target}: cannot be written: {error.strerror or error}",
-            hint="give a path in a folder that exists and that you may write to",
-        ) from error
-    finally:
-        if made is not None:
-            Path(made).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -12,6 +12,7 @@
     overrides.py    `--set a.b=c` and profiles, applied to a document
     faults.py       a pydantic error -> `file:line: key.path: what`, and what to type instead
     load.py         open_recipe, load_recipe, builtin_recipe: every fault in one RecipeError
+    named_files.py  the files that a recipe names, and which of them are missing
     grid.py         `--sweep a.b=1,2 --seeds 3` -> cells, each with a file name
     targets.py      load_target: `file.py:callable`, `package.module:callable`
     shipped.py      the recipes of the package: a list, and copies

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from homotopy_cli.errors import RecipeError
 from homotopy_cli.recipe.document import Document
 from homotopy_cli.recipe.faults import translate
+from homotopy_cli.recipe.named_files import add_missing
 from homotopy_cli.recipe.overrides import apply_profile, apply_sets
 from homotopy_cli.recipe.parsing import parse
 from homotopy_cli.recipe.schema import Recipe
@@ -34,7 +35,11 @@ class LoadedRecipe:
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, profile: str | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    profile: str | None = None,
+    files: bool = False,
 ) -> LoadedRecipe:
     """Read, change and validate a recipe.
 
@@ -42,6 +47,7 @@ def load_recipe(
         path: A YAML file.
         overrides: `key.path=value` texts (`--set`), applied in order after the profile.
         profile: Names under `profiles:`, comma-separated, whose changes come first, in order.
+        files: Whether a file of `model`, `loss` or `data` that is not there is a fault.
 
     Raises:
         RecipeError: `faults` holds every (message, hint), each as `file:line: key: what`.
@@ -49,12 +55,13 @@ def load_recipe(
     path = Path(path)
     raw = _read(path)
     document = parse(raw, str(path))
-    recipe = _validated(document, overrides, profile)
+    base_dir = path.parent.resolve()
+    recipe = _validated(document, overrides, profile, base_dir if files else None)
     return LoadedRecipe(
         recipe,
         raw.decode("utf-8-sig"),
         path,
-        path.parent.resolve(),
+        base_dir,
         recipe.name or path.stem,
         tuple(overrides),
         profile,
@@ -62,9 +69,16 @@ def load_recipe(
 
 
 def builtin_recipe(
-    name: str = QUICKSTART, overrides: Sequence[str] = (), *, profile: str | None = None
+    name: str = QUICKSTART,
+    overrides: Sequence[str] = (),
+    *,
+    profile: str | None = None,
+    files: bool = False,
 ) -> LoadedRecipe:
     """A recipe that comes with the package; its relative paths start at the current folder.
+
+    Args:
+        overrides, profile, files: As for `load_recipe`.
 
     Raises:
         RecipeError: No such recipe, or an override that does not fit.
@@ -73,7 +87,7 @@ def builtin_recipe(
         raise unknown_builtin(name)
     raw = builtin_source(name)
     document = parse(raw, f"{name}.yaml (built in)")
-    recipe = _validated(document, overrides, profile)
+    recipe = _validated(document, overrides, profile, Path.cwd() if files else None)
     return LoadedRecipe(
         recipe,
         raw.decode("utf-8-sig"),
@@ -86,7 +100,11 @@ def builtin_recipe(
 
 
 def open_recipe(
-    given: str | Path | None, overrides: Sequence[str] = (), *, profile: str | None = None
+    given: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    profile: str | None = None,
+    files: bool = False,
 ) -> LoadedRecipe:
     """A recipe by file, or by the name of one that comes with the package.
 
@@ -94,16 +112,16 @@ def open_recipe(
 
     Args:
         given: Path or name; None: the quickstart.
-        overrides, profile: As for `load_recipe`.
+        overrides, profile, files: As for `load_recipe`.
 
     Raises:
         RecipeError: As `load_recipe`.
     """
     if given is None:
-        return builtin_recipe(QUICKSTART, overrides, profile=profile)
+        return builtin_recipe(QUICKSTART, overrides, profile=profile, files=files)
     if str(given) in builtin_names() and not Path(given).is_file():
-        return builtin_recipe(str(given), overrides, profile=profile)
-    return load_recipe(given, overrides, profile=profile)
+        return builtin_recipe(str(given), overrides, profile=profile, files=files)
+    return load_recipe(given, overrides, profile=profile, files=files)
 
 
 def builtin_source(name: str) -> bytes:
@@ -167,7 +185,13 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _validated(document: Document, overrides: Sequence[str], profile: str | None) -> Recipe:
+def _validated(
+    document: Document,
+    overrides: Sequence[str],
+    profile: str | None,
+    base_dir: Path | None = None,
+) -> Recipe:
+    """The recipe; with `base_dir`, files that are missing from there are faults too."""
     for name in profile.split(",") if profile is not None else ():
         apply_profile(document, name.strip())
     apply_sets(document, overrides)
@@ -176,6 +200,8 @@ def _validated(document: Document, overrides: Sequence[str], profile: str | None
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
         translate(error, document)
+    if base_dir is not None:
+        add_missing(document, base_dir)
     if document.faults or recipe is None:
         _raise(document)
     return recipe

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from homotopy_cli.errors import RecipeError, first_line
-from homotopy_cli.recipe.values import closest
+from homotopy_cli.recipe.values import closest, closest_file
 
 
 def is_user_code(spec: Any) -> bool:
@@ -62,8 +62,10 @@ def _from_file(text: str, location: str, base: Path) -> ModuleType:
     path = Path(location).expanduser()
     path = path if path.is_absolute() else base / path
     if not path.is_file():
-        near = closest(path.name, [p.name for p in path.parent.glob("*.py")])
-        hint = f"did you mean {near!r}?" if near else "paths start at the recipe's folder"
+        near = closest_file(path.name, [p.name for p in path.parent.glob("*.py")])
+        here = base.resolve() == Path.cwd()
+        start = "the current folder" if here else "the recipe's folder"
+        hint = f"did you mean {near!r}?" if near else f"paths start at {start}"
         raise RecipeError(f"{text}: no file {path.name}; looked in {path.parent}", hint=hint)
     path = path.resolve()
     source = path.read_bytes()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import or_
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import (
@@ -45,6 +46,13 @@ def closest(word: str, known: Iterable[str]) -> str:
         return names[match[0]]
     longer = [name for short, name in names.items() if len(key) > 2 and short.startswith(key)]
     return longer[0] if len(longer) == 1 else ""
+
+
+def closest_file(name: str, known: Iterable[str]) -> str:
+    """The known file name nearest to `name` without its suffix, the same suffix first, or ""."""
+    suffix = PurePath(name).suffix
+    stems = {PurePath(n).stem: n for n in sorted(known, key=lambda n: PurePath(n).suffix == suffix)}
+    return stems.get(closest(PurePath(name).stem, stems), "")
 
 
 def shown(value: Any) -> str:

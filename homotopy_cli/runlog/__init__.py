@@ -32,6 +32,7 @@ network filesystems' rename visibility.
     buffers, fold, integrity          growing rows; content -> HDF5 image -> file; its seal
     locks, start, sink, trouble, text, writer   claim a path, retry a failing disk, RunWriter
     hdf5, load_file, isolate, load    HDF5 -> content, distrustfully; file and journal merged
+    foreign                           what a file that is no log is instead
     view, reader                      content -> RunLog, the newest attempt; read_log
     faults      the points at which the crash tests kill a writer
 """

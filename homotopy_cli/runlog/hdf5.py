@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from homotopy_cli.errors import LogError
+from homotopy_cli.runlog import foreign
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _BUILT_IN_FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, lzf
@@ -96,7 +97,7 @@ def check_bytes(path: Path) -> None:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait
             raise LogError(f"{path}: is not a regular file", hint="give the path of a run.h5")
         with open(path, "rb") as stream:
-            head = stream.read(64)
+            head = stream.read(foreign.HEAD)
             size = os.fstat(stream.fileno()).st_size
     except FileNotFoundError:
         raise LogError(
@@ -111,10 +112,8 @@ def check_bytes(path: Path) -> None:
     if not head:
         raise LogError(f"{path}: empty file (0 bytes): its writer never completed it", hint=_AGAIN)
     if not head.startswith(SIGNATURE):
-        raise LogError(
-            f"{path}: not an HDF5 file (it starts with {head[:12]!r})",
-            hint="give a run.h5 written by homotopy train",
-        )
+        words, hint = foreign.in_words(path, head)
+        raise LogError(f"{path}: {words}", hint=hint)
     stored = _stored_size(head)
     if stored is not None and stored > size:
         if size <= 96:

@@ -15,8 +15,9 @@ def write_recovered(path: Path, step: int) -> EventRecord:
     return EventRecord(max(step, 0), "info", "LOG_WRITE_RECOVERED", message)
 
 
-def not_closed(path: Path, step: int, error: OSError, *, safe: int | None) -> EventRecord:
-    """For the terminal only: the log cannot hold it. `safe` = last step on disk, None = all."""
-    rest = "its journal holds every row" if safe is None else f"rows after step {safe} are lost"
+def not_closed(path: Path, step: int, error: OSError, *, lost: int, safe: int) -> EventRecord:
+    """For the terminal only: the log cannot hold it. `lost` rows, all after step `safe`."""
+    rows = "1 row is lost, that" if lost == 1 else f"{lost} rows are lost, those"
+    rest = f"{rows} after step {safe}" if lost else "its journal holds every row"
     message = f"{path}: {error.strerror}; not closed, {rest}"
     return EventRecord(max(step, 0), "error", "LOG_NOT_CLOSED", message)

@@ -36,6 +36,8 @@ class RunWriter:
         path: The run.h5.
         attempt: 0 for a new run, one more for each resume.
         on_event: Called with every event, the log's own included; for the terminal.
+        unclosed: Why close() returned False, in words.
+        lost_rows: Steps that were then neither in run.h5 nor in its journal.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class RunWriter:
         self._last_step = buffers.last_step(self.attempt)
         self._troubled = False
         self._safe_step = self._last_step  # rows until here are in the journal or the file
+        self._safe_rows = self._rows  # how many those are
+        self.unclosed, self.lost_rows = "", 0
         self._open = True
 
     @classmethod
@@ -198,7 +202,7 @@ class RunWriter:
         self._buffers.apply(memoryview(payload))
         self._sink.put(frame(payload))
         if not self._sink.failing:
-            self._safe_step = self._last_step
+            self._safe_step, self._safe_rows = self._last_step, self._rows
         if self._sink.failing != self._troubled:
             self._told(self._sink.backoff.error)
 
@@ -214,10 +218,17 @@ class RunWriter:
             self.append_event(trouble.write_recovered(self.path, self._last_step))
 
     def _told_unclosed(self) -> None:
+        self.lost_rows = self._rows - self._safe_rows if self._sink.failing else 0
+        event = trouble.not_closed(
+            self.path,
+            self._last_step,
+            self._fold_backoff.error,
+            lost=self.lost_rows,
+            safe=self._safe_step,
+        )
+        self.unclosed = event.message
         if self.on_event is not None:
-            safe = self._safe_step if self._sink.failing else None
-            error = self._fold_backoff.error
-            self.on_event(trouble.not_closed(self.path, self._last_step, error, safe=safe))
+            self.on_event(event)
 
     def _fold_if_due(self) -> None:
         if self._rows - self._folded_rows < FOLD_ROWS and not self._sink.overflowed:
@@ -260,7 +271,7 @@ class RunWriter:
 
         Returns:
             False if the disk refused: the journal stays, and with it every acknowledged record;
-            `homotopy report` reads it.
+            `homotopy report` reads it. `unclosed` and `lost_rows` say what is missing.
 
         Raises:
             LogError: The disk refused and on_error is "fail", or the file written is not what

@@ -97,7 +97,7 @@ class Attempt:
                 failed = self.keeper.save(self.done)
             self.observer.stop()
             self.writer.close(status)
-        why = {"fault": fault, "early": early, "late": late}
+        why = {"fault": fault, "early": early, "late": late, "unlogged": self.writer.unclosed}
         why["unsaved"] = "" if failed is None else failed.message
         return self._result(status, seconds, stop, **why)
 
@@ -223,6 +223,7 @@ class Attempt:
     def _result(self, status: str, seconds: float, stop: StopRequest, **why: str) -> TrainResult:
         codes = {"finished": 0, "diverged": TrainingDiverged.exit_code}
         codes["interrupted"] = stop.exit_code
+        incomplete = why["unsaved"] or (self.writer.lost_rows and status != "diverged")
         return TrainResult(
             status=status,
             step=self.done,
@@ -242,6 +243,7 @@ class Attempt:
             **why,
             best_eval=self.standing.stopping.best if self.recipe.keep_best else None,
             signal=stop.name if status == "interrupted" else "",
-            exit_code=CheckpointError.exit_code if why["unsaved"] else codes[status],
+            lost_rows=self.writer.lost_rows,
+            exit_code=CheckpointError.exit_code if incomplete else codes[status],
             warnings=tuple(self.warnings),
         )

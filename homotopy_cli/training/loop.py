@@ -15,7 +15,7 @@ from homotopy_cli.training.build import Run, build_run
 from homotopy_cli.training.distributed import is_lost_rank, lost_rank
 from homotopy_cli.training.environment import environment, without_home
 from homotopy_cli.training.evaluate import METRIC_NAMES
-from homotopy_cli.training.observer import Observer, Silent
+from homotopy_cli.training.observer import RESUMING, Observer, Silent
 from homotopy_cli.training.outputs import (
     RunPaths,
     make_folder,
@@ -92,6 +92,9 @@ def train(
         return RunWriter.create(paths.log, info, overwrite=overwrite, **options)
 
     writer = ranks.together(open_log)
+    if start.continues_log:
+        words = f"{paths.log}: {start.words(loaded.recipe.steps)}"
+        watcher.event(EventRecord(start.step, "info", RESUMING, words))
     # When another rank fails, torchrun tells this one to end: not before its log is closed.
     with StopRequest() if ranks.size > 1 else nullcontext():
         attempt = None

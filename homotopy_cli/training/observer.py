@@ -5,6 +5,8 @@ from typing import Protocol
 
 from homotopy_cli.records import EvalRecord, EventRecord
 
+RESUMING = "RESUMING"  # code of the event that says where a resumed run goes on; not in the log
+
 
 @dataclass(frozen=True)
 class StepView:

@@ -121,6 +121,8 @@ def refuse_small_batches(recipe: Any, ranks: Ranks) -> None:
 class NoLog:
     """What the ranks that write nothing have in place of a RunWriter."""
 
+    unclosed, lost_rows = "", 0
+
     def append_step(self, record: Any) -> None:
         """Rank 0 writes it."""
 

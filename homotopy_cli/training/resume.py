@@ -45,6 +45,18 @@ class StartPoint:
     changes: tuple[str, ...] = ()  # `key: old -> new` of FREE settings that differ
     wall_time: float = 0.0  # seconds that the kept rows took
     missing_rows: int = 0  # of the kept steps, rows that the log does not hold
+    repeated_rows: int = 0  # rows that the log holds of steps that are taken again
+
+    def words(self, total: int) -> str:
+        """Where a resumed run goes on, and what it does a second time."""
+        said = f"resuming at step {self.step} of {total}"
+        if not self.repeated_rows:
+            return said
+        n = self.repeated_rows
+        last = f"the last checkpoint is of step {self.step}"
+        why = "no checkpoint was saved" if self.checkpoint is None else last
+        steps = "logged step is" if n == 1 else "logged steps are"
+        return f"{said}; {n} {steps} taken again, for {why}"
 
 
 def find_start(paths: RunPaths, recipe: Mapping[str, Any]) -> StartPoint:
@@ -54,12 +66,14 @@ def find_start(paths: RunPaths, recipe: Mapping[str, Any]) -> StartPoint:
     first one): step 0 again, as a new attempt in the same log. Else the checkpoint's step.
 
     Raises:
+        LogError: The log cannot be read.
         CheckpointError: The checkpoint is unreadable, has lost its log, or belongs to a recipe
             that computes other steps; the hint holds the settings that would fit.
     """
     has_log = paths.log.exists() or paths.journal.exists()
     if not paths.checkpoint.exists():
-        return StartPoint(continues_log=has_log)
+        rows = len(read_log(paths.log).step) if has_log else 0
+        return StartPoint(continues_log=has_log, repeated_rows=rows)
     content = load_checkpoint(paths.checkpoint)
     if not has_log:
         raise CheckpointError(
@@ -84,8 +98,16 @@ def find_start(paths: RunPaths, recipe: Mapping[str, Any]) -> StartPoint:
     times = log.steps["wall_time"][kept]
     times = times[np.isfinite(times)]
     wall_time = float(times.max()) if len(times) else 0.0
-    missing = step - int(np.count_nonzero(kept))
-    return StartPoint(step, content, True, words, wall_time, missing)
+    n_kept = int(np.count_nonzero(kept))
+    return StartPoint(
+        step,
+        content,
+        True,
+        words,
+        wall_time,
+        missing_rows=step - n_kept,
+        repeated_rows=len(log.step) - n_kept,
+    )
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -94,6 +94,8 @@ class TrainResult:
     early: str = ""  # why it finished before its last step
     late: str = ""  # which limit on time interrupted it
     unsaved: str = ""  # why the last weights could not be saved; exit_code is then 2
+    unlogged: str = ""  # why the log could not be closed
+    lost_rows: int = 0  # steps that are in no file of the log; exit_code is then 2, or 3
     signal: str = ""
     exit_code: int = 0
     warnings: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.recipe.datasets import Cifar10Data
+from homotopy_cli.recipe.named_files import HOW
 from homotopy_cli.zoo.augment import flipped, shifted
 from homotopy_cli.zoo.data import Batch, DataInfo, Rows
 from homotopy_cli.zoo.files import find, read
@@ -28,7 +29,7 @@ _RECORD = 1 + 3 * 32 * 32
 # Per-channel mean and standard deviation of the 50,000 training images, of pixels in [0, 1].
 _MEAN = torch.tensor([0.4914, 0.4822, 0.4465]).reshape(3, 1, 1)
 _STD = torch.tensor([0.2470, 0.2435, 0.2616]).reshape(3, 1, 1)
-_HINT = "get cifar-10-binary.tar.gz from its author's page, unpack it, --set data.path=FOLDER"
+_HINT = HOW["cifar10"]
 
 
 def build_cifar10(spec: Cifar10Data, base_dir: Path | str | None, dtype: torch.dtype) -> Rows:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import HfDatasetData
+from homotopy_cli.recipe.named_files import HOW
 from homotopy_cli.recipe.values import closest
 from homotopy_cli.zoo.data import DataSource, Rows, split_rows
 from homotopy_cli.zoo.extras import extra
@@ -26,7 +27,7 @@ from homotopy_cli.zoo.npz import array_rows, to_tensor
 from homotopy_cli.zoo.text import token_text
 from homotopy_cli.zoo.vocabulary import build_vocabulary
 
-_HINT = "dataset.save_to_disk(FOLDER) writes one"
+_HINT = HOW["hf_dataset"]
 
 
 def build_hf_dataset(

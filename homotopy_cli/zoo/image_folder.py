@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import ImageFolderData
+from homotopy_cli.recipe.named_files import HOW
 from homotopy_cli.zoo.ahead import RowsAhead
 from homotopy_cli.zoo.augment import crop_box, flipped
 from homotopy_cli.zoo.data import Batch, DataInfo, Rows, class_entropy, split_rows
@@ -27,10 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 # Per-channel mean and standard deviation of ImageNet's training images, of pixels in [0, 1].
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
-_LAYOUT = (
-    "put images at CLASS/NAME.png, or at train/CLASS/NAME.png and val/CLASS/NAME.png; "
-    "--set data.path=FOLDER names the folder"
-)
+_LAYOUT = HOW["image_folder"]
 Job = tuple[Path, str, Sequence[float]]  # file, kind of crop, four draws from [0, 1)
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.recipe.datasets import NpzData
+from homotopy_cli.recipe.named_files import HOW
 from homotopy_cli.zoo.data import DataInfo, Rows, class_entropy, split_rows
 from homotopy_cli.zoo.files import find, read
 
-_HOW = "numpy.savez('data.npz', x=x, y=y) writes one; --set data.path=FILE.npz names it"
+_HOW = HOW["npz"]
 
 
 def build_npz(spec: NpzData, base_dir: Path | str | None, dtype: torch.dtype) -> Rows:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.recipe.datasets import TextData, TokenData
+from homotopy_cli.recipe.named_files import HOW
 from homotopy_cli.zoo.data import IGNORED, Batch, DataInfo, spread
 from homotopy_cli.zoo.files import find, read
 from homotopy_cli.zoo.randomness import keyed_generator
@@ -17,7 +18,7 @@ from homotopy_cli.zoo.vocabulary import ASCII, Characters, Vocabulary, build_voc
 _TYPOGRAPHY = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\t": " "}
 )
-_HINT = "any UTF-8 text will do: --set data.path=FILE.txt"
+_HINT = HOW["text"]
 
 
 class TokenText:

@@ -4,7 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from homotopy_cli.cli.app import run
 
@@ -79,6 +82,8 @@ def test_resuming_what_is_not_there_is_said(tmp_path, capsys, monkeypatch):
     assert run([*argv, "--out", "a.h5"]) == 0
     again = capsys.readouterr()
     assert again.err == "" and again.out.startswith("nothing to do: the run already has 2 steps")
+    assert run([*argv, "--out", "a.h5", "--set", "steps=5"]) == 0
+    assert capsys.readouterr().err == "note: a.h5: resuming at step 2 of 5\n"
 
 
 def test_a_name_changed_by_set_says_how_to_replace_the_section(tmp_path, capsys):
@@ -93,3 +98,93 @@ def test_a_name_changed_by_set_says_how_to_replace_the_section(tmp_path, capsys)
     wrong = ("--set", "scheduler.name=constant", "--set", "scheduler.iner=1")
     lines = said(capsys, "train", str(recipe), *wrong)
     assert any("--set scheduler.iner=1: unknown key of constant" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words", "hint"),
+    [
+        (
+            '{\n  "schema_version": "1.0",\n  "curvature": "hessian"}',
+            "j.json",
+            "the JSON of a probe, not a log",
+            "homotopy probe CKPT --out FILE.h5 writes a log",
+        ),
+        (
+            '{\n  "schema_version": "1.0",\n  "runs": []}',
+            "m.json",
+            "the JSON of a report, not a log",
+            "give the run.h5 that it was made from",
+        ),
+        ("steps: 1", "r.yaml", "a recipe, not a log", "homotopy train {} makes one"),
+        ("<!DOCTYPE html>", "p.html", "a page, not a log", "give the run.h5"),
+        ("a,b", "t.csv", "not an HDF5 file (it starts with b'a,b')", "give a run.h5"),
+    ],
+)
+def test_what_is_no_log_is_named(tmp_path, capsys, content, name, words, hint):
+    path = tmp_path / name
+    path.write_text(content)
+    out = str(tmp_path / "z.html")
+    error, advice = said(capsys, "report", str(path), "--out", out)
+    assert error == f"error: {path}: {words}"
+    assert advice.startswith(f"hint:  {hint.format(path)}")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_checkpoint_is_sent_to_probe(tmp_path, capsys, kind):
+    path, state = tmp_path / "x.pt", {"weight": torch.zeros(3)}
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    error, hint = said(capsys, "report", str(path))
+    assert error == f"error: {path}: a checkpoint, not a log"
+    assert hint == f"hint:  homotopy probe {path} reads it"
+    np.savez(tmp_path / "a.npz", x=np.zeros(2))
+    error, _ = said(capsys, "report", str(tmp_path / "a.npz"))
+    assert error.endswith("a NumPy archive, not a log")
+
+
+def test_an_absent_checkpoint_proposes_checkpoints_of_a_similar_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.pt", "model_12.pt", "model_12.txt", "model_12-batch.pt", "other.ckpt"):
+        Path(name).touch()
+    error, hint = said(capsys, "probe", "nosuch.pt", "--batch", "b.pt")
+    assert error == f"error: nosuch.pt: no such file; looked in {tmp_path}"
+    assert hint == "hint:  check the path"
+    _, hint = said(capsys, "probe", "modl_12.safetensors", "--batch", "model_12-batch.pt")
+    assert hint == "hint:  did you mean model_12.pt?"
+    error, hint = said(capsys, "probe", "other.ckpt", "--compare", "oter.ckpt")
+    assert error.startswith("error: oter.ckpt: no such file")
+    assert hint == "hint:  did you mean other.ckpt?"
+
+
+def test_a_folder_without_a_name_is_a_folder(capsys):
+    error, _ = said(capsys, "report", ".")
+    assert error == "error: .: is a folder, not a log"
+
+
+@pytest.mark.parametrize("verb", [[], ["probe"], ["train"], ["report"]])
+def test_debug_is_in_every_help(capsys, verb):
+    assert run([*verb, "--help"]) == 0
+    assert "--debug " in capsys.readouterr().out
+
+
+def test_probe_says_when_a_recipe_is_needed(capsys):
+    assert run(["probe", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "unless the recipe names your own code: --recipe r.yaml" in text
+
+
+@pytest.mark.parametrize("flag", ["-q", "--quiet"])
+def test_a_quiet_report_keeps_its_results(tmp_path, capsys, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, "run.h5")
+    argv = ["report", "run.h5", "--watch", "--fail-on", "steps > 0"]
+    assert run(argv) == 1
+    loud = capsys.readouterr()
+    assert loud.err.startswith("watching: run.html follows the run")
+    assert run([*argv, flag]) == 1
+    quiet = capsys.readouterr()
+    assert quiet.out == loud.out == "page: run.html\n"
+    assert quiet.err == "".join(loud.err.splitlines(keepends=True)[1:])
+    assert quiet.err.startswith("gate fired: steps > 0")

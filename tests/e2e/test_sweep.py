@@ -106,8 +106,11 @@ def test_a_first_run_that_cannot_be_ends_the_sweep(folder):
     sweep = ("train", "bowl.yaml", "--set", "data=gone.npz", "--seeds", "4")
     check = homotopy(*sweep, "--check", cwd=folder)
     assert check.code == 1 and "gone.npz: no such data file" in check.err
+    (folder / "text.npz").write_text("no arrays")
+    before = bytes_of(folder)
+    sweep = ("train", "bowl.yaml", "--set", "data=text.npz", "--seeds", "4")
     done = homotopy(*sweep, "--out", "g", cwd=folder)
-    assert done.code == 2 and done.err.count("gone.npz: no such data file") == 1
+    assert done.code == 2 and done.err.count("text.npz: is not an .npz file") == 1
     assert bytes_of(folder) == before and not (folder / "g").exists()
     blocked = homotopy("train", "bowl.yaml", "--seeds", "2", "--out", "bowl.yaml/g", cwd=folder)
     assert is_two_lines(blocked) and "cannot be made" in blocked.err

@@ -12,7 +12,8 @@ import pytest
 import report_samples as samples
 
 from homotopy_cli.cli.app import run
-from homotopy_cli.cli.watching import replace_text, signature, watch
+from homotopy_cli.cli.watching import signature, watch
+from homotopy_cli.cli.writing import write_text
 from homotopy_cli.errors import HomotopyError, LogError
 from homotopy_cli.records import RunInfo, StepRecord
 from homotopy_cli.report.page import render
@@ -250,13 +251,13 @@ def test_the_page_is_replaced_whole_and_nothing_is_left_behind(tmp_path):
     target = tmp_path / "page.html"
     target.write_text("old")
     inode = target.stat().st_ino
-    replace_text(target, "new ‖H‖")
+    write_text(target, "new ‖H‖")
     assert target.read_text(encoding="utf-8") == "new ‖H‖"
     assert target.stat().st_ino != inode
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     (tmp_path / "folder").mkdir()
     with pytest.raises(HomotopyError, match="folder: cannot be written: Is a directory"):
-        replace_text(tmp_path / "folder", "x")
+        write_text(tmp_path / "folder", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "page.html"]
 
 

@@ -147,7 +147,8 @@ def test_closing_with_rows_in_memory_says_which_are_lost(run):
     with files_up_to(run.journal.stat().st_size):
         fill(run.writer, range(20, 25))
         assert run.writer.close("interrupted") is False
-    assert run.events[-1].message.endswith("not closed, rows after step 19 are lost")
+    assert run.events[-1].message.endswith("not closed, 5 rows are lost, those after step 19")
+    assert (run.writer.unclosed, run.writer.lost_rows) == (run.events[-1].message, 5)
     assert_rows(run.path, 20)
 
 

@@ -1,5 +1,8 @@
 """Checkpoints that cannot be written: said once, tried again, and the run goes on."""
 
+import resource
+from dataclasses import replace
+
 import pytest
 from training_runs import StopAt, folder
 
@@ -62,3 +65,59 @@ def test_when_the_last_save_fails_the_summary_comes_first_and_then_what_to_type(
     said = capsys.readouterr().out
     assert "finished: 6 of 6 steps" in said and f"next        {again}" in said
     assert read_log(out).status == "finished"
+
+
+class Full(StopAt):
+    """No file may grow any more after some step."""
+
+    def step(self, view):
+        if view.step == self.at:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_full_disk_names_the_lost_rows_and_leaves_no_empty_page(
+    tmp_path, monkeypatch, capsys, keep
+):
+    """`keep`: the checkpoint has been saved before; then only rows and page are missing."""
+    recipe = folder(tmp_path, checkpoint_every=4, steps=9, freq=0)
+    out = tmp_path / "run.h5"
+    monkeypatch.setattr(train_run, "make_progress", lambda **_: Full(4))
+    monkeypatch.setattr("sys.argv", ["homotopy", "train", str(recipe), "--out", str(out)])
+    if keep:
+        monkeypatch.setattr("homotopy_cli.training.keeping.save_run", lambda *_: None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            train_run.run_train(
+                load_recipe(recipe),
+                recipe=recipe,
+                out=out,
+                resume=False,
+                overwrite=False,
+                page=True,
+                quiet=True,
+                ranks=SOLO,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = caught.value
+    rows = f"{out}: File too large; not closed, 4 rows are lost, those after step 4"
+    assert error.message.endswith(rows) and error.exit_code == 2
+    assert error.message.startswith(f"{out}:" if keep else f"{out.with_suffix('.pt')}: could not")
+    way = "--overwrite" if keep else "--resume"
+    assert error.hint == f"free some space, then: homotopy train {recipe} {way} --out {out}"
+    said = capsys.readouterr()
+    assert "run.html was not written" in said.err and "finished: 9 of 9 steps" in said.out
+    left = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
+    files = {"data.npz", "model.py", "recipe.yaml", "run.h5", "run.h5.journal"}
+    assert left == files | (set() if keep else {"run.pt"})
+    assert read_log(out).step.tolist() == list(range(5))
+
+
+def test_a_log_that_could_not_be_folded_but_is_whole_is_a_warning(tmp_path, capsys):
+    result = train(load_recipe(folder(tmp_path, freq=0, steps=3)), tmp_path / "run.h5")
+    whole = replace(result, unlogged="run.h5: No space; not closed, its journal holds every row")
+    train_run.refuse_incomplete(whole, "homotopy train")
+    assert capsys.readouterr().err == f"warning: {whole.unlogged}\n"

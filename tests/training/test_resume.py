@@ -93,6 +93,39 @@ def test_resume_without_a_checkpoint_starts_again_in_the_same_log(tmp_path):
     assert parts.attrs["attempts"] == 2 and parts.hidden_rows == 7
 
 
+class Heard(StopAt):
+    """Stops after a step, and keeps what it is told of events."""
+
+    def __init__(self, step=-1):
+        super().__init__(step)
+        self.notes = []
+
+    def event(self, record):
+        if record.code == "RESUMING":
+            self.notes.append(record.message)
+
+
+def test_a_resume_says_where_it_goes_on_and_what_is_taken_again(tmp_path):
+    recipe = folder(tmp_path)
+    log, kept = tmp_path / "a" / "run.h5", tmp_path / "a" / "run.pt"
+    run(tmp_path, "a", recipe, observer=StopAt(3))
+    early = kept.read_bytes()
+    heard = Heard(9)
+    run(tmp_path, "a", recipe, observer=heard, resume=True)
+    assert heard.notes == [f"{log}: resuming at step 4 of 20"]
+    kept.write_bytes(early)  # killed before the next checkpoint
+    heard = Heard(9)
+    run(tmp_path, "a", recipe, observer=heard, resume=True)
+    again = "6 logged steps are taken again, for the last checkpoint is of step 4"
+    assert heard.notes == [f"{log}: resuming at step 4 of 20; {again}"]
+    kept.unlink()
+    heard = Heard()
+    run(tmp_path, "a", recipe, observer=heard, resume=True)
+    again = "10 logged steps are taken again, for no checkpoint was saved"
+    assert heard.notes == [f"{log}: resuming at step 0 of 20; {again}"]
+    assert not [e for e in read_log(log).events if e.code == "RESUMING"]
+
+
 def test_resume_with_nothing_there_simply_starts(tmp_path):
     recipe = folder(tmp_path)
     assert run(tmp_path, "a", recipe, resume=True).status == "finished"
