@@ -87,6 +87,8 @@ class Run:
             keep_graph=self.config.keep_graph,
             inspect=self.config.checks or self.config.mixed,
         )
+        if config.steps is None:
+            self.graph.meter.time_on(self.graph.device)
         self.hessian = HessianOperator(self.graph)
         self.lengths = [p.numel() for p in problem.params.values()]
         self.param_norm = norm(problem.flat_params())
@@ -298,8 +300,7 @@ class Run:
 
     def missed(self) -> tuple[str, ...]:
         """Parameters that the loss does not depend on."""
-        graph = self.graph
-        return tuple(name for name in graph.names if graph.state_of(name) == "not_reached")
+        return tuple(n for n in self.graph.names if self.graph.state_of(n) == "not_reached")
 
     def late(self, what: str) -> bool:
         """Whether the time is spent; then `what` stays unmeasured, and a note says so."""
