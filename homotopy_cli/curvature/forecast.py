@@ -32,12 +32,14 @@ def forecast(problem: Problem, partition: Partition | None, config: EstimatorCon
         partition: Its blocks.
         config: The effort.
     """
-    n = problem.n_params
+    config, n = config.capped(), problem.n_params
     _, budget = config.resolution(n)
     typical = min(config.steps or _TYPICAL * (2 if config.is_exact(n) else 1), n, budget)
     pairs = min(config.top_k + 1, n)
     products = float(min(typical + _PER_PAIR * pairs, n, budget)) if config.whole else 0.0
     explicit, copies = config.confirmation(n)
+    if config.max_hvp is not None:  # these are part of the budget then
+        explicit = copies = False
     if explicit:
         products += 1 if explicit == "one" else pairs
     if copies and config.top_k > 1:

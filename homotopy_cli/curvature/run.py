@@ -48,9 +48,7 @@ class Run:
         preconditioner: Diagonal P > 0, shape (n,), or None.
         seed: Of this estimate's random vectors.
         warm: Start vectors between estimates, None for random starts.
-        report: Called with (phase, done, most that may come); where it has a method
-            `layer(record)`, that is called with each row of the per-layer table as it is done.
-        stop: Asked between products; True ends the estimate with what is there.
+        report, stop: See `CurvatureEstimator.estimate`.
         asked: What must be the same on all ranks, by name.
     """
 
@@ -67,7 +65,7 @@ class Run:
         asked: Mapping[str, Any] | None = None,
     ) -> None:
         self.started = time.perf_counter()
-        self.config, self.problem, self.seed = config, problem, seed
+        self.config, self.problem, self.seed = config.capped(), problem, seed
         self.warm, self.report = warm, report
         self.notes: tuple[str, ...] = ()
         watched = agree(
@@ -181,19 +179,20 @@ class Run:
         self, operator: LinearOperator, key: str, k: int, which: Which | None = None
     ) -> ExtremeResult:
         """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
-        start = None
-        if self.config.mixed and operator is self.hessian and which is None:
+        start, before = None, self.graph.meter.n_products
+        if self.config.mixed_hvp and operator is self.hessian and which is None:
             start, refusal = top_vector(
                 self.graph,
                 generator=seeded(self.seed + 7),
                 rtol=self.config.rtol,
-                max_matvecs=self.config.max_hvp,
+                max_matvecs=self.config.mixed_hvp,
             )
             self.notes += (refusal,) if refusal else ()
         return extremes(
             operator,
             self.config,
             start=start,
+            spent=self.graph.meter.n_products - before,
             generator=seeded(self.seed),
             k=k,
             which=which,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from homotopy_cli.cli.document import estimate_document
+from homotopy_cli.cli.probing import QUICK
 from homotopy_cli.cli.sentences import closing
 from homotopy_cli.curvature.api import probe
 from homotopy_cli.curvature.meter import Meter, clock_of, fastest
@@ -101,3 +102,25 @@ def test_json_and_sentence_say_what_was_counted_and_how(small):
         f"{said['n_hvp']:,} Hessian-vector products, {of_layers:,} of them of single layers "
         f"(double backward) = {said['gradient_equivalents']:,.0f} gradients by CPU time, "
     )
+
+
+@pytest.mark.parametrize("cap", [1, 3, 4, 20, 42])
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_cap_on_products_holds_where_a_small_model_would_be_exact(small, cap, quick):
+    """The whole, each layer and the traces keep to it; the two tests of the products are extra."""
+    changes = QUICK | {"settle_norm": False} if quick else {"density": True}
+    blocks = Partition(()) if quick else Partition.by_module(small)
+    estimate = probe(small, blocks, max_hvp=cap, **changes)
+    assert all(block.n_hvp <= cap for block in estimate.blocks)
+    of_layers = sum(block.n_hvp for block in estimate.blocks)
+    sums = 0 if quick else max(2, cap) + max(2, cap)  # at least two random vectors each
+    assert estimate.cost.n_hvp <= 2 + cap + sums + of_layers
+    if cap < 20:
+        assert not estimate.converged
+    if not quick:
+        assert estimate.trace.n_probes in range(2, max(2, cap) + 1)
+
+
+def test_without_a_cap_a_small_model_is_exact(small):
+    estimate = probe(small, Partition.by_module(small))
+    assert estimate.converged and estimate.trace.n_probes == 0
