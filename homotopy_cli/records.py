@@ -37,6 +37,11 @@ class Moment:
     n_probes: int  # random vectors spent; 0 when exact
 
 
+# What gradient_equivalents rests on: CPU time, or time on a GPU, of the products over that of a
+# gradient; or 2 for each product.
+CostBasis = Literal["cpu_time", "device_time", "counted"]
+
+
 @dataclass(frozen=True)
 class HvpCost:
     """What the estimate cost, and by which kind of product."""
@@ -45,9 +50,11 @@ class HvpCost:
     # without products its name: secant, forward or trust_ratio
     method: str
     fallback_reason: str  # "" when the method asked for was used
-    n_hvp: float  # Hessian-vector products; block products count by their share of parameters
-    gradient_equivalents: float  # measured: seconds / seconds of one forward + backward
-    seconds: float
+    n_hvp: int  # Hessian-vector products, each block's counted as one
+    gradient_equivalents: float  # the same work in gradients (forward + backward); see basis
+    seconds: float  # wall time of the whole estimate
+    n_hvp_weighted: float = 0.0  # the products; a block's counts by its share of the parameters
+    basis: CostBasis = "counted"
 
 
 @dataclass(frozen=True)

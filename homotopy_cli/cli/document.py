@@ -131,8 +131,10 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
         "hvp": {
             "method": estimate.cost.method,
             "fallback_reason": estimate.cost.fallback_reason or None,
-            "n_hvp": number(estimate.cost.n_hvp),
+            "n_hvp": int(estimate.cost.n_hvp),
+            "n_hvp_weighted": number(estimate.cost.n_hvp_weighted),
             "gradient_equivalents": number(estimate.cost.gradient_equivalents),
+            "gradient_equivalents_basis": estimate.cost.basis,
             "seconds": number(estimate.cost.seconds),
         },
         "n_params": estimate.n_params,

@@ -126,12 +126,24 @@ def probe(
         Path | None, typer.Option(metavar="OTHER", help="A second checkpoint, side by side.")
     ] = None,
     mode: Annotated[Literal["eval", "train"], typer.Option(help="Module mode.")] = "eval",
-    rtol: Annotated[float | None, typer.Option(help="Residual tolerance, relative.")] = None,
-    max_hvp: Annotated[int | None, typer.Option(min=1, help="Products per eigenproblem.")] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option(help="Residual tolerance, relative: above 0, below 1; default 1e-3."),
+    ] = None,
+    max_hvp: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most products for each eigenproblem (the whole, each layer), the traces and the "
+            "density. Default 300; up to 1,000 parameters as many as it takes to be exact.",
+        ),
+    ] = None,
     microbatch: Annotated[int | None, typer.Option(min=1, help="Rows at a time; exact.")] = None,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the random vectors.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=-(2**63), max=2**63 - 1, help="Seed of the random vectors.")
+    ] = 0,
     validate: Annotated[
         bool, typer.Option("--validate", help="Full Hessian beside every estimate.")
     ] = False,

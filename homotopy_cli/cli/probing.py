@@ -1,5 +1,6 @@
 """`homotopy probe`, from options to outputs: load, predict the cost, measure, say, write, gate."""
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -83,10 +84,10 @@ def prepare(options: ProbeOptions) -> Subject:
     from homotopy_cli.curvature.forecast import forecast
     from homotopy_cli.curvature.noise import require_batches
 
+    config = make_config(options)
     loaded = load(options)
     problem = loaded.problem
     partition = make_partition(problem, options.layers)
-    config = make_config(options)
     metric, why_not = saved_metric(loaded)
     if options.curvature == "preconditioned" and (metric is None or metric.diagonal is None):
         raise HomotopyError(
@@ -202,7 +203,13 @@ def make_config(options: ProbeOptions) -> Any:
     }
     if options.quick:
         changes |= QUICK
+    if options.lr is not None and not math.isfinite(options.lr):
+        raise HomotopyError(f"--lr {options.lr}: not a finite rate", hint="write --lr 3e-3")
     if options.rtol is not None:
+        if not 0.0 < options.rtol < 1.0:
+            raise HomotopyError(
+                f"--rtol {options.rtol:g}: does not lie between 0 and 1", hint="write --rtol 1e-3"
+            )
         changes["rtol"] = options.rtol
     if options.max_hvp is not None:
         changes["max_hvp"] = options.max_hvp

@@ -123,10 +123,7 @@ def closing(estimate: Any) -> list[str]:
     """Cost, convergence and what to distrust."""
     cost = estimate.cost
     method = cost.method.replace("_", " ")
-    lines = [
-        f"{cost.n_hvp:.0f} Hessian-vector products ({method}) = "
-        f"{cost.gradient_equivalents:.0f} gradients, {cost.seconds:.1f} s."
-    ]
+    lines = [cost_sentence(cost, sum(block.n_hvp for block in estimate.blocks))]
     if cost.fallback_reason:
         lines.append(f"Fell back to {method}: {cost.fallback_reason}.")
     lines += check_sentences(estimate.checks)
@@ -138,6 +135,18 @@ def closing(estimate: Any) -> list[str]:
     lines += [f"warning: {text}" for text in estimate.warnings]
     lines += component_sentences(estimate.components)
     return lines
+
+
+def cost_sentence(cost: Any, n_block: int) -> str:
+    """How many products, what they cost in gradients, and by what measure."""
+    measures = {"cpu_time": "by CPU time", "device_time": "by time on the device"}
+    measure = measures.get(cost.basis, "counted")
+    of_layers = f", {n_block:,} of them of single layers" if n_block else ""
+    return (
+        f"{cost.n_hvp:,} Hessian-vector products{of_layers} "
+        f"({cost.method.replace('_', ' ')}) = {cost.gradient_equivalents:,.0f} gradients "
+        f"{measure}, {cost.seconds:.1f} s in all."
+    )
 
 
 def check_sentences(checks: Any) -> list[str]:

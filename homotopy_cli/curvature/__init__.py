@@ -16,7 +16,7 @@
     precondition.py  the diagonal metric P of an optimizer, live or saved
     config.py        how much effort: the presets `thorough` (probe) and `cheap` (training)
     forecast.py      what it will cost
-    cost.py          what it took
+    cost.py          what it took; meter.py: products counted, and timed
     run.py           one estimate in the making
     density.py       the eigenvalue density
     estimator.py     CurvatureEstimator: Problem -> CurvatureEstimate

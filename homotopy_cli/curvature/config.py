@@ -7,6 +7,8 @@ from homotopy_cli.curvature.hvp import Method
 from homotopy_cli.linalg.extreme import END_FLOOR, PATIENCE, Explicit
 
 SMALL_N = 1000  # parameters up to which a thorough estimate goes on to SMALL_RTOL and exact sums
+MAX_HVP = 300  # products of a Lanczos run, unless told otherwise: our choice
+FEW_HVP = 8  # too few products to spend some on a start vector: our choice
 SMALL_RTOL = 1e-12  # float64; separates near-equal eigenvalues; float32 stops at rounding, 4e-6 ‖H‖
 
 
@@ -33,7 +35,9 @@ class EstimatorConfig:
         block_patience: The same for blocks of a problem that is not small; their smaller end
             is then stated as known to rtol·‖H_bb‖ only.
         rtol: Dimensionless; 1e-3 is our choice.
-        max_hvp: Most products of one Lanczos run, for the whole matrix and for each block.
+        max_hvp: Most products for each eigenproblem (the whole matrix, each block), for the
+            traces and for the density, confirmations included; what did not converge by then
+            says so. None: MAX_HVP for a Lanczos run, and what `refine_small` asks for.
         whole: Measure the pair λ_max, λ_min of H itself.
         blocks: Measure every block of the partition.
         trace: Traces of the blocks and of the whole.
@@ -77,7 +81,7 @@ class EstimatorConfig:
     patience: int = PATIENCE
     block_patience: int = PATIENCE
     rtol: float = 1e-3
-    max_hvp: int = 300
+    max_hvp: int | None = None
     whole: bool = True
     blocks: bool = True
     trace: bool = True
@@ -109,7 +113,7 @@ class EstimatorConfig:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if not 0.0 < self.rtol < 1.0:
             raise ValueError(f"rtol must lie between 0 and 1, got {self.rtol}")
-        if self.max_hvp < 1 or self.max_probes < 2:
+        if (self.max_hvp is not None and self.max_hvp < 1) or self.max_probes < 2:
             raise ValueError(
                 f"need max_hvp >= 1 and max_probes >= 2, got {self.max_hvp} and {self.max_probes}"
             )
@@ -156,9 +160,27 @@ class EstimatorConfig:
 
     def resolution(self, n: int) -> tuple[float, int]:
         """Return (rtol, most products) for a matrix of n parameters."""
-        if self.refine_small and n <= SMALL_N:
-            return min(self.rtol, self.small_rtol), max(self.max_hvp, n)
-        return self.rtol, self.max_hvp
+        small = self.refine_small and n <= SMALL_N
+        rtol = min(self.rtol, self.small_rtol) if small else self.rtol
+        return rtol, self.max_hvp or (max(MAX_HVP, n) if small else MAX_HVP)
+
+    @property
+    def mixed_hvp(self) -> int:
+        """Most products by differences: half of max_hvp; none of very few, or where not asked."""
+        if not self.mixed or (self.max_hvp is not None and self.max_hvp < FEW_HVP):
+            return 0
+        return MAX_HVP if self.max_hvp is None else self.max_hvp // 2
+
+    def capped(self) -> "EstimatorConfig":
+        """Return the configuration whose random vectors keep to `max_hvp` too."""
+        if self.max_hvp is None:
+            return self
+        most = self.max_hvp if self.trace_method == "hutchinson" else 3 * self.max_hvp // 4
+        return replace(
+            self,
+            max_probes=max(2, min(self.max_probes, most)),
+            density_steps=max(1, min(self.density_steps, self.max_hvp // self.density_probes)),
+        )
 
     def for_products(self, method: str, eps: float) -> "EstimatorConfig":
         """Return the configuration for products of one kind, in a dtype of resolution eps.
@@ -197,4 +219,4 @@ class EstimatorConfig:
 
     def is_exact(self, n: int) -> bool:
         """Whether sums over the spectrum come from n unit products instead of random ones."""
-        return self.refine_small and n <= SMALL_N
+        return self.refine_small and n <= min(SMALL_N, self.max_hvp or SMALL_N)

@@ -10,6 +10,7 @@ from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 
 _HVP = 2.3  # gradients per product, measured on a GPT; 1.5 to 2.3 over three models
+_BLOCK_HVP = 0.9  # the same for a product with one layer; 0.9 on the quickstart's GPT of 27
 _TYPICAL = 25  # products until both ends stand still at rtol 1e-3; 4 to 40 measured
 _PER_PAIR = 4  # more for each further pair
 
@@ -18,7 +19,7 @@ _PER_PAIR = 4  # more for each further pair
 class Forecast:
     """Predicted cost: right to a factor of about two."""
 
-    n_hvp: float
+    n_hvp: float  # with whole vectors and with blocks
     seconds: float
     memory_bytes: int  # vectors of the iterations, without the gradient's graph
 
@@ -31,12 +32,14 @@ def forecast(problem: Problem, partition: Partition | None, config: EstimatorCon
         partition: Its blocks.
         config: The effort.
     """
-    n = problem.n_params
+    config, n = config.capped(), problem.n_params
     _, budget = config.resolution(n)
     typical = min(config.steps or _TYPICAL * (2 if config.is_exact(n) else 1), n, budget)
-    pairs = config.top_k + 1
+    pairs = min(config.top_k + 1, n)
     products = float(min(typical + _PER_PAIR * pairs, n, budget)) if config.whole else 0.0
     explicit, copies = config.confirmation(n)
+    if config.max_hvp is not None:  # these are part of the budget then
+        explicit = copies = False
     if explicit:
         products += 1 if explicit == "one" else pairs
     if copies and config.top_k > 1:
@@ -47,13 +50,15 @@ def forecast(problem: Problem, partition: Partition | None, config: EstimatorCon
         products += n if config.is_exact(n) else config.max_probes
     if config.density and not config.is_exact(n):
         products += config.density_probes * config.density_steps
+    of_blocks = 0
     if config.blocks and partition is not None:
-        products += typical  # block products count by their share of the parameters
+        sizes = [sum(problem.numels[name] for name in block.params) for block in partition.blocks]
+        of_blocks = sum(min(typical, size) for size in sizes)
     size = torch.finfo(problem.dtype).bits // 8
     vectors = min(budget, 2 * typical + _PER_PAIR * pairs) + pairs + 6
-    seconds = products * _HVP * _one_gradient(problem)
+    seconds = (products * _HVP + of_blocks * _BLOCK_HVP) * _one_gradient(problem)
     kept = min(vectors * n * size, config.max_memory + (pairs + 6) * n * size)
-    return Forecast(products, seconds, kept)
+    return Forecast(products + of_blocks, seconds, kept)
 
 
 _QUICK = 0.05  # seconds: gradients below are timed again, since one of them says little

@@ -6,7 +6,6 @@ graph is built once, never per product. `autograd.grad` only: `backward(create_g
 would tie parameters and gradients into a reference cycle that leaks.
 """
 
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -19,6 +18,7 @@ from homotopy_cli.curvature import differences
 from homotopy_cli.curvature.backward import along, flat, gradients, has_one_derivative_only
 from homotopy_cli.curvature.facts import Facts, merged
 from homotopy_cli.curvature.finite import require_finite
+from homotopy_cli.curvature.meter import Meter, plain_gradient
 from homotopy_cli.curvature.nodes import has_dead_end, operations
 from homotopy_cli.curvature.steps import Steps, calibrate
 from homotopy_cli.errors import ProblemError, first_line
@@ -39,8 +39,7 @@ class GradientGraph:
     one that is reached; none of them may crash a product.
 
     Over several ranks (see `problems.reducer`) graphs are local and vectors are sums: one
-    all-reduce for the gradient and one for each product. Whether to fall back, and every other
-    decision, rests on what all ranks know, so that all of them take it alike.
+    all-reduce for the gradient and one for each product. Every decision rests on what all know.
 
     Args:
         problem: Fixed batches, weights and parameters.
@@ -53,7 +52,7 @@ class GradientGraph:
     Attributes:
         loss: L, weighted over the batches.
         grad: g, shape (n,).
-        n_hvp: Products so far; a block's counts by its share of the parameters.
+        meter: What was spent so far.
         kinked, custom: Operations with kinks and custom autograd functions, when inspected.
 
     Raises:
@@ -62,8 +61,7 @@ class GradientGraph:
     """
 
     matrix = "hessian"
-    # methods that an operation may refuse
-    _guarded: tuple[str, ...] = ("double_backward", "forward_over_reverse")
+    _guarded: tuple[str, ...] = ("double_backward", "forward_over_reverse")  # may be refused
 
     def __init__(
         self,
@@ -87,8 +85,7 @@ class GradientGraph:
         self.names = tuple(problem.params)
         self.keep_graph = keep_graph
         self.method = "double_backward" if method == "auto" else method
-        self.fallback_reason = ""
-        self.n_hvp = 0.0
+        self.fallback_reason, self.meter = "", Meter()
         self.dtype, self.device = problem.dtype, problem.device
         self._batches = range(len(problem.batches))
         self._may_fall_back = method == "auto"
@@ -154,8 +151,8 @@ class GradientGraph:
 
     def hvp(self, v: Tensor) -> Tensor:
         """Return Hv, shape (n,), for v of shape (n,)."""
-        self.n_hvp += 1.0
-        return self._summed(self.names, v)
+        with self.meter.product((self.method, *self.names)):
+            return self._summed(self.names, v)
 
     def block_hvp(self, names: Sequence[str], v: Tensor) -> Tensor:
         """Return H_bb v, shape (n_b,), walking only the block's own part of the graph.
@@ -164,11 +161,12 @@ class GradientGraph:
             names: The block's parameters, in the order of the problem.
             v: Shape (n_b,).
         """
-        self.n_hvp += v.numel() / self.n
-        return self._summed(tuple(names), v)
+        with self.meter.product((self.method, *names), v.numel() / self.n):
+            return self._summed(tuple(names), v)
 
     def gradients_beside(self, v: Tensor, steps: Sequence[float]) -> list[Tensor]:
         """Return g(θ + s·v), shape (n,), for each s of `steps`; one gradient each."""
+        self.meter.n_gradients += len(steps)
         return self._beside(self.names, v, steps)
 
     def difference(self, names: tuple[str, ...], v: Tensor) -> Tensor:
@@ -187,11 +185,14 @@ class GradientGraph:
             self.gradients_beside, self.grad, param_norm=norm(self.problem.flat_params())
         )
 
+    @property
+    def n_hvp(self) -> float:
+        """Products so far; a block's counts by its share of the parameters."""
+        return self.meter.n_whole
+
     def time_gradient(self) -> float:
-        """Return the seconds of one forward and backward pass over all batches."""
-        started = time.perf_counter()
-        self._gradient_by_batch(create_graph=False)
-        return time.perf_counter() - started
+        """Return the time of one forward and backward pass, on the products' clock."""
+        return plain_gradient(self.problem, self.meter.clock)
 
     def _summed(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         """The product over all ranks; where one has to fall back, all do."""

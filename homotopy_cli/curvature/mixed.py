@@ -23,8 +23,8 @@ class DifferenceOperator:
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return Hv to first order in the step, shape (n,)."""
-        self.graph.n_hvp += 1.0
-        return self.graph.difference(self.graph.names, v)
+        with self.graph.meter.product("difference"):
+            return self.graph.difference(self.graph.names, v)
 
 
 def top_vector(

@@ -48,9 +48,7 @@ class Run:
         preconditioner: Diagonal P > 0, shape (n,), or None.
         seed: Of this estimate's random vectors.
         warm: Start vectors between estimates, None for random starts.
-        report: Called with (phase, done, most that may come); where it has a method
-            `layer(record)`, that is called with each row of the per-layer table as it is done.
-        stop: Asked between products; True ends the estimate with what is there.
+        report, stop: See `CurvatureEstimator.estimate`.
         asked: What must be the same on all ranks, by name.
     """
 
@@ -67,7 +65,7 @@ class Run:
         asked: Mapping[str, Any] | None = None,
     ) -> None:
         self.started = time.perf_counter()
-        self.config, self.problem, self.seed = config, problem, seed
+        self.config, self.problem, self.seed = config.capped(), problem, seed
         self.warm, self.report = warm, report
         self.notes: tuple[str, ...] = ()
         watched = agree(
@@ -87,6 +85,8 @@ class Run:
             keep_graph=self.config.keep_graph,
             inspect=self.config.checks or self.config.mixed,
         )
+        if config.steps is None:
+            self.graph.meter.time_on(self.graph.device)
         self.hessian = HessianOperator(self.graph)
         self.lengths = [p.numel() for p in problem.params.values()]
         self.param_norm = norm(problem.flat_params())
@@ -179,19 +179,20 @@ class Run:
         self, operator: LinearOperator, key: str, k: int, which: Which | None = None
     ) -> ExtremeResult:
         """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
-        start = None
-        if self.config.mixed and operator is self.hessian and which is None:
+        start, before = None, self.graph.meter.n_products
+        if self.config.mixed_hvp and operator is self.hessian and which is None:
             start, refusal = top_vector(
                 self.graph,
                 generator=seeded(self.seed + 7),
                 rtol=self.config.rtol,
-                max_matvecs=self.config.max_hvp,
+                max_matvecs=self.config.mixed_hvp,
             )
             self.notes += (refusal,) if refusal else ()
         return extremes(
             operator,
             self.config,
             start=start,
+            spent=self.graph.meter.n_products - before,
             generator=seeded(self.seed),
             k=k,
             which=which,
@@ -298,8 +299,7 @@ class Run:
 
     def missed(self) -> tuple[str, ...]:
         """Parameters that the loss does not depend on."""
-        graph = self.graph
-        return tuple(name for name in graph.names if graph.state_of(name) == "not_reached")
+        return tuple(n for n in self.graph.names if self.graph.state_of(n) == "not_reached")
 
     def late(self, what: str) -> bool:
         """Whether the time is spent; then `what` stays unmeasured, and a note says so."""

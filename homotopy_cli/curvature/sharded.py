@@ -4,7 +4,6 @@ Vectors are this rank's parts (linalg.vectors.spread_out). Memory per product is
 training step and two parts; accuracy that of differences, about 1e-8 in float64.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from homotopy_cli.curvature.backward import flat
 from homotopy_cli.curvature.finite import require_finite
 from homotopy_cli.curvature.hvp import GradientGraph, Method
+from homotopy_cli.curvature.meter import Meter, fastest
 from homotopy_cli.curvature.nodes import operations
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.linalg.vectors import norm, whole_length
@@ -43,7 +43,7 @@ class ShardedGraph(GradientGraph):
         self.keep_graph, self._may_fall_back = False, False
         self.method = "central_difference" if method == "auto" else method
         self.fallback_reason = _WHY if method == "auto" else ""
-        self.n, self.n_hvp = problem.n_params, 0.0
+        self.n, self.meter = problem.n_params, Meter()
         self.dtype, self.device, self.reducer = problem.dtype, problem.device, problem.reducer
         self.kinked, self.custom = (), ()
         self._index = {name: i for i, name in enumerate(self.names)}
@@ -69,10 +69,8 @@ class ShardedGraph(GradientGraph):
         raise ProblemError(f"the layers' table is not possible: {_WHY}", hint=_HINT)
 
     def time_gradient(self) -> float:
-        """Return the seconds of one forward and backward pass over all batches."""
-        started = time.perf_counter()
-        loss_and_gradient(self.problem)
-        return time.perf_counter() - started
+        """Return the time of one forward and backward pass: as often on all ranks."""
+        return fastest(lambda: loss_and_gradient(self.problem), self.meter.clock, enough=0.0)
 
     def _summed(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         if self.method == "forward_difference":

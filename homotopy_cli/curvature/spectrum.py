@@ -58,6 +58,7 @@ def extremes(
     which: Which | None = None,
     end_floor: float | None = None,
     start: Tensor | None = None,
+    spent: int = 0,
     warm: WarmStarts | None = None,
     key: str = "",
     metric: Tensor | None = None,
@@ -74,6 +75,7 @@ def extremes(
         which: See `linalg.extreme`; as configured when None.
         end_floor: As configured when None.
         start: First vector (n,); random when None.
+        spent: Products that finding `start` took; part of max_hvp.
         warm: Where to find and keep start vectors under `key`; None keeps none.
         key: Name of the operator among the warm starts.
         metric: P^-1/2, shape (n,), when `operator` is preconditioned.
@@ -91,6 +93,13 @@ def extremes(
         budget = config.steps if start is not None else max(config.steps, config.cold_steps)
     explicit, copies = config.confirmation(n)
     which = config.ends if which is None else which
+    expired = None if deadline is None else deadline.passed
+    if config.max_hvp is not None and config.steps is None:
+        budget = max(1, budget - spent)
+        explicit, reserved = (explicit, k + 1) if budget >= 2 * (k + 1) else (False, 0)
+        budget -= reserved
+        operator = _Counted(operator)
+        expired = operator.until(budget, expired)
     settings: dict[str, Any] = {
         "generator": generator,
         "k": k,
@@ -101,7 +110,7 @@ def extremes(
         "max_matvecs": budget,
         "start": start,
         "explicit_residual": explicit,
-        "expired": None if deadline is None else deadline.passed,
+        "expired": expired,
         "progress": progress,
     }
     room = config.max_memory // max(1, n * torch.finfo(operator.dtype).bits // 8)
@@ -115,6 +124,22 @@ def extremes(
         pairs = [replace(p, converged=p.converged or _met(p, config.rtol)) for p in found.pairs]
         found = replace(found, pairs=pairs)
     return found
+
+
+class _Counted:
+    """An operator that ends an iteration, and the search for copies after it, at a budget."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        self.operator, self.n_matvecs = operator, 0
+        self.n, self.dtype, self.device = operator.n, operator.dtype, operator.device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        self.n_matvecs += 1
+        return self.operator.matvec(v)
+
+    def until(self, budget: int, expired: Callable[[], bool] | None) -> Callable[[], bool]:
+        """Return what says that the budget is spent, or that `expired` does."""
+        return lambda: self.n_matvecs >= budget or (expired is not None and expired())
 
 
 def _met(pair: EigenPair, rtol: float) -> bool:

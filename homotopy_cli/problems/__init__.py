@@ -14,6 +14,7 @@
     guess.py         a loss guessed from result and targets, with its evidence
     calling.py       how a model is called with a batch, and what its result holds
     probabilities.py outputs that the loss's sigmoid or softmax meets a second time
+    forms.py         what a batch may look like, and hints where it does not
     misfit.py        an exception inside a forward pass, explained with the batch's name
     nest.py          nests of tensors: map, walk, count rows, split
     batches.py       batch files: .pt, .npz, .safetensors, by content

@@ -10,8 +10,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from homotopy_cli.errors import CheckpointError, ProblemError, first_line
+from homotopy_cli.errors import CheckpointError, ProblemError, first_line, typed
 from homotopy_cli.problems.archives import check_safetensors, sniff
+from homotopy_cli.problems.forms import weights_inside
 from homotopy_cli.problems.legible import Inert
 from homotopy_cli.problems.nest import Batch, map_tensors, walk
 from homotopy_cli.problems.reading import read_legacy, read_pickle, read_zip
@@ -60,6 +61,12 @@ def _file(path: Path) -> list[tuple[str, Batch]]:
         hint = _HINT if "batch file" in words or "pickle" in words else error.hint
         raise ProblemError(words, hint=hint) from error
     content = _opened(content, path)
+    weights = weights_inside(content)
+    if weights:
+        raise ProblemError(
+            f'{path}: holds weights ("{weights[0]}" and {len(weights) - 1} more), not a batch',
+            hint=f"homotopy probe {typed(path)} measures them; a batch: {_HINT}",
+        )
     if isinstance(content, list) and content and not any(isinstance(c, Tensor) for c in content):
         batches = [(f"{path}[{i}]", batch) for i, batch in enumerate(content)]
     else:

@@ -40,6 +40,7 @@ def guess_loss(model: nn.Module, batch: Batch, *, source: str = "") -> Loss:
         return replace(NAMES["output"], reason="the model's result has a loss: output")
     outputs = result_outputs(result)
     if target is not None:
+        _refuse_unclear(outputs, target, f"{source}: " if source else "")
         name, reason = _by_target(outputs, target)
     elif isinstance(inputs, Tensor) and is_index(inputs) and outputs.ndim == 3:
         name, reason = "next_token", "the batch is only tokens, with scores for each: next_token"
@@ -50,6 +51,27 @@ def guess_loss(model: nn.Module, batch: Batch, *, source: str = "") -> Loss:
             hint=f"--loss {', '.join(NAMES)}, or --loss FILE.py:CALLABLE",
         )
     return replace(NAMES[name], reason=reason)
+
+
+def _refuse_unclear(outputs: Tensor, target: Tensor, place: str) -> None:
+    """Raise where rows differ in number, or where the targets could be of several losses."""
+    if outputs.ndim and target.ndim and len(outputs) != len(target):
+        raise ProblemError(
+            f"{place}{len(outputs)} outputs but {len(target)} targets",
+            hint="one row of targets for each row of inputs",
+        )
+    if target.ndim < 2 or target.shape != outputs.shape or target.shape[-1] < 2:
+        return
+    rows = target.detach().double()
+    sums = rows.sum(-1)
+    if bool((rows >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums)).all()):
+        raise ProblemError(
+            f"{place}the loss cannot be guessed: targets {_words(target)} are rows that sum to 1, "
+            "classes for cross_entropy as well as numbers for bce and mse",
+            hint="as the model was trained: --loss bce, --loss mse, or "
+            + ("y.argmax(-1) as targets of " if is_index(target) else "")
+            + "--loss cross_entropy",
+        )
 
 
 def _by_target(outputs: Tensor, target: Tensor) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.problems.counting import IGNORED
+from homotopy_cli.problems.forms import form_hint, image_words
 from homotopy_cli.problems.nest import Batch, describe
 
 _FUNCTIONAL = "torch.nn.functional"
@@ -56,7 +57,11 @@ def explain_misfit(
             return ProblemError(f"{place}{words}", hint=hint)
     if module is not None:
         where = _module_words(module, names)
-        words = _feature_words(module, calls)
+        given = _given(module, calls)
+        images, steps = ("", "") if given is None else image_words(module, given)
+        words = _feature_words(module, given)
+        if words and images:
+            return ProblemError(f"{place}{images} ({where})", hint=steps)
         if words:
             own = re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words)
             # batches come in the model's own dtype
@@ -64,7 +69,7 @@ def explain_misfit(
         said = first_line(error, named=True)
         return ProblemError(
             f"{place}{where} cannot take this batch ({describe(batch)}): {said}",
-            hint=fixed if _of_dtypes(said) else hint,
+            hint=fixed if _of_dtypes(said) else (not training and form_hint(error, batch)) or hint,
         )
     said = first_line(error, named=True)
     return ProblemError(
@@ -151,9 +156,9 @@ _EXPLAINED = {
 }
 
 
-def _feature_words(module: nn.Module, calls: list[tuple[str, dict[str, Any]]]) -> str:
-    """Features or channels given against those the module was built for."""
-    given = next(
+def _given(module: nn.Module, calls: list[tuple[str, dict[str, Any]]]) -> Tensor | None:
+    """The first tensor that the module was called with."""
+    return next(
         (
             value
             for name, arguments in reversed(calls)
@@ -163,6 +168,10 @@ def _feature_words(module: nn.Module, calls: list[tuple[str, dict[str, Any]]]) -
         ),
         None,
     )
+
+
+def _feature_words(module: nn.Module, given: Tensor | None) -> str:
+    """Features or channels given against those the module was built for."""
     if given is None or given.ndim == 0:
         return ""
     weight = getattr(module, "weight", None)

@@ -82,6 +82,16 @@ def refuse_nonfinite(path: Path, model: nn.Module, state: Mapping[str, Tensor]) 
         )
 
 
+def refuse_untied(path: Path, names: tuple[str, str] | None) -> None:
+    """Raise where the file holds two tensors for what is one parameter in the model."""
+    if names is not None:
+        raise CheckpointError(
+            f"{path}: {_quoted(names[0])} and {_quoted(names[1])} are one parameter in the model "
+            "but differ in the file",
+            hint="--model TARGET, or --model-arg KEY=VALUE, for a model that does not tie them",
+        )
+
+
 def dims(shape: Shape) -> str:
     """(8, 5) as 8x5; () as scalar."""
     return "x".join(str(n) for n in shape) or "scalar"

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from homotopy_cli.errors import CheckpointError
-from homotopy_cli.problems.mismatch import misnamed, misshapen, refusal, refuse_nonfinite
+from homotopy_cli.problems.mismatch import (
+    misnamed,
+    misshapen,
+    refusal,
+    refuse_nonfinite,
+    refuse_untied,
+)
 from homotopy_cli.problems.wrappers import clean_name, unwrap
 
 # torch.compile, FSDP1 and activation checkpointing put these segments anywhere in a name.
@@ -108,6 +114,7 @@ def fit(
     fitting = [c for c in candidates if wanted.fits(c, lenient)]
     if fitting:
         best = fitting[0]
+        refuse_untied(path, wanted.untied(best.state))
         return Fitted(
             wanted.filled(best.state), best.prefix, wanted.notes(best, fitting, lenient), path
         )
@@ -177,6 +184,16 @@ class _Wanted:
         named = sum(name in candidate.state for name in self.shapes)
         return named, -len(self.misshapen(candidate.state)), -len(self.unexpected(candidate))
 
+    def untied(self, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
+        """Two names of one parameter whose tensors differ in the file."""
+        for name, group in self.ties.items():
+            held = [tied for tied in group if tied in state]
+            if held and name == held[0]:
+                for other in held[1:]:
+                    if not _same_bits(state[name], state[other]):
+                        return name, other
+        return None
+
     def filled(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every name of the model, tied ones from whichever name the file has."""
         full = {}
@@ -215,6 +232,14 @@ class _Wanted:
         for kind in kinds & {torch.bfloat16, torch.float16}:
             said.append(f"weights are stored as {str(kind).removeprefix('torch.')}")
         return tuple(said)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, so that NaN equals itself."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    raw = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
+    return torch.equal(*raw)
 
 
 def listed(names: Sequence[str], limit: int = 3, quote: str = '"') -> str:

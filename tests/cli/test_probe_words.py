@@ -1,6 +1,7 @@
 """What a probe prints about a foreign checkpoint, in words that fit the numbers."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,3 +45,34 @@ def test_a_loss_of_outputs_and_targets_is_told_how_it_is_called(folder, capsys):
     error = capsys.readouterr().err
     assert "two.pt: the loss cannot take this batch (float32 [2, 5], float32 [2, 3]): " in error
     assert "a function of your own is called loss(model, batch); --debug shows where" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words", "next_step"),
+    [
+        ("rtol", "2", "--rtol 2: does not lie between 0 and 1", "write --rtol 1e-3"),
+        ("rtol", "-1", "--rtol -1: does not lie between 0 and 1", "write --rtol 1e-3"),
+        ("rtol", "nan", "--rtol nan: does not lie between 0 and 1", "write --rtol 1e-3"),
+        ("lr", "inf", "--lr inf: not a finite rate", "write --lr 3e-3"),
+        ("budget", "0", "--budget 0: not a time", "write --budget 60s or 5m"),
+        ("max-memory", "nan", "--max-memory nan: not a size", "write --max-memory 2GiB"),
+        ("seed", str(10**22), "Invalid value for '--seed'", "homotopy probe --help"),
+        ("top-k", "0", "Invalid value for '--top-k'", "homotopy probe --help"),
+        ("max-hvp", "0", "Invalid value for '--max-hvp'", "homotopy probe --help"),
+        ("microbatch", "-3", "Invalid value for '--microbatch'", "homotopy probe --help"),
+        ("validate-limit", "0", "Invalid value for '--validate-limit'", "homotopy probe --help"),
+    ],
+)
+def test_a_number_out_of_range_is_a_usage_error(folder, capsys, option, value, words, next_step):
+    assert probe("--loss", "mse", "--batch", "one.pt", f"--{option}", value, "--out", "log.h5") == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {words}") and hint == f"hint:  {next_step}"
+    assert not Path("log.h5").exists()
+
+
+def test_more_eigenvalues_than_parameters_are_no_more_products(folder, capsys):
+    options = ("--loss", "mse", "--batch", "one.pt", "--dry-run", "--top-k")
+    run(["probe", "ckpt.pt", "--model", "model.py:build", *options, "75"])
+    most = capsys.readouterr().out.split("about")[1].split("products")[0]
+    run(["probe", "ckpt.pt", "--model", "model.py:build", *options, "1000000"])
+    assert capsys.readouterr().out.split("about")[1].split("products")[0] == most

@@ -183,9 +183,12 @@ def test_impossible_settings_are_refused(settings, words):
 
 
 def test_resolution_rule():
-    config = EstimatorConfig.thorough(rtol=1e-3, max_hvp=50)
+    config = EstimatorConfig.thorough(rtol=1e-3)
     assert config.resolution(1000) == (1e-12, 1000)
-    assert config.resolution(1001) == (1e-3, 50)
+    assert config.resolution(1001) == (1e-3, 300)
+    few = EstimatorConfig.thorough(rtol=1e-3, max_hvp=50)
+    assert few.resolution(1000) == (1e-12, 50)
+    assert few.resolution(1001) == (1e-3, 50)
     assert EstimatorConfig.cheap().resolution(10) == (0.05, 300)
 
 

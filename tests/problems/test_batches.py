@@ -116,3 +116,14 @@ def test_objects_in_batches_are_named(tmp_path):
     assert message(path) == (
         f"{path}: holds an object of class argparse.Namespace, which is not read without code"
     )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_are_no_batch(tmp_path, nested):
+    weights = {"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(3)}
+    path = save(tmp_path / "sd.pt", {"model": weights} if nested else weights)
+    with pytest.raises(ProblemError, match=r"fc\.weight.* and 1 more\), not a batch") as caught:
+        read_batches(path)
+    assert caught.value.hint.startswith(f"homotopy probe {path} measures them")
+    weighted = {"x": X, "y": Y, "weight": torch.ones(4)}
+    assert load_batches(save(tmp_path / "b.pt", weighted))

@@ -277,14 +277,33 @@ def test_trust_runs_nothing_where_safe_reading_is_enough(tmp_path):
     assert found.kind == "nested"
 
 
-def test_tied_weights_may_be_there_once(tmp_path):
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.emb = nn.Embedding(7, 4)
-            self.head = nn.Linear(4, 7, bias=False)
-            self.head.weight = self.emb.weight
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.emb.weight
 
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_copies_of_a_tied_weight_must_agree(tmp_path, dtype):
+    weight = torch.randn(7, 4).to(dtype)
+    same = {"emb.weight": weight, "head.weight": weight.clone()}
+    model, _ = loaded(save(tmp_path / "same.pt", same), Tied())
+    assert torch.equal(model.head.weight, weight.float())
+    other = weight.clone()
+    other[3, 1] += 0.5
+    path = save(tmp_path / "other.pt", {"emb.weight": weight, "head.weight": other})
+    with pytest.raises(CheckpointError) as caught:
+        loaded(path, Tied())
+    assert caught.value.message == (
+        f'{path}: "emb.weight" and "head.weight" are one parameter in the model but differ in '
+        "the file"
+    )
+    assert "does not tie them" in caught.value.hint
+
+
+def test_tied_weights_may_be_there_once(tmp_path):
     source = Tied()
     for kept in ("emb.weight", "head.weight"):
         save_file({kept: source.emb.weight.detach().clone()}, tmp_path / "m.safetensors")

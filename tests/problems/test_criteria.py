@@ -10,6 +10,7 @@ from torch import nn
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.criteria import NAMES, Loss, check_labels, from_criterion, resolve_loss
+from homotopy_cli.problems.guess import guess_loss
 
 
 class Table(nn.Module):
@@ -165,6 +166,21 @@ def test_guesses_say_their_evidence(model, batch, name, evidence):
     found = resolve_loss(None, model=model, batch=batch)
     assert (found.name, found.reason) == (name, evidence)
     assert found.function(model, batch).ndim == 0
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+def test_rows_that_sum_to_one_are_not_guessed(kind):
+    """One-hot rows are classes as well as numbers: three losses would take them."""
+    targets = F.one_hot(torch.tensor([0, 1, 1, 0, 1]), 2).to(kind)
+    with pytest.raises(ProblemError, match="are rows that sum to 1") as error:
+        resolve_loss(None, model=nn.Linear(3, 2), batch=(torch.randn(5, 3), targets))
+    assert error.value.hint.startswith("as the model was trained: --loss bce, --loss mse, or ")
+    assert ("argmax" in error.value.hint) == (kind == torch.int64)
+
+
+def test_rows_that_differ_in_number_are_said_before_any_guess():
+    with pytest.raises(ProblemError, match=r"^b\.pt: 5 outputs but 4 targets$"):
+        guess_loss(nn.Linear(3, 2), (torch.randn(5, 3), torch.zeros(4).long()), source="b.pt")
 
 
 def test_guessing_leaves_no_trace():

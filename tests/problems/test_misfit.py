@@ -150,3 +150,33 @@ def test_a_dtype_that_the_model_fixes_by_itself_is_not_blamed_on_the_batch():
     with pytest.raises(ProblemError, match="float32 given, float64 wanted") as error:
         total(problem)
     assert error.value.hint == "the model fixes a dtype by itself: try --dtype float32"
+
+
+def hint_of(model, batch, loss=classes):
+    with pytest.raises(ProblemError) as caught:
+        Problem.from_module(model, loss, [batch], sources=["b.npz"]).batch_loss(0)
+    return caught.value.message, caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+def test_images_with_channels_last(kind):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
+    words, hint = hint_of(net, (torch.ones(2, 6, 6, 3).to(kind), labels(0, 1)))
+    assert words.startswith("b.npz: 6 channels given, 3 wanted: here the last axis has them")
+    assert "x.transpose(0, 3, 1, 2)" in hint
+    assert ("x.astype('float32') / 255" in hint) == (kind == torch.uint8)
+
+
+@pytest.mark.parametrize("net", [nn.Conv2d(3, 2, 3), nn.Linear(6, 2)])
+def test_images_of_bytes(net):
+    words, hint = hint_of(net, (torch.ones(2, 3, 6, 6).byte(), labels(0, 1)))
+    assert words.startswith("b.npz: uint8 given, float wanted")
+    assert "x.astype('float32') / 255" in hint and "transpose" not in hint
+
+
+def test_forms_that_are_not_recognised():
+    x, y = torch.randn(4, 5), labels(0, 1, 2, 0)
+    _, hint = hint_of(mlp(), {"foo": x, "bar": y}, None)
+    assert "targets as labels, label, targets, target or y; or --loss FILE.py:CALLABLE" in hint
+    _, hint = hint_of(mlp(), (x, y, torch.ones(4)), None)
+    assert hint.startswith("a tuple is (inputs, targets);") and "FILE.py:CALLABLE" in hint
