@@ -9,6 +9,7 @@ import numpy as np
 
 from homotopy_cli.errors import CheckpointError, RecipeError
 from homotopy_cli.recipe.load import recipe_from_resolved
+from homotopy_cli.runlog.load_journal import read_journal
 from homotopy_cli.runlog.reader import read_log
 from homotopy_cli.training.checkpoint import load_checkpoint
 from homotopy_cli.training.outputs import RunPaths
@@ -70,7 +71,8 @@ def find_start(paths: RunPaths, recipe: Mapping[str, Any]) -> StartPoint:
         CheckpointError: The checkpoint is unreadable, has lost its log, or belongs to a recipe
             that computes other steps; the hint holds the settings that would fit.
     """
-    has_log = paths.log.exists() or paths.journal.exists()
+    # A journal without a header is a start that was killed at once.
+    has_log = paths.log.exists() or read_journal(paths.log, []) is not None
     if not paths.checkpoint.exists():
         rows = len(read_log(paths.log).step) if has_log else 0
         return StartPoint(continues_log=has_log, repeated_rows=rows)

@@ -206,3 +206,12 @@ def test_overwrite_replaces_log_and_checkpoint(tmp_path):
     log = read_log(tmp_path / "a" / "run.h5")
     assert log.provenance["seed"] == 3 and log.attrs["attempts"] == 1
     assert not (tmp_path / "a" / "run.html").exists()
+
+
+@pytest.mark.parametrize("left", [b"", b"HJ"])
+def test_a_run_killed_before_its_journal_had_a_header_begins_anew(tmp_path, left):
+    recipe = folder(tmp_path, steps=6)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.h5.journal").write_bytes(left)
+    assert run(tmp_path, "a", recipe, resume=True).exit_code == 0
+    assert len(read_log(tmp_path / "a" / "run.h5").step) == 6

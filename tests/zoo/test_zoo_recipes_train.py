@@ -105,7 +105,7 @@ def test_a_recipe_learns(name, data_paths):
     recipe = loaded.recipe
     torch.manual_seed(recipe.seed)
     dtype = getattr(torch, recipe.dtype)
-    data = build_data(recipe.data, loaded.base_dir, recipe.seed, dtype=dtype)
+    data = build_data(recipe.data, loaded.base_dir, dtype=dtype)
     model = build_model(recipe.model, data.info, base_dir=loaded.base_dir).to(dtype)
     class_ = getattr(torch.optim, TORCH_OPTIMIZERS[recipe.optimizer.name])
     optimizer = class_(model.parameters(), **recipe.optimizer.settings())
