@@ -23,6 +23,7 @@ class Limit:
     rising: bool = False  # below its goal, on the way up
     doubted: float = 0.0  # the limit before a cut that waits for a second probe; 0 = none waits
     undoubted: float | None = None  # the average before the newest probe
+    cap: float = math.inf  # the level at which a run relapsed: not exceeded again
 
     def measured(self, curvature: float, elapsed: int, *, fresh: bool = False) -> None:
         """Take a finite, signed curvature, `elapsed` steps after the last; `fresh` forgets it."""
@@ -35,10 +36,10 @@ class Limit:
         self.curvature = rules.curvature_in_force(curvature, self.average)
 
     def goal(self, numerator: float) -> float:
-        """The level the newest curvature allows; ∞ before the first and where λ <= 0."""
+        """The level the newest curvature allows, below `cap`; ∞ before the first and at λ <= 0."""
         if self.curvature is None:
-            return math.inf
-        return rules.lr_ceiling(self.curvature, numerator)
+            return self.cap
+        return min(self.cap, rules.lr_ceiling(self.curvature, numerator))
 
     def attack(self, numerator: float) -> None:
         """Lower the limit to its goal if the goal is lower; only `advance` raises it."""
@@ -66,8 +67,9 @@ class Limit:
             self.attack(numerator)
 
     def halve(self, rate: float) -> None:
-        """Half of the limit, or of the rate in use where that is smaller."""
-        self.limit = 0.5 * min(self.limit, rate)
+        """Half of the limit, or of the rate in use where that is smaller: that rate is the cap."""
+        self.cap = min(self.cap, self.limit, rate)
+        self.limit = 0.5 * self.cap
         self.rising, self.doubted = False, 0.0
 
     def follow(self, numerator: float) -> None:
@@ -95,7 +97,7 @@ class Limit:
             setattr(self, name, state.get(name, getattr(self, name)))
 
 
-_MOVING = ("limit", "average", "curvature", "rising", "doubted", "undoubted")
+_MOVING = ("limit", "average", "curvature", "rising", "doubted", "undoubted", "cap")
 
 
 @dataclass

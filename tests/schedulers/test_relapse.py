@@ -34,7 +34,7 @@ def events(scheduler):
 
 
 def test_a_loss_above_its_start_halves_the_edge_and_says_so():
-    parts = scheduler_of()
+    parts = scheduler_of(floor=0.0)
     for _ in range(6):
         step(*parts, loss=2.0)
     assert "RELAPSE" not in events(parts[2])
@@ -42,6 +42,9 @@ def test_a_loss_above_its_start_halves_the_edge_and_says_so():
     _, after = step(*parts, loss=3.0)
     assert after <= 0.5 * rate * 1.06
     assert "RELAPSE" in events(parts[2])
+    for _ in range(60):  # released, but not to where it happened
+        step(*parts, loss=2.0)
+    assert 0.6 * rate < parts[2].ceiling <= rate
 
 
 @pytest.mark.parametrize(
