@@ -61,8 +61,9 @@ def _noise(problem: Problem, graph: GradientGraph) -> float:
     precision inside (autocast), as much as rounding moves it.
     """
     theta = problem.flat_params()
-    tiny = theta * signs(theta.numel(), generator=generator(0), dtype=theta.dtype)
-    tiny = tiny.to(theta.device).mul_(SMALL)
+    like = {"dtype": theta.dtype, "device": theta.device}
+    tiny = theta * signs(theta.numel(), generator=generator(0), **like)
+    tiny.mul_(SMALL)
     return abs(loss_along(problem, tiny, 1.0) - graph.loss - dot(graph.grad, tiny))
 
 

@@ -66,10 +66,10 @@ class Limit:
             self.doubted = 0.0
             self.attack(numerator)
 
-    def halve(self, rate: float) -> None:
-        """Half of the limit, or of the rate in use where that is smaller: that rate is the cap."""
-        self.cap = min(self.cap, self.limit, rate)
-        self.limit = 0.5 * self.cap
+    def halve(self, rate: float, *, cap: float) -> None:
+        """Half of the limit, or of the rate where that is smaller; never above `cap` again."""
+        self.cap = min(self.cap, cap)
+        self.limit = 0.5 * min(self.limit, rate)
         self.rising, self.doubted = False, 0.0
 
     def follow(self, numerator: float) -> None:

@@ -1,13 +1,14 @@
 """A run that is worse off than where it began: the edge was passed between two probes.
 
 Beyond the edge a few steps can take the loss far above its start, and the curvature of what is
-left (dead units, say) is small: it would allow any rate. So in the first steps a loss far above its
-start halves what the edge allows, at each step that finds it there; near the edge, without an
-adaptive metric, which takes one wild step back by itself, also one a little above it.
-The rate at which that happened is not exceeded again. A ReLU network on digits under SGD with
-momentum, 400 steps, eight seeds, final losses at ten times its best rate: 0.008 to 0.02 five times,
-0.15, 0.75 and one dead (2.3), where six were dead and two at 1.7 and 2.0; at a hundred times 0.01
-to 0.2 seven times and 0.9, where four were dead. No healthy run met it.
+left (dead units, say) is small: it would allow any rate. So in the first steps a loss that is far
+above its start and rises halves what the edge allows; near the edge, without an adaptive metric,
+which takes one wild step back by itself, also one a little above it. The largest rate of the steps
+before is not exceeded again.
+
+A ReLU network on digits under SGD with momentum, 400 steps, eight seeds, final losses at ten times
+its best rate: six at 0.008 to 0.15, one at 1.5, one dead (2.3), where six were dead and two at 1.7
+and 2.0; at a hundred times six at 0.01 to 0.14, two near 1, where four were dead.
 """
 
 import math
@@ -23,6 +24,7 @@ from homotopy_cli.schedulers.events import EventLog
 WORSE = 1.2  # times the first loss, at a rate that is near the edge; our choice
 LOST = 3.0  # times the first loss, whatever the edge; our choice
 NEAR = 0.25  # of the target: an edge ratio that is near; our choice
+RECENT = 5  # steps whose rates may be to blame; our choice
 FIRST, LAST = 4, 200  # steps in which the first loss is a measure; our choice
 
 
@@ -36,7 +38,8 @@ class Relapse:
     """
 
     def __init__(self, ceiling: Ceiling, cadence: Cadence, events: EventLog) -> None:
-        self.first = math.nan
+        self.first = self.before = math.nan  # losses of the first step and of the last one
+        self.recent: list[float] = []  # largest rates of the last RECENT steps
         self._ceiling, self._cadence, self._events = ceiling, cadence, events
 
     def __call__(self, loss: Tensor | float, *, step: int, top: float) -> None:
@@ -45,22 +48,26 @@ class Relapse:
         loss = float(loss.item() if hasattr(loss, "item") else loss)  # no graph kept
         if math.isnan(self.first):
             self.first = loss
+        rose, self.before = not loss <= self.before, loss
+        used = top * ceiling.factor(top)
+        blame = max([used, *self.recent])
+        self.recent = [*self.recent[1 - RECENT :], used]
         if not FIRST <= step <= LAST or not ceiling.measured or not ceiling.by_edge:
             return
-        used = top * ceiling.factor(top)
         ratio = rules.edge_ratio(used, ceiling.edge.curvature, ceiling.threshold(step))
         near = not ceiling.by_metric and ratio > NEAR * ceiling.target
         worse = loss > WORSE * self.first and near
-        if self.first > 0.0 and (worse or loss > LOST * self.first):
-            ceiling.edge.halve(used)
+        if rose and self.first > 0.0 and (worse or loss > LOST * self.first):
+            ceiling.edge.halve(used, cap=blame)
             self._cadence.hasten()
             text = f"loss {loss:.4g} is above its start, {self.first:.4g}: the rate is halved"
             self._events.add(step, "warning", "RELAPSE", text)
 
     def state_dict(self) -> dict[str, Any]:
-        """The first loss."""
-        return {"first": self.first}
+        """The losses and rates it remembers."""
+        return {"first": self.first, "before": self.before, "recent": list(self.recent)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
-        self.first = state["first"]
+        """Restore them."""
+        self.first, self.before = state["first"], state["before"]
+        self.recent = list(state["recent"])
