@@ -15,9 +15,9 @@ On a GPU launching kernels takes the time, however few rows they work on: a pass
 differentiated twice launches ten times what a gradient does. There p = launches/gradient, both in
 seconds of an H200: PASS_LAUNCHES per parameter tensor, over the larger of what float32 arithmetic
 (6 FLOP per parameter and loss term) and launching (GRADIENT_LAUNCHES per tensor) take. Within 30 %
-on GPTs of 0.3 and 11 M parameters. Of other nets, small enough for p = 2.5, a product took 3.3 to 4.3
-gradients with BatchNorm (ResNets), 1.4 without (a CNN, an MLP). It over-counts on slower GPUs and
-under-counts where autocast halves the gradient's time.
+on GPTs of 0.3 and 11 M parameters. Of other nets, small enough for p = 2.5, a product took 3.3 to
+4.3 gradients with BatchNorm (ResNets), 1.4 without (a CNN, an MLP). It over-counts on slower GPUs
+and under-counts where autocast halves the gradient's time.
 
 Predicted cost decides and spent cost is booked, both from counts: the same seed probes at the same
 steps on every machine with the same kind of device. Wall time is reported, and never decides.
