@@ -8,7 +8,8 @@ the steps before is not exceeded again.
 
 A ReLU network on digits under SGD with momentum, 400 steps, eight seeds, final losses at ten times
 its best rate: five at 0.008 to 0.12, 0.66, 1.7 and one dead (2.3), where six were dead and two at
-1.7 and 2.0; at a hundred times five at 0.01 to 0.07, two at 1.3 and 1.7 and one dead, where four were.
+1.7 and 2.0; at a hundred times five at 0.01 to 0.07, two at 1.3 and 1.7 and one dead, where four
+were.
 """
 
 import math
