@@ -27,20 +27,6 @@ from homotopy_cli.report.theme import PALETTE, dark_colors
 from homotopy_cli.report.words import gaps, number, percent, ranges, rate, shorten
 from homotopy_cli.runlog.reader import RunLog, Spectrum
 
-FIGURES = (
-    loss.loss_figure,
-    lr.lr_figure,
-    edge.edge_figure,
-    curvature.sharpness_figure,
-    curvature.eigenvalue_figure,
-    curvature.kappa_figure,
-    norms.norms_figure,
-    signs.signs_figure,
-    components.components_figure,
-    overhead.overhead_figure,
-    layers.layers_figure,
-    spectrum.spectrum_figure,
-)
 PANELS = (
     loss.loss_panel,
     lr.lr_panel,
@@ -62,9 +48,9 @@ def log():
     return samples.transformer_log(n=400)
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f.__name__)
-def test_a_figure_is_a_pure_function(figure, log):
-    first, second = figure(log), figure(log)
+@pytest.mark.parametrize("panel", PANELS, ids=lambda f: f.__name__)
+def test_a_figure_is_a_pure_function(panel, log):
+    first, second = panel(log).figure, panel(log).figure
     assert isinstance(first, go.Figure) and first.data
     assert first.to_json() == second.to_json()
 
@@ -76,8 +62,8 @@ def test_a_panel_without_data_names_what_is_missing(panel):
     assert made.finding and made.empty
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f.__name__)
-def test_only_colours_of_the_palette_are_used(figure, log):
+@pytest.mark.parametrize("panel", PANELS, ids=lambda f: f.__name__)
+def test_only_colours_of_the_palette_are_used(panel, log):
     known = {light for light, _ in PALETTE.values()} | {"rgba(0,0,0,0)"}
 
     def colours(value, key=""):
@@ -91,7 +77,7 @@ def test_only_colours_of_the_palette_are_used(figure, log):
         elif isinstance(value, str) and ("color" in key):
             yield value
 
-    assert set(colours(figure(log).to_plotly_json())) <= known
+    assert set(colours(panel(log).figure.to_plotly_json())) <= known
 
 
 def test_light_colours_are_distinct_so_that_dark_ones_can_replace_them():
@@ -134,7 +120,7 @@ def test_for_sgd_the_edge_is_drawn_beside_lambda_max(log):
     probes = {"lambda_max": sharp, "edge_ratio": rate_used * sharp / 2}
     sgd = replace(log, probes=probes)
     assert edge.implied_edge(sgd).constant == pytest.approx(2.0)
-    names = [t.name for t in curvature.eigenvalue_figure(sgd).data]
+    names = [t.name for t in curvature.eigenvalue_panel(sgd).figure.data]
     assert names == ["edge 2 / lr", "λ_max"]
 
 
@@ -162,7 +148,7 @@ def test_lr_words_and_ribbon():
         "Curvature set the rate on 5 steps of 10 (steps 0–3 and 9), "
         "at most 10 times below the schedule at step 0."
     )
-    figure = lr.lr_figure(log)
+    figure = lr.lr_panel(log).figure
     spans = {t.name: list(t.x) for t in figure.data if t.yaxis == "y2"}
     assert spans == {
         "by the ceiling": [0, 2, None],
@@ -406,7 +392,7 @@ def test_clipping_that_never_acted_gets_no_row():
     log = samples.plain_log()
     log = replace(log, steps={**log.steps, "clip_coef": np.ones(100)})
     assert "Clipping never acted." in norms.norms_panel(log).finding
-    assert [t.name for t in norms.norms_figure(log).data] == ["gradient norm"]
+    assert [t.name for t in norms.norms_panel(log).figure.data] == ["gradient norm"]
 
 
 def test_no_panel_leaves_a_hole_beside_it():

@@ -7,7 +7,7 @@ import pytest
 import report_samples as samples
 
 from homotopy_cli.records import EventRecord
-from homotopy_cli.report.figures.signs import signs_figure, signs_panel
+from homotopy_cli.report.figures.signs import signs_panel
 from homotopy_cli.report.verdict import stability
 
 
@@ -32,7 +32,7 @@ def rms(n=120, **at):
 
 def test_each_recorded_sign_has_a_row_and_only_alarms_have_limits():
     log = samples.transformer_log(n=400)
-    figure = signs_figure(log)
+    figure = signs_panel(log).figure
     lines = [trace for trace in figure.data if trace.name != "alarm"]
     assert [t.yaxis for t in lines] == ["y", "y2", "y3", "y4"]
     limits = [(s.yref, s.y0) for s in figure.layout.shapes]
@@ -47,7 +47,7 @@ def test_each_recorded_sign_has_a_row_and_only_alarms_have_limits():
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_the_limit_is_always_inside_the_plot(size):
     log = log_of(update_rms=size * (1 + 0.5 * np.sin(np.arange(120))))
-    axis = signs_figure(log).layout.yaxis
+    axis = signs_panel(log).figure.layout.yaxis
     low, high = 10 ** np.array(axis.range) if axis.type == "log" else axis.range
     assert low < 2.3 < high
     assert low <= log.steps["update_rms"].min() and high >= log.steps["update_rms"].max()
@@ -59,7 +59,7 @@ def test_alarms_are_marked_where_they_were_raised():
         second_moment_ratio=rms(at70=12.0),
         events=[alarm(50), alarm(70, "SECOND_MOMENT_LAG"), alarm(9999), alarm(60, "SPIKE")],
     )
-    marks = [trace for trace in signs_figure(log).data if trace.name == "alarm"]
+    marks = [trace for trace in signs_panel(log).figure.data if trace.name == "alarm"]
     assert [(m.yaxis, list(m.x), list(m.y)) for m in marks] == [
         ("y", [50], [3.25]),
         ("y2", [70], [12.0]),
@@ -154,6 +154,6 @@ def test_any_number_can_be_drawn(value):
     log = log_of(
         update_rms=rms(at50=value), second_moment_ratio=rms(at50=value), events=[alarm(50)]
     )
-    ends = signs_figure(log).layout.yaxis.range
+    ends = signs_panel(log).figure.layout.yaxis.range
     assert np.isfinite(ends).all() and ends[0] < ends[1]
-    assert "NaN" not in signs_figure(log).to_json() and signs_panel(log).finding
+    assert "NaN" not in signs_panel(log).figure.to_json() and signs_panel(log).finding

@@ -25,11 +25,6 @@ COMPONENTS = (
 LOGIT_ALARM, EPS_ALARM, ENTROPY_ALARM = 1e4, 0.1, 0.05
 
 
-def components_figure(log: RunLog) -> go.Figure:
-    """One row per measured component over probes."""
-    return _build(log, _measured(log))[0]
-
-
 def _measured(log: RunLog) -> dict[str, np.ndarray]:
     found = {name: column(log.probes, name) for name, *_ in COMPONENTS}
     return {name: values for name, values in found.items() if values is not None}

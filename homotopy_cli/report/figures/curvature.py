@@ -20,23 +20,19 @@ from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
 
-def sharpness_figure(log: RunLog) -> go.Figure:
-    """Preconditioned and directional sharpness, with the edge they must stay under."""
-    return _build_sharpness(log)[0]
+def _measured(log: RunLog, *names: str) -> dict[str, np.ndarray]:
+    found = {name: column(log.probes, name) for name in names}
+    return {name: values for name, values in found.items() if values is not None}
 
 
-def _build_sharpness(log: RunLog) -> tuple[go.Figure, list[str]]:
-    figure, notes = base_figure(), []
-    drawn_columns = {
-        name: column(log.probes, name)
-        for name in ("preconditioned_sharpness", "directional_sharpness")
-    }
-    drawn_columns = {name: values for name, values in drawn_columns.items() if values is not None}
-    positive = any(wants_log(values) for values in drawn_columns.values())
+def _build_sharpness(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list[str]]:
+    figure = base_figure()
+    notes: list[str] = []
+    positive = any(wants_log(values) for values in columns.values())
     if positive:
         log_axis(figure)
     edge = implied_edge(log)
-    if edge is not None and edge.signal in drawn_columns:
+    if edge is not None and edge.signal in columns:
         line = curve(log.probe_step, edge.sharpness, "edge", positive=positive, gaps=False)
         name = f"edge {words.number(edge.constant, 3)} / lr"
         add_line(figure, line, name=name, role="red", dash="dash", width=1.5, markers=False)
@@ -45,9 +41,8 @@ def _build_sharpness(log: RunLog) -> tuple[go.Figure, list[str]]:
         "preconditioned_sharpness": ("blue", "solid", 2.0),
     }
     for name, (role, dash, width) in styles.items():
-        if name in drawn_columns:
-            values = drawn_columns[name]
-            line = curve(log.probe_step, values, name, positive=positive, gaps=False)
+        if name in columns:
+            line = curve(log.probe_step, columns[name], name, positive=positive, gaps=False)
             add_line(figure, line, name=SIGNALS[name], role=role, dash=dash, width=width)
             notes += line.notes
     return figure, notes
@@ -56,9 +51,8 @@ def _build_sharpness(log: RunLog) -> tuple[go.Figure, list[str]]:
 def sharpness_panel(log: RunLog) -> Panel:
     """The panel: the curvature the optimizer itself feels."""
     key, title = "sharpness", "Preconditioned sharpness"
-    values = column(log.probes, "preconditioned_sharpness")
-    directional = column(log.probes, "directional_sharpness")
-    if values is None and directional is None:
+    columns = _measured(log, "preconditioned_sharpness", "directional_sharpness")
+    if not columns:
         return Panel(
             key,
             title,
@@ -66,14 +60,13 @@ def sharpness_panel(log: RunLog) -> Panel:
             empty=absence(log.probes, log.probe_step, "preconditioned_sharpness")
             + " It is measured with optimizers that precondition (Adam, RMSprop, ...).",
         )
-    figure, notes = _build_sharpness(log)
-    names = ("preconditioned_sharpness", "directional_sharpness")
-    columns = {n: v for n, v in zip(names, (values, directional), strict=True) if v is not None}
-    main = values if values is not None else directional
+    figure, notes = _build_sharpness(log, columns)
+    name, main = next(iter(columns.items()))
+    subject = "directional sharpness" if name == "directional_sharpness" else SIGNALS[name]
     return Panel(
         key,
         title,
-        _trend("λ_max(P⁻¹H)" if values is not None else "directional sharpness", log, main),
+        _trend(subject, log, main),
         figure,
         "1/lr",
         tuple(notes),
@@ -82,15 +75,11 @@ def sharpness_panel(log: RunLog) -> Panel:
     )
 
 
-def eigenvalue_figure(log: RunLog) -> go.Figure:
-    """λ_max and the magnitude of λ_min over steps."""
-    return _build_eigenvalues(log)[0]
-
-
-def _build_eigenvalues(log: RunLog) -> tuple[go.Figure, list[str]]:
-    figure, notes = base_figure(), []
-    top, bottom = column(log.probes, "lambda_max"), column(log.probes, "lambda_min")
-    norm = column(log.probes, "hessian_norm")
+def _build_eigenvalues(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list[str]]:
+    figure = base_figure()
+    notes: list[str] = []
+    top, bottom = columns.get("lambda_max"), columns.get("lambda_min")
+    norm = columns.get("hessian_norm")
     positive = top is not None and wants_log(top)
     if positive:
         log_axis(figure)
@@ -119,13 +108,11 @@ def _build_eigenvalues(log: RunLog) -> tuple[go.Figure, list[str]]:
 def eigenvalue_panel(log: RunLog) -> Panel:
     """The panel: the two ends of the Hessian's spectrum."""
     key, title = "eigenvalues", "Hessian eigenvalues"
-    names = ("lambda_max", "lambda_min", "hessian_norm")
-    columns = {name: column(log.probes, name) for name in names}
-    columns = {name: values for name, values in columns.items() if values is not None}
+    columns = _measured(log, "lambda_max", "lambda_min", "hessian_norm")
     if not columns:
         empty = absence(log.probes, log.probe_step, "lambda_max", "lambda_min")
         return Panel(key, title, "No eigenvalue was recorded.", empty=empty)
-    figure, notes = _build_eigenvalues(log)
+    figure, notes = _build_eigenvalues(log, columns)
     name, main = next(iter(columns.items()))
     parts = [_trend({"lambda_max": "λ_max", "lambda_min": "λ_min"}.get(name, "‖H‖₂"), log, main)]
     bottom = columns.get("lambda_min")
@@ -151,25 +138,19 @@ def eigenvalue_panel(log: RunLog) -> Panel:
     )
 
 
-def kappa_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
-    """The curvature ratio ‖H‖/‖g‖² over steps."""
-    return _build_kappa(log, baseline)[0]
-
-
-def _build_kappa(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
-    figure, notes = base_figure(height=340), []
-    values = column(log.probes, "kappa")
-    positive = values is not None and wants_log(values, decades=1.0)
+def _build_kappa(
+    log: RunLog, values: np.ndarray, baseline: RunLog | None
+) -> tuple[go.Figure, tuple[str, ...]]:
+    figure = base_figure(height=340)
+    positive = wants_log(values, decades=1.0)
     if positive:
         log_axis(figure)
     if baseline is not None and (other := column(baseline.probes, "kappa")) is not None:
         line = curve(baseline.probe_step, other, "baseline", positive=positive, gaps=False)
         add_line(figure, line, name="baseline", role="grey", dash="dot", width=1.5)
-    if values is not None:
-        line = curve(*probed(log, "kappa"), "kappa", positive=positive)
-        add_line(figure, line, name="κ", role="violet", width=2.0)
-        notes += line.notes
-    return figure, notes
+    line = curve(*probed(log, "kappa"), "kappa", positive=positive)
+    add_line(figure, line, name="κ", role="violet", width=2.0)
+    return figure, line.notes
 
 
 def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
@@ -179,7 +160,7 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     if values is None:
         empty = absence(log.probes, log.probe_step, "kappa")
         return Panel(key, title, "κ = ‖H‖ / ‖g‖² was not recorded.", empty=empty)
-    figure, notes = _build_kappa(log, baseline)
+    figure, notes = _build_kappa(log, values, baseline)
     parts = [_trend("κ = ‖H‖ / ‖g‖²", log, values), "it grows as the gradient vanishes"]
     return Panel(
         key,
@@ -187,7 +168,7 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
         words.sentences(parts),
         figure,
         "1 / loss",
-        tuple(notes),
+        notes,
         data_table("step", log.probe_step, {"kappa": values}),
         log_switch=True,
     )

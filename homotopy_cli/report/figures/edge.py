@@ -80,20 +80,13 @@ def implied_edge(log: RunLog) -> Edge | None:
     return best[1] if best else None
 
 
-def edge_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
-    """The edge ratio over steps, the edge at 1, and the scheduler's target if it has one."""
-    return _build(log, baseline)[0]
-
-
-def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
+def _build(
+    log: RunLog, ratio: np.ndarray, baseline: RunLog | None
+) -> tuple[go.Figure, tuple[str, ...]]:
     figure = base_figure(height=300)
-    notes: list[str] = []
-    ratio = column(log.probes, "edge_ratio")
     if baseline is not None and (other := column(baseline.probes, "edge_ratio")) is not None:
         drawn = curve(baseline.probe_step, other, "baseline", gaps=False)
         add_line(figure, drawn, name="baseline", role="grey", dash="dot", width=1.6)
-    if ratio is None:
-        return figure, notes
     log_scale = wants_log(ratio, decades=1.5)
     if log_scale:
         log_axis(figure)
@@ -104,7 +97,6 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
         add_line(figure, drawn, name=name, role="teal", dash="dash", width=1.4)
     drawn = curve(*probed(log, "edge_ratio"), "edge_ratio", positive=log_scale)
     add_line(figure, drawn, name="edge ratio", role="blue", width=2.2)
-    notes += drawn.notes
     top = float(np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)))
     side = _free_side(ratio[np.isfinite(ratio)])
     add_level(figure, RED, label="edge of stability", role="red", side=side)
@@ -114,7 +106,7 @@ def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
     if goal is not None and goal != RED:
         add_level(figure, goal, label=f"target {words.number(goal)}", role="teal", dash="dot")
     _fit_range(figure, ratio, log_scale)
-    return figure, notes
+    return figure, drawn.notes
 
 
 def _free_side(known: np.ndarray) -> str:
@@ -157,7 +149,7 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
             + " Training records it when it measures curvature: lr × sharpness over the "
             "optimizer's stability threshold.",
         )
-    figure, notes = _build(log, baseline)
+    figure, notes = _build(log, ratio, baseline)
     columns = {"edge_ratio": ratio}
     lr = lr_at_probes(log)
     if lr is not None:
@@ -168,7 +160,7 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
         edge_finding(log),
         figure,
         "lr × sharpness ÷ threshold",
-        tuple(notes),
+        notes,
         data_table("step", log.probe_step, columns),
         wide=True,
         log_switch=True,

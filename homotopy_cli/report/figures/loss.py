@@ -27,20 +27,18 @@ def smoothing_window(n: int) -> int:
     return 1 if n < 100 else max(5, n // 50)
 
 
-def loss_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
-    """Loss over steps: every step faint, its mean, held-out loss, spikes, gaps shaded."""
-    return _build(log, baseline)[0]
-
-
-def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
+def _build(
+    log: RunLog,
+    loss: np.ndarray | None,
+    evals: np.ndarray | None,
+    baseline: RunLog | None,
+) -> tuple[go.Figure, list[str]]:
     figure = base_figure(height=340)
     notes: list[str] = []
     if baseline is not None:
         _add_baseline(figure, baseline)
-    loss = column(log.steps, "loss")
     if loss is not None:
         notes += _add_loss(figure, log.step, loss)
-    evals = column(log.evals, "eval_loss")
     if evals is not None:
         held_out = curve(log.eval_step, evals, "eval_loss")
         add_line(figure, held_out, name="held out", role="orange", dash="dash", markers=True)
@@ -118,7 +116,7 @@ def loss_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
             return Panel(key, title, said, empty="No finite loss.")
         empty = absence(log.steps, log.step, "loss")
         return Panel(key, title, "No loss was recorded.", empty=empty)
-    figure, notes = _build(log, baseline)
+    figure, notes = _build(log, loss, evals, baseline)
     columns = {"loss": loss} if loss is not None else {}
     values = loss if loss is not None else evals
     if wants_log(values):

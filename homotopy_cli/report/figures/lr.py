@@ -29,11 +29,6 @@ _SEVERITY = np.array([LOOKS[name][2] for name in LR_REASONS])
 RIBBON_BINS = 600  # our choice: about two pixels each
 
 
-def lr_figure(log: RunLog, baseline: RunLog | None = None) -> go.Figure:
-    """Learning rates over steps, with a ribbon of reasons below."""
-    return _build(log, baseline)[0]
-
-
 def _build(log: RunLog, baseline: RunLog | None) -> tuple[go.Figure, list[str]]:
     figure = base_figure(height=300)
     notes: list[str] = []

@@ -17,11 +17,6 @@ ROWS = (
 )
 
 
-def norms_figure(log: RunLog) -> go.Figure:
-    """One row per measured norm over steps."""
-    return _build(log, _measured(log))[0]
-
-
 def _measured(log: RunLog) -> dict[str, np.ndarray]:
     found = {name: column(log.steps, name) for name, *_ in ROWS}
     clip = found["clip_coef"]

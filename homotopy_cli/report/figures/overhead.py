@@ -30,16 +30,8 @@ def cumulative_share(log: RunLog) -> np.ndarray | None:
         return 100 * np.cumsum(np.nan_to_num(spent)) / np.cumsum(np.nan_to_num(total))
 
 
-def overhead_figure(log: RunLog) -> go.Figure:
-    """The cumulative share over steps, and the budget."""
-    return _build(log)[0]
-
-
-def _build(log: RunLog) -> tuple[go.Figure, list[str]]:
+def _build(log: RunLog, share: np.ndarray) -> tuple[go.Figure, list[str]]:
     figure = base_figure()
-    share = cumulative_share(log)
-    if share is None:
-        return figure, []
     line = curve(log.step, share, "share", gaps=False)
     add_line(figure, line, name="probe share of the time so far", role="blue", width=2.0)
     budget = setting(log, "curvature", "budget")
@@ -57,7 +49,7 @@ def overhead_panel(log: RunLog) -> Panel:
     if share is None:
         empty = "This log has no columns step_seconds and probe_seconds."
         return Panel(key, title, overhead_sentence(log) or "Not recorded.", empty=empty)
-    figure, notes = _build(log)
+    figure, notes = _build(log, share)
     table = data_table("step", log.step, {"probe share, %": share})
     text = overhead_sentence(log)
     return Panel(key, title, text, figure, "% of time", tuple(notes), table)

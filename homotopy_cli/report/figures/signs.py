@@ -30,11 +30,6 @@ ROW_HEIGHT, FRAME_HEIGHT = 88, 70  # px, as in figures/components.py
 HEADROOM = 1.4  # the axis reaches this far beyond the largest value or limit: room for words
 
 
-def signs_figure(log: RunLog) -> go.Figure:
-    """One row per recorded sign over steps, its alarm's limit, and the alarms that were raised."""
-    return _build(log, _measured(log))[0]
-
-
 def _measured(log: RunLog) -> dict[str, np.ndarray]:
     found = {name: column(log.steps, name) for name, *_ in ROWS}
     return {name: values for name, values in found.items() if values is not None}
