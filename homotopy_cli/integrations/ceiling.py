@@ -5,7 +5,7 @@ import weakref
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from homotopy_cli.problems.nest import Batch
@@ -67,8 +67,8 @@ class BorrowedCeiling:
         self,
         batch: Batch,
         *,
-        loss: float | None = None,
-        grad_norm: float | None = None,
+        loss: float | Tensor | None = None,
+        grad_norm: float | Tensor | None = None,
         clip_coef: float = 1.0,
     ) -> None:
         """Probe if due and lower the rates; between backward() and optimizer.step().

@@ -5,6 +5,8 @@ from collections import deque
 from statistics import median
 from typing import Any
 
+from torch import Tensor
+
 
 class RangeAlarm:
     """Fires when a value lies above the recent median by more than `width` robust deviations.
@@ -46,6 +48,11 @@ class RangeAlarm:
         self.values.extend(state["values"])
 
 
+def as_number(value: float | Tensor | None) -> float | None:
+    """A tensor's value without its graph; reading it waits for the device, so read it once."""
+    return None if value is None else float(value.item() if isinstance(value, Tensor) else value)
+
+
 class Alarms:
     """Both free alarms, of the loss and of the gradient norm."""
 
@@ -55,8 +62,7 @@ class Alarms:
     def __call__(self, loss: float | None, grad_norm: float | None) -> str:
         """Which of them fire, in words; "" for none. None is not looked at."""
         seen = {"loss": loss, "grad_norm": grad_norm}
-        plain = {k: x.item() if hasattr(x, "item") else x for k, x in seen.items()}  # no graph kept
-        return " and ".join(k for k, x in plain.items() if x is not None and self.of[k](float(x)))
+        return " and ".join(k for k, x in seen.items() if x is not None and self.of[k](x))
 
     def state_dict(self) -> dict[str, Any]:
         """The remembered values."""

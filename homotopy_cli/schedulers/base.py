@@ -108,8 +108,8 @@ class CurvatureScheduler(Readings, LRScheduler):
         targets: Any = None,
         *,
         batch: Batch = None,
-        loss: float | None = None,
-        grad_norm: float | None = None,
+        loss: float | Tensor | None = None,
+        grad_norm: float | Tensor | None = None,
         clip_coef: float = 1.0,
     ) -> CurvatureEstimate | None:
         """Probe if due, between backward() and optimizer.step(), and lower the rates at once.

@@ -13,7 +13,7 @@ from homotopy_cli.errors import MEASUREMENT_ERRORS, NonFiniteError
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import rules, thresholds
-from homotopy_cli.schedulers.alarms import Alarms
+from homotopy_cli.schedulers.alarms import Alarms, as_number
 from homotopy_cli.schedulers.cadence import Cadence
 from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
 from homotopy_cli.schedulers.columns import steering_value
@@ -117,8 +117,8 @@ class CurvatureGuard:
         rates: Sequence[float],
         *,
         paired: bool,
-        loss: float | None = None,
-        grad_norm: float | None = None,
+        loss: float | Tensor | None = None,
+        grad_norm: float | Tensor | None = None,
         clip_coef: float = 1.0,
     ) -> CurvatureEstimate | None:
         """Probe if due and lower the ceiling at once; None where no probe ran or it failed.
@@ -138,8 +138,9 @@ class CurvatureGuard:
         check_share("clip_coef", clip_coef)
         step = self.n_steps
         self.ceiling.advance_to(step, max(rates, default=0.0))
+        loss = as_number(loss) if world_size() == 1 else None  # each rank has its own
         alarm = self._alarmed(loss, grad_norm)
-        if loss is not None and world_size() == 1:  # each rank has its own
+        if loss is not None:
             self.relapse(loss, step=step, top=max(rates, default=0.0))
         options = self._efforts(step, rates)
         costs = [self.probe.predicted(effort, batch) for effort in options]
@@ -287,9 +288,9 @@ class CurvatureGuard:
             left=self.cadence.left(step),
         )
 
-    def _alarmed(self, loss: float | None, grad_norm: float | None) -> bool:
-        """Whether a free alarm fires; the loss's only with one rank, as each has its own."""
-        fired = self.alarms(loss if world_size() == 1 else None, grad_norm)
+    def _alarmed(self, loss: float | None, grad_norm: float | Tensor | None) -> bool:
+        """Whether a free alarm fires."""
+        fired = self.alarms(loss, as_number(grad_norm))
         if fired:
             self.cadence.hasten()
         text = f"{fired} out of range"

@@ -15,8 +15,6 @@ were.
 import math
 from typing import Any
 
-from torch import Tensor
-
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.cadence import Cadence
 from homotopy_cli.schedulers.ceiling import Ceiling
@@ -44,10 +42,9 @@ class Relapse:
         self.recent: list[float] = []  # largest rates of the last RECENT steps
         self._ceiling, self._cadence, self._events = ceiling, cadence, events
 
-    def __call__(self, loss: Tensor | float, *, step: int, top: float) -> None:
+    def __call__(self, loss: float, *, step: int, top: float) -> None:
         """Take the loss of the step about to be taken; top: the largest scheduled rate."""
         ceiling = self._ceiling
-        loss = float(loss.item() if hasattr(loss, "item") else loss)  # no graph kept
         if math.isnan(self.first):
             self.first = loss
         rose, self.before = not loss <= self.before, loss

@@ -6,17 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from homotopy_cli.errors import MEASUREMENT_ERRORS, NonFiniteError
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import thresholds, trust
+from homotopy_cli.schedulers.alarms import as_number
 from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.probing import LossLike, Measurement
-from homotopy_cli.schedulers.ranks import mean_over_ranks
+from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
 
 UNHELD = (torch.optim.LBFGS, torch.optim.Rprop)  # a line search, and sizes of its own
@@ -65,8 +66,8 @@ class TrustGuard(CurvatureGuard):
         rates: Sequence[float],
         *,
         paired: bool,
-        loss: float | None = None,
-        grad_norm: float | None = None,
+        loss: float | Tensor | None = None,
+        grad_norm: float | Tensor | None = None,
         clip_coef: float = 1.0,
     ) -> CurvatureEstimate | None:
         """Turn the last step's reading into a ceiling, and watch the coming one if due.
@@ -81,6 +82,7 @@ class TrustGuard(CurvatureGuard):
         check_share("clip_coef", clip_coef)
         step, top = self.n_steps, max(rates, default=0.0)
         self.ceiling.advance_to(step, top)
+        loss = as_number(loss) if world_size() == 1 else None  # each rank has its own
         alarm = self._alarmed(loss, grad_norm)
         waits = self.watch.armed is not None or self.watch.reading is not None
         self._read()
