@@ -12,7 +12,7 @@ from homotopy_cli.problems.adapters import ADAPTERS
 from homotopy_cli.problems.archives import Archive, sniff
 from homotopy_cli.problems.dcp import is_dcp, read_dcp
 from homotopy_cli.problems.entries import Parts
-from homotopy_cli.problems.exported import is_exported, read_exported
+from homotopy_cli.problems.exported import read_exported
 from homotopy_cli.problems.folders import read_folder, read_safetensors
 from homotopy_cli.problems.naming import fit, strip_wrappers
 from homotopy_cli.problems.reading import (
@@ -148,8 +148,8 @@ def _file_parts(path: Path, trust_pickle: bool) -> Parts:
     kind = sniff(path)
     if kind == "safetensors":
         return read_safetensors(path)
-    if kind == "zip" and is_exported(path):
-        return read_exported(path)
+    if kind == "zip" and (exported := read_exported(path)) is not None:
+        return exported
     try:
         return _adapted(path, _READERS[kind](path))
     except CheckpointError:

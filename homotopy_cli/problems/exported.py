@@ -37,42 +37,39 @@ _AGAIN = "copy or download the file again"
 _RESAVE = "torch.save(program.state_dict, PATH) of the loaded program, and name that"
 
 
-def is_exported(path: Path) -> bool:
-    """The zip at `path` is a torch.export archive; no other zip is looked into."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
-        return False  # the reader of archives says what is wrong
-    return "data.pkl" not in names and (_FORMAT in names or _OLD in names)
-
-
-def read_exported(path: Path) -> Parts:
+def read_exported(path: Path) -> Parts | None:
     """The weights of an exported program, under the names of the module it was made from.
+
+    Returns:
+        None where the zip is no torch.export archive; no other zip is looked into.
 
     Raises:
         CheckpointError: Damaged, or no weights inside.
     """
-    if _old(path):
-        state = _older(path)
-    else:
-        with open(path, "rb") as file:
-            archive = Archive(path, file, main=_FORMAT)
-            archive.verify()
-            state = _tabled(archive)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return None  # the reader of archives says what is wrong
+    if "data.pkl" in names or not names & {_FORMAT, _OLD}:
+        return None
+    state = _newer(path) if _FORMAT in names else _older(path)
     if not state:
         raise CheckpointError(f"{path}: is a torch.export archive without weights", hint=_RESAVE)
     note = f"torch.export archive: {len(state)} tensors read, its program was not run"
     return Parts("torch_export", {"": state}, notes=(note,))
 
 
-def _old(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return not any(n.rpartition("/")[2] == _FORMAT for n in archive.namelist())
+def _newer(path: Path) -> dict[str, Tensor]:
+    """Weights of the layout since torch 2.8."""
+    with open(path, "rb") as file:
+        archive = Archive(path, file, main=_FORMAT)
+        archive.verify()
+        return _tabled(archive)
 
 
 def _tabled(archive: Archive) -> dict[str, Tensor]:
-    """Weights of the newer layout: one entry of raw numbers each, described by a JSON table."""
+    """One entry of raw numbers for each weight, described by a JSON table."""
     state: dict[str, Tensor] = {}
     for name in archive.entries:
         if not name.endswith(_TABLE):
