@@ -5,8 +5,6 @@ from typing import Any
 
 from homotopy_cli.errors import ProblemError
 
-_ROWS = {"adamw": "adam"}  # names of optimizers that share another's edge
-
 
 @dataclass(frozen=True)
 class SavedMetric:
@@ -22,8 +20,9 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
     """The metric of the optimizer state in a checkpoint, or None and why in words."""
     import torch
 
-    from homotopy_cli.curvature.precondition import recognised_family, saved_preconditioner
-    from homotopy_cli.schedulers.thresholds import FAMILIES, live_threshold, stability_threshold
+    from homotopy_cli.curvature.families import saved_family
+    from homotopy_cli.curvature.precondition import saved_preconditioner
+    from homotopy_cli.schedulers.thresholds import live_threshold, stability_threshold
 
     info, problem = loaded.optimizer_info, loaded.problem
     if info is None:
@@ -37,9 +36,7 @@ def saved_metric(loaded: Any) -> tuple[SavedMetric | None, str]:
     except ProblemError as error:
         return None, error.message
     group = info.settings
-    family = _ROWS.get(info.family or "", info.family) or recognised_family(group)
-    if family not in FAMILIES:
-        return None, f"optimizer {info.family!r} has no known edge of stability"
+    family = saved_family(info.family, group)
     if flat is not None:
         sizes = [p.numel() for p in ordered]
         parts = dict(zip(names, flat.split(sizes), strict=True))

@@ -14,6 +14,7 @@
     mixed.py         cheap products find the vector that exact ones certify
     operators.py     those products as symmetric operators: whole, one block, preconditioned
     precondition.py  the diagonal metric P of an optimizer, live or saved
+    families.py      which optimizers have one that is known
     config.py        how much effort: the presets `thorough` (probe) and `cheap` (training)
     forecast.py      what it will cost
     cost.py          what it took; meter.py: products counted, and timed

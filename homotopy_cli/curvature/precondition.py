@@ -6,7 +6,7 @@ Stability of an adaptive optimizer is governed by λ_max(P⁻¹H), not by λ_max
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,17 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from homotopy_cli.curvature.backward import dense
+from homotopy_cli.curvature.families import UNKNOWN, is_decoupled, optimizer_family, saved_family
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.sharded import full
 
-_FAMILIES = {
-    "adam": "adam",
-    "adamw": "adam",
-    "nadam": "adam",
-    "rmsprop": "rmsprop",
-    "adagrad": "adagrad",
-    "sgd": "sgd",
-}
 _MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg", "sum")
 _SETTINGS = (
     "lr",
@@ -50,8 +43,8 @@ def preconditioner(
     """Return the diagonal P of a live optimizer, shape (n,), or None for P = I (SGD).
 
     Args:
-        optimizer: Adam, AdamW (AMSGrad too), NAdam, RMSprop (centered too), Adagrad or SGD, by
-            class name, subclasses included.
+        optimizer: Adam, AdamW (AMSGrad too), NAdam, RMSprop (centered too), Adagrad or SGD,
+            subclasses included.
         params: The parameters wanted, in the order of the flat vector. One that the optimizer
             does not hold is never moved: P is infinite there.
         grads: Their current gradients; `.grad` when None.
@@ -60,7 +53,12 @@ def preconditioner(
     Raises:
         ProblemError: The optimizer has no known diagonal metric, or none yet.
     """
-    family = _family(type(optimizer))
+    family = optimizer_family(optimizer)
+    if family == UNKNOWN:
+        raise ProblemError(
+            f"{type(optimizer).__name__} has no known diagonal metric",
+            hint="known: Adam, AdamW, NAdam, RMSprop, Adagrad, SGD; else measure the Hessian",
+        )
     if family == "sgd":
         return None
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -102,10 +100,8 @@ def saved_preconditioner(
             f"the optimizer state covers {len(numbered)} parameters, the model has {len(params)}",
             hint="probe with the model the optimizer was built for, or --curvature hessian",
         )
-    settings = {key for group in groups for key in group}
-    name = family.lower() if family is not None else recognised_family(settings)
-    known = _FAMILIES.get(name)
-    if known is None:
+    known = saved_family(family, {key for group in groups for key in group})
+    if known == UNKNOWN:
         raise ProblemError(
             f"the optimizer state has no known diagonal metric ({family or _settings(groups)})",
             hint="use --curvature hessian",
@@ -129,28 +125,6 @@ def _whole(
     """State, parameter and gradient, dense, with all ranks' shards put together (FSDP2)."""
     entries = {k: full(v) if isinstance(v, Tensor) else v for k, v in state.items()}
     return entries, full(param.detach()), None if grad is None else dense(full(grad))
-
-
-def _family(kind: type) -> str:
-    for base in kind.__mro__:
-        if (family := _FAMILIES.get(base.__name__.lower())) is not None:
-            return family
-    raise ProblemError(
-        f"{kind.__name__} has no known diagonal metric",
-        hint="known: Adam, AdamW, NAdam, RMSprop, Adagrad, SGD; else measure the Hessian",
-    )
-
-
-def recognised_family(settings: Collection[str]) -> str:
-    """The optimizer whose settings these are, "" for none known; files do not name it."""
-    keys = set(settings)
-    if {"betas", "eps"} <= keys:
-        return "nadam" if "momentum_decay" in keys else "adam"
-    if {"alpha", "centered", "eps"} <= keys:
-        return "rmsprop"
-    if {"lr_decay", "eps"} <= keys:
-        return "adagrad"
-    return "sgd" if {"momentum", "dampening"} <= keys else ""
 
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -201,16 +175,10 @@ def _diagonal(
                 hint="probe with the model the optimizer was built for, or --curvature hessian",
             )
     g = None if grad is None else grad.detach().to(param.dtype)
-    if g is not None and group.get("weight_decay", 0) and not _is_decoupled(group):
+    if g is not None and group.get("weight_decay", 0) and not is_decoupled(group):
         g = g.add(param.detach(), alpha=float(group["weight_decay"]))
-    second = {"adam": _adam, "rmsprop": _rmsprop, "adagrad": _adagrad}[family](
-        group, state, torch.zeros_like(param), g
-    )
+    second = _SECOND_MOMENTS[family](group, state, torch.zeros_like(param), g)
     return (second.clamp_(min=0.0).sqrt_().add_(float(group["eps"]))).detach().reshape(-1)
-
-
-def _is_decoupled(group: Mapping[str, Any]) -> bool:
-    return bool(group.get("decoupled_weight_decay", False))
 
 
 def _adam(group: Mapping, state: Mapping, zero: Tensor, g: Tensor | None) -> Tensor:
@@ -241,6 +209,9 @@ def _adagrad(group: Mapping, state: Mapping, zero: Tensor, g: Tensor | None) -> 
     start = float(group.get("initial_accumulator_value", 0.0))
     total = state["sum"].to(zero) if "sum" in state else torch.full_like(zero, start)
     return total.clone() if g is None else total + g * g
+
+
+_SECOND_MOMENTS = {"adam": _adam, "nadam": _adam, "rmsprop": _rmsprop, "adagrad": _adagrad}
 
 
 def _joined(parts: list[Tensor | None], params: Sequence[Tensor], name: str) -> Tensor:

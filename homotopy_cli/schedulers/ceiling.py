@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from homotopy_cli.curvature.families import optimizer_family
 from homotopy_cli.records import LR_REASONS
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.limits import Limit, Reach
@@ -62,7 +63,7 @@ class Ceiling:
     ) -> None:
         self.optimizer = optimizer
         self.settings = settings
-        self.family = thresholds.optimizer_family(optimizer)
+        self.family = optimizer_family(optimizer)
         self.acts = True  # False: measured only, and no rate is lowered
         self.by_steps = signal == "trust_ratio"
         self.by_edge = signal != "kappa"

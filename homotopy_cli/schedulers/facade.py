@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from homotopy_cli.curvature.families import UNKNOWN, optimizer_family
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.schedulers.groups import unwrapped
 from homotopy_cli.schedulers.homotopy import HomotopyLR
-from homotopy_cli.schedulers.thresholds import optimizer_family
 
 # Of an optimizer whose edge nothing gives, the steps tell more than any curvature: signal auto.
 MODES: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ class CurvatureAdaptiveLR(HomotopyLR):
         if mode is not None and mode not in MODES:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}, or None")
         own = dict(MODES.get(mode or "", {}))
-        if optimizer_family(unwrapped(optimizer)) == "unknown":
+        if optimizer_family(unwrapped(optimizer)) == UNKNOWN:
             own = {key: own[key] for key in own if key not in ("signal", "target")}
         settings = {"smoothing": 1.0 - adaptation_rate} | own | settings
         self._criterion = resolve_loss(loss_fn) if isinstance(loss_fn, str) else loss_fn

@@ -8,13 +8,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from homotopy_cli.curvature.estimator import CurvatureEstimator
+from homotopy_cli.curvature.families import PRECONDITIONED, optimizer_family
 from homotopy_cli.schedulers import trust
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.groups import unwrapped
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
-from homotopy_cli.schedulers.thresholds import PRECONDITIONED, optimizer_family, resolve_signal
+from homotopy_cli.schedulers.thresholds import resolve_signal
 
 TARGET_OF_AUTO = 1.0  # edge ratio to stay under; our choice
 BUDGET = {"guard": 0.05, "auto": 0.03}  # share of the work; our choice

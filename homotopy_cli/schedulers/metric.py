@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from homotopy_cli.curvature.backward import dense
+from homotopy_cli.curvature.families import PRECONDITIONED
 from homotopy_cli.curvature.precondition import preconditioner
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.sharded import full
-from homotopy_cli.schedulers import thresholds
 from homotopy_cli.schedulers.settings import ALONG_STEP
 
 
@@ -21,7 +21,7 @@ class GuardMetric:
     Args:
         optimizer: Its state and `.grad` give P.
         signal: Resolved: not "auto".
-        family: Of the optimizer: see thresholds.
+        family: Of the optimizer: see curvature.families.
     """
 
     def __init__(self, optimizer: Optimizer, signal: str, family: str) -> None:
@@ -31,7 +31,7 @@ class GuardMetric:
     @property
     def adaptive(self) -> bool:
         """Whether λ is measured in the metric of the optimizer's own second moments."""
-        known = self.family in thresholds.PRECONDITIONED
+        known = self.family in PRECONDITIONED
         return self.signal == "preconditioned_sharpness" or (self.signal in ALONG_STEP and known)
 
     def at(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:

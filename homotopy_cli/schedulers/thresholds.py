@@ -40,8 +40,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
+
+from homotopy_cli.curvature.families import (
+    PRECONDITIONED,
+    UNKNOWN,
+    is_decoupled,
+    optimizer_family,
+)
 
 DESCENT = 2.0  # c of gradient descent
 # ηλ(P⁻¹H) that a live P bears. Measured: an MLP and a convolutional net with BatchNorm on digits
@@ -49,8 +55,6 @@ DESCENT = 2.0  # c of gradient descent
 # 12, 16 and 20 tried. With 12 RMSprop and Adagrad lose at their best rates; with 20 Adam
 # (β₁ <= 0.5) was lost in 3 of 12 runs at ten times its own.
 LIVE = {"adam": 16.0, "nadam": 16.0, "rmsprop": 20.0, "adagrad": 20.0}
-FAMILIES = ("sgd", "adam", "nadam", "rmsprop", "adagrad", "unknown")
-PRECONDITIONED = frozenset({"adam", "nadam", "rmsprop", "adagrad"})
 
 
 @dataclass(frozen=True)
@@ -63,26 +67,6 @@ class EdgeLaw:
     def threshold(self, lr: float) -> float:
         """c such that the edge is at ηλ = c, for this η; dimensionless, floored at c₀/1000."""
         return max(1e-3 * self.c0, self.c0 - lr * self.shift)
-
-
-def optimizer_family(optimizer: Optimizer) -> str:
-    """Which row of the table an optimizer follows, by its class; "unknown" for all others.
-
-    A subclass follows its parent; one that overrides `step` with a law of its own cannot be
-    told from one that does not.
-    """
-    found = (_BY_CLASS[cls] for cls in type(optimizer).__mro__ if cls in _BY_CLASS)
-    return next(found, "unknown")
-
-
-_BY_CLASS = {
-    torch.optim.SGD: "sgd",
-    torch.optim.NAdam: "nadam",
-    torch.optim.Adam: "adam",
-    torch.optim.AdamW: "adam",
-    torch.optim.RMSprop: "rmsprop",
-    torch.optim.Adagrad: "adagrad",
-}
 
 
 def edge_law(family: str, group: Mapping[str, Any], step: int) -> EdgeLaw:
@@ -113,7 +97,7 @@ def edge_law(family: str, group: Mapping[str, Any], step: int) -> EdgeLaw:
         c0 = 2.0 * (1.0 + (t - 1) * float(group["lr_decay"]))
     else:
         return EdgeLaw(DESCENT)
-    return EdgeLaw(c0, 0.5 * c0 * decay if _is_decoupled(group) else 0.0)
+    return EdgeLaw(c0, 0.5 * c0 * decay if is_decoupled(group) else 0.0)
 
 
 def stability_threshold(
@@ -129,7 +113,7 @@ def stability_threshold(
         optimizer: An optimizer (the smallest c of its groups) or one parameter group.
         step: Number of the optimizer step that is about to be taken, from 1; taken from the
             optimizer's state where left out, and 10⁹ (no bias correction) for a bare group.
-        family: Needed for a bare group; one of FAMILIES.
+        family: Needed for a bare group: see curvature.families.
         lr: η in the weight-decay correction; the group's own where left out.
 
     Returns:
@@ -224,11 +208,6 @@ def _nadam_edge(group: Mapping[str, Any], t: int) -> float:
     return _edge(b, gain=1.0 - b, gradient=gradient, buffer=buffer)
 
 
-def _is_decoupled(group: Mapping[str, Any]) -> bool:
-    """AdamW, and Adam or NAdam asked for decoupled decay; torch marks all of them so."""
-    return bool(group.get("decoupled_weight_decay", False))
-
-
 def resolve_signal(signal: str, optimizer: Optimizer) -> str:
     """What "auto" is for this optimizer; any other signal is itself."""
     if signal != "auto":
@@ -249,7 +228,7 @@ def choose_signal(
         optimizer: Any torch optimizer.
         say: Takes step, level, code and message of an event.
     """
-    name, unknown = type(optimizer).__name__, optimizer_family(optimizer) == "unknown"
+    name, unknown = type(optimizer).__name__, optimizer_family(optimizer) == UNKNOWN
     found = resolve_signal(signal, optimizer)
     if signal == "auto":
         why = ", whose edge no formula gives: its own steps are watched" if unknown else ""

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+from homotopy_cli.curvature.families import optimizer_family
 from homotopy_cli.schedulers import thresholds
 from homotopy_cli.schedulers.thresholds import stability_threshold
 
@@ -70,7 +71,7 @@ def onset(optimizer_class, settings, low, high):
 def test_threshold_predicts_the_onset_of_divergence(case):
     optimizer_class, settings = case
     group = optimizer_class([torch.nn.Parameter(torch.zeros(1))], lr=1.0, **settings)
-    family = thresholds.optimizer_family(group)
+    family = optimizer_family(group)
     law = thresholds.edge_law(family, group.param_groups[0], 10**6)
     edge = law.c0 / (1.0 + law.shift)  # η(λ + shift) = c₀ at λ = 1
     found = onset(optimizer_class, settings, 0.6 * edge, 1.6 * edge)
@@ -155,10 +156,10 @@ class MyAdam(torch.optim.AdamW):
 
 def test_families():
     x = [torch.nn.Parameter(torch.zeros(1))]
-    assert thresholds.optimizer_family(Lion(x)) == "unknown"
-    assert thresholds.optimizer_family(MyAdam(x)) == "adam"
-    assert thresholds.optimizer_family(torch.optim.NAdam(x)) == "nadam"
-    assert thresholds.optimizer_family(torch.optim.Adamax(x)) == "unknown"
+    assert optimizer_family(Lion(x)) == "unknown"
+    assert optimizer_family(MyAdam(x)) == "adam"
+    assert optimizer_family(torch.optim.NAdam(x)) == "nadam"
+    assert optimizer_family(torch.optim.Adamax(x)) == "unknown"
 
 
 def test_a_bare_group_needs_its_family():
