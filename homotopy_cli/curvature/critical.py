@@ -29,7 +29,6 @@ def critical_lr(
     *,
     diagonal: Tensor | None = None,
     resolution: float = 1.0 / 16.0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> LrRange:
     """Find the smallest η with L(θ - ηu) > L(θ), u = g or P⁻¹g, by doubling and bisection.
 
@@ -42,7 +41,6 @@ def critical_lr(
         loss: L(θ).
         diagonal: P > 0, shape (n,), of an adaptive optimizer; None steps along g.
         resolution: Width of the final bracket, relative to its lower end.
-        progress: Called with (passes done, most that may come).
 
     Returns:
         LrRange; `critical` is None where g is zero, no tried rate raised the loss, or only
@@ -60,8 +58,6 @@ def critical_lr(
 
     def rises(rate: float) -> bool:
         seen[rate] = loss_along(problem, u, -rate)
-        if progress is not None:
-            progress(len(seen) - 1, len(seen) + 8)
         return seen[rate] > loss
 
     with problem.measuring():

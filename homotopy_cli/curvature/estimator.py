@@ -101,7 +101,6 @@ class CurvatureEstimator:
         *,
         preconditioner: Tensor | None = None,
         n_trace_probes: int = 0,
-        progress: Progress | None = None,
     ) -> tuple[BlockEstimate, ...]:
         """Measure the blocks only, on one graph, with the configured steps for each.
 
@@ -111,11 +110,10 @@ class CurvatureEstimator:
             preconditioner: Diagonal P, shape (n,): measure the blocks of P^-1/2 H P^-1/2.
             n_trace_probes: Full products for the traces of all blocks together; 0 leaves
                 them out, else at least 2.
-            progress: Called with (phase, done, most that may come).
         """
         with problem.measuring(), spread_out(problem.shards):
             asked = {"blocks": blocks_asked(partition), "quantities": n_trace_probes}
-            run = self._run(problem, preconditioner, progress, asked=asked)
+            run = self._run(problem, preconditioner, asked=asked)
             moments = run.sample_traces(n_trace_probes) if n_trace_probes else None
             return run.layers(partition, moments, run.inv_sqrt)
 
@@ -136,7 +134,7 @@ class CurvatureEstimator:
         self,
         problem: Problem,
         preconditioner: Tensor | None,
-        progress: Progress | None,
+        progress: Progress | None = None,
         stop: Callable[[], bool] | None = None,
         asked: Mapping[str, Any] | None = None,
     ) -> Run:

@@ -37,7 +37,6 @@ def preconditioner(
     optimizer: Optimizer,
     params: Sequence[Tensor],
     *,
-    grads: Sequence[Tensor | None] | None = None,
     include_gradient: bool = True,
 ) -> Tensor | None:
     """Return the diagonal P of a live optimizer, shape (n,), or None for P = I (SGD).
@@ -47,8 +46,7 @@ def preconditioner(
             subclasses included.
         params: The parameters wanted, in the order of the flat vector. One that the optimizer
             does not hold is never moved: P is infinite there.
-        grads: Their current gradients; `.grad` when None.
-        include_gradient: Count the current gradient into the second moments, as `step()` will.
+        include_gradient: Count the current `.grad` into the second moments, as `step()` will.
 
     Raises:
         ProblemError: The optimizer has no known diagonal metric, or none yet.
@@ -62,13 +60,11 @@ def preconditioner(
     if family == "sgd":
         return None
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    if grads is None:
-        grads = [p.grad for p in params]
     parts = []
-    for param, grad in zip(params, grads, strict=True):
+    for param in params:
         group = groups.get(id(param))
         state = optimizer.state.get(param, {}) if group is not None else {}
-        counted = grad if include_gradient else None
+        counted = param.grad if include_gradient else None
         parts.append(_diagonal(family, group, *_whole(state, param, counted)))
     return _joined(parts, params, type(optimizer).__name__)
 

@@ -56,7 +56,6 @@ def extremes(
     generator: torch.Generator,
     k: int = 1,
     which: Which | None = None,
-    end_floor: float | None = None,
     start: Tensor | None = None,
     spent: int = 0,
     warm: WarmStarts | None = None,
@@ -73,7 +72,6 @@ def extremes(
         generator: Draws start vectors.
         k: Pairs wanted.
         which: See `linalg.extreme`; as configured when None.
-        end_floor: As configured when None.
         start: First vector (n,); random when None.
         spent: Products that finding `start` took; part of max_hvp.
         warm: Where to find and keep start vectors under `key`; None keeps none.
@@ -104,7 +102,7 @@ def extremes(
         "generator": generator,
         "k": k,
         "which": which,
-        "end_floor": config.end_floor if end_floor is None else end_floor,
+        "end_floor": config.end_floor,
         "patience": config.patience,
         "rtol": rtol,
         "max_matvecs": budget,

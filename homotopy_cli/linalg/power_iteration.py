@@ -1,7 +1,6 @@
 """Power iteration: one vector of memory, the largest eigenvalue by magnitude."""
 
 import torch
-from torch import Tensor
 
 from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.linalg.extreme import EigenPair, ExtremeResult
@@ -16,7 +15,6 @@ def power_iteration(
     generator: torch.Generator,
     max_matvecs: int = 50,
     rtol: float = 1e-3,
-    start: Tensor | None = None,
 ) -> ExtremeResult:
     """Estimate the eigenvalue of largest magnitude of a symmetric operator A, shape (n, n).
 
@@ -31,7 +29,6 @@ def power_iteration(
         generator: Draws v₀ ~ N(0, I).
         max_matvecs: Budget. Cost is one product per iteration.
         rtol: Dimensionless. 1e-3 is our choice.
-        start: First vector (n,), need not be normalised.
 
     Returns:
         One pair; it never raises for slow convergence.
@@ -44,11 +41,9 @@ def power_iteration(
     if max_matvecs < 1:
         raise ValueError(f"max_matvecs must be at least 1, got {max_matvecs}")
     eps = torch.finfo(operator.dtype).eps
-    v = None if start is None else unit(start.to(operator.dtype))
-    if v is None:
-        v = unit(
-            gaussian(operator.n, generator=generator, dtype=operator.dtype, device=operator.device)
-        )
+    v = unit(
+        gaussian(operator.n, generator=generator, dtype=operator.dtype, device=operator.device)
+    )
     for iteration in range(1, max_matvecs + 1):
         product = operator.matvec(v)
         value, length = dot(v, product), norm(product)

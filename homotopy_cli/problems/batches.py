@@ -31,11 +31,6 @@ def cast_floats(
     )
 
 
-def load_batches(paths: Iterable[str | Path] | str | Path) -> list[Batch]:
-    """All batches of all files, in order. See `read_batches`."""
-    return [batch for _, batch in read_batches(paths)]
-
-
 def read_batches(paths: Iterable[str | Path] | str | Path) -> list[tuple[str, Batch]]:
     """(where it came from, batch) for every batch of every file.
 

@@ -117,7 +117,7 @@ def from_callable(function: Callable[[nn.Module, Batch], Tensor]) -> Loss:
     return Loss(name, function, getattr(function, "count", None) or count_targets)
 
 
-def from_criterion(criterion: Callable[..., Tensor], *, name: str | None = None) -> Loss:
+def from_criterion(criterion: Callable[..., Tensor]) -> Loss:
     """A torch-like criterion(outputs, targets) as a Loss on batches (inputs, targets)."""
     ignored = getattr(criterion, "ignore_index", IGNORED)
 
@@ -128,7 +128,7 @@ def from_criterion(criterion: Callable[..., Tensor], *, name: str | None = None)
         return call_model(model, split_target(batch)[0])
 
     return Loss(
-        name or getattr(criterion, "__name__", type(criterion).__name__),
+        getattr(criterion, "__name__", type(criterion).__name__),
         lambda model, batch: evaluate(predict(model, batch), batch),
         lambda batch: count_targets(batch, ignored=ignored),
         predict=predict,

@@ -1,18 +1,14 @@
-"""Recipe -> model, loss and data; with weights, a Problem: one path for probe and train."""
+"""Recipe -> model, loss and data: one path for probe and train."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.batches import cast_floats
-from homotopy_cli.problems.checkpoint import Checkpoint, load_into
 from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch
-from homotopy_cli.problems.problem import Problem
 from homotopy_cli.recipe.schema import Recipe
 from homotopy_cli.zoo.data import DataSource
 from homotopy_cli.zoo.registry import build_data, build_model
@@ -76,47 +72,3 @@ def probe_batches(data: DataSource, recipe: Recipe, *, rows: int | None = None) 
     """
     least = 1 if data.info.kind in ("tokens", "masked") else PROBE_ROWS
     return data.probe_batches(rows or max(least, recipe.batch_size), 1)
-
-
-def problem_from_recipe(
-    recipe: Recipe,
-    state: Mapping[str, Tensor] | Checkpoint | None = None,
-    *,
-    base_dir: Path | str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    mode: str = "eval",
-    seed: int = 0,
-    microbatch: int | None = None,
-) -> Problem:
-    """The Problem of a recipe's model over its held-out rows.
-
-    Args:
-        recipe: Validated.
-        state: Weights; None leaves the initialisation by the recipe's seed.
-        base_dir: Where the recipe's relative paths start.
-        dtype, device, mode, seed, microbatch: See `Problem.from_module`.
-
-    Raises:
-        HomotopyError: Something cannot be built, or the weights do not fit.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        made = build_model_loss_data(recipe, base_dir=base_dir)
-    if isinstance(state, Mapping):
-        state = Checkpoint("state_dict", Path("weights"), dict(state), "", ("",))
-    if state is not None:
-        load_into(made.model, state)
-    batches = probe_batches(made.data, recipe)
-    if not batches:
-        raise ProblemError("the recipe's data have no held-out rows", hint="--set data.holdout=0.1")
-    return Problem.from_module(
-        made.model,
-        made.loss,
-        batches,
-        dtype=dtype,
-        device=device,
-        mode=mode,
-        seed=seed,
-        microbatch=microbatch,
-    )

@@ -50,7 +50,7 @@ class Problem:
         frozen: Names of parameters that do not require grad.
         aliases: Name -> other names of the same tensor.
         module_kinds: Module path -> class name; "" is the model itself.
-        criterion_name, criterion_reason: The loss, and the evidence if it was guessed.
+        criterion_name: The loss.
     """
 
     params: dict[str, Tensor]
@@ -82,7 +82,7 @@ class Problem:
         self.counts = tuple(counts)
         self.share(LOCAL, sum(counts))
         self.mode, self.seed = mode, seed
-        self.criterion_name, self.criterion_reason = loss.name, loss.reason
+        self.criterion_name = loss.name
         self.loss = loss
         self.model = model
         self._function = function

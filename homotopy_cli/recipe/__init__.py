@@ -16,7 +16,7 @@
     grid.py         `--sweep a.b=1,2 --seeds 3` -> cells, each with a file name
     targets.py      load_target: `file.py:callable`, `package.module:callable`
     shipped.py      the recipes of the package: a list, and copies
-    text.py         dump_recipe, and the reference table of recipes/README.md
+    text.py         the reference table of recipes/README.md
     editor.py       the JSON schema, for editors
 
 Three rules. A value is never repaired silently: `1e-3` is a number because YAML 1.2 says

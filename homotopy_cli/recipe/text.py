@@ -1,8 +1,6 @@
-"""A recipe as text: YAML of every setting, and a reference table."""
+"""The reference of every key of a recipe as a markdown table."""
 
 from typing import Any, get_args
-
-import yaml
 
 from homotopy_cli.recipe.running import CompileSpec, EarlyStopSpec
 from homotopy_cli.recipe.schedules import Ceiling
@@ -16,27 +14,6 @@ from homotopy_cli.recipe.schema import (
     Recipe,
 )
 from homotopy_cli.recipe.values import Spec, shown
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML that both our rules and YAML 1.1 readers understand."""
-
-
-def _float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    text = repr(value)
-    if "e" in text and "." not in text:
-        text = text.replace("e", ".0e", 1)  # YAML 1.1 wants the dot
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-_Dumper.add_representer(float, _float)
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """Every setting, defaults included; `load_recipe` of the text gives an equal recipe."""
-    return yaml.dump(
-        recipe.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
 
 
 def schema_table() -> str:

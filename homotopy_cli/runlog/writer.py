@@ -148,26 +148,14 @@ class RunWriter:
         layers = self._layout.pack_layers(record.layers)
         spectrum = None
         if record.spectrum is not None:
-            spectrum = self._spectrum(record.step, -1, *record.spectrum)
+            spectrum = self._spectrum(record.step, *record.spectrum)
         self._put(self._payload(codec.PROBE, row + layers))
         if spectrum is not None:
             self._put(self._payload(codec.SPECTRUM, spectrum))
 
-    def append_spectrum(
-        self, step: int, values: np.ndarray, weights: np.ndarray, *, layer: int = -1
-    ) -> None:
-        """Add a spectrum by itself, e.g. that of one layer (an index; -1 = the whole model).
-
-        Raises:
-            ValueError: Not 1-D of one length, or no such layer.
-        """
-        if not -1 <= layer < len(self._buffers.info.layers):
-            raise ValueError(f"layer {layer}: the run has {len(self._buffers.info.layers)} layers")
-        self._put(self._payload(codec.SPECTRUM, self._spectrum(step, layer, values, weights)))
-
-    def _spectrum(self, step: int, layer: int, values: np.ndarray, weights: np.ndarray) -> bytes:
+    def _spectrum(self, step: int, values: np.ndarray, weights: np.ndarray) -> bytes:
         density = len(weights) > 0 and abs(float(np.sum(weights)) - 1) < 1e-3
-        return codec.pack_spectrum(step, self.attempt, layer, int(density), values, weights)
+        return codec.pack_spectrum(step, self.attempt, -1, int(density), values, weights)
 
     def append_eval(self, record: EvalRecord) -> None:
         """Add one evaluation.

@@ -3,9 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from homotopy_cli.records import CurvatureEstimate, EventRecord, ProbeRecord
+from homotopy_cli.records import CurvatureEstimate, EventRecord
 from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.history import History
 
@@ -78,14 +76,6 @@ class Readings:
     def drain_events(self) -> list[EventRecord]:
         """Return the pending events and forget them."""
         return self._guard.events.drain()
-
-    def probe_record(self) -> ProbeRecord | None:
-        """The last successful probe as the log's record; None before the first."""
-        if not self._guard.last:
-            return None
-        layers = {k: v for k, v in self._guard.last.items() if isinstance(v, np.ndarray)}
-        values = {k: float(v) for k, v in self._guard.last.items() if k not in layers}
-        return ProbeRecord(self._guard.last_step, values, layers)
 
     def plot_curvature_history(self) -> "go.Figure":
         """κ, λ_max, preconditioned sharpness and the edge ratio over the steps."""

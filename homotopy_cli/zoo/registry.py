@@ -26,8 +26,6 @@ from homotopy_cli.zoo.resnet import ResNet
 from homotopy_cli.zoo.synthetic import build_quadratic_rows
 from homotopy_cli.zoo.text import build_text
 
-MODELS = tuple(models.MODEL_SPECS)
-
 
 def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None = None) -> nn.Module:
     """The model of a recipe, freshly initialised from torch's global generator.

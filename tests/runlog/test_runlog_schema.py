@@ -114,9 +114,7 @@ def test_unknown_names_are_programming_mistakes(tmp_path):
         with pytest.raises(ValueError, match=r"layer_kappa: shape \(2,\), expected \(3,\)"):
             writer.append_probe(ProbeRecord(0, {}, {"layer_kappa": np.zeros(2)}))
         with pytest.raises(ValueError, match="must be 1-D"):
-            writer.append_spectrum(0, np.zeros(3), np.zeros(2))
-        with pytest.raises(ValueError, match="layer 3: the run has 3 layers"):
-            writer.append_spectrum(0, np.zeros(2), np.zeros(2), layer=3)
+            writer.append_probe(ProbeRecord(0, {}, spectrum=(np.zeros(3), np.zeros(2))))
         with pytest.raises(ValueError, match="'accuracy' is not a column"):
             writer.append_eval(EvalRecord(0, {"accuracy": 1.0}))
         with pytest.raises(ValueError, match="level 'fatal'"):
