@@ -40,6 +40,7 @@ class Moment:
 # What gradient_equivalents rests on: CPU time, or time on a GPU, of the products over that of a
 # gradient; or 2 for each product.
 CostBasis = Literal["cpu_time", "device_time", "counted"]
+EventLevel = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ class EventRecord:
     """Something a reader of the log must know: an LR change's reason, a spike, a failed probe."""
 
     step: int
-    level: Literal["info", "warning", "error"]
+    level: EventLevel
     code: str  # UPPER_CASE, stable
     message: str
 

@@ -73,7 +73,7 @@ def refuse_gates(options: ProbeOptions) -> None:
         grad_norm=0.0,
         eigenvalues=(),
         kappa_reason="",
-        cost=HvpCost("", "", 0.0, 0.0, 0.0),
+        cost=HvpCost("", "", 0, 0.0, 0.0),
         **unknown,
     )
     edge = edges(nothing, None)

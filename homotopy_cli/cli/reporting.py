@@ -52,7 +52,7 @@ def run_report(
     _check(logs, baseline, target, bool(later), json=json, markdown=markdown, junit=junit)
     base = read_log(baseline) if baseline is not None else None
 
-    def judge(runs: Sequence[Any]) -> list[Any]:
+    def judge(runs: Sequence[Any]) -> tuple[Any, ...]:
         return evaluate_all(fail_on, gate_names(runs[0], base))
 
     def draw(runs: Sequence[Any], gates: Sequence[Any], refresh: float | None = None) -> None:

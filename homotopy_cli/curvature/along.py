@@ -75,7 +75,7 @@ def measure_along(
         hessian_norm=None,
         kappa=None,
         kappa_reason=f"not measured: signal {signal} takes no Hessian product",
-        cost=HvpCost(signal, "", 0.0, cost, 0.0),
+        cost=HvpCost(signal, "", 0, cost, 0.0),
         directional_sharpness=value if finite else None,
         mode=problem.mode,
     )

@@ -136,7 +136,7 @@ def _low_rank(found: ExtremeResult | None) -> LowRank | None:
 
     Q'AQ is diagonal in them, converged or not, so that what is left is A off the Krylov space.
     """
-    if not found:  # nothing known: None, or a caller's empty list
+    if found is None:
         return None
     if found.tridiagonal is None:
         values = torch.tensor([pair.value for pair in found.pairs], dtype=torch.float64)

@@ -126,9 +126,9 @@ def load_problem(
         sources=[source for source, _ in given],
     )
     _check(problem, [source for source, _ in given])
-    guessed = f"loss guessed: {resolved.reason}" if resolved.reason else ""
-    said = tuple(words for words in (guessed, applied_twice(problem)) if words)
-    checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *said))
+    why = f"loss guessed: {resolved.reason}" if resolved.reason else ""
+    notes = tuple(words for words in (why, applied_twice(problem)) if words)
+    checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *notes))
     recipe_spec = None if setting is None else setting.recipe.optimizer
     return LoadedProblem(
         problem,

@@ -1,9 +1,9 @@
 """What a reader of the log must know, kept until the loop takes it."""
 
 import sys
-from typing import Any, Literal
+from typing import Any
 
-from homotopy_cli.records import EventRecord
+from homotopy_cli.records import EventLevel, EventRecord
 
 CAPACITY = 1000  # events kept when nobody drains them; the oldest go first
 
@@ -15,9 +15,7 @@ class EventLog:
         self.pending: list[EventRecord] = []
         self.lasting: dict[str, int] = {}  # code of what holds now -> how often it was seen
 
-    def add(
-        self, step: int, level: Literal["info", "warning", "error"], code: str, message: str
-    ) -> None:
+    def add(self, step: int, level: EventLevel, code: str, message: str) -> None:
         """Append one event."""
         self.pending.append(EventRecord(step, level, code, message))
         del self.pending[:-CAPACITY]
@@ -26,7 +24,7 @@ class EventLog:
         self,
         holds: bool,
         step: int,
-        level: Literal["info", "warning", "error"],
+        level: EventLevel,
         code: str,
         message: str,
     ) -> None:

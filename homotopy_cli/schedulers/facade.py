@@ -175,6 +175,10 @@ class CurvatureAdaptiveLR(HomotopyLR):
 class _Capture:
     """Forward hooks that remember the last call in training mode; pickles empty."""
 
+    loss: Tensor | None
+    args: tuple | None
+    kwargs: dict
+
     def __init__(self) -> None:
         self.paused = False
         self.clear()
@@ -197,9 +201,7 @@ class _Capture:
 
     def clear(self) -> None:
         """Forget the last call."""
-        self.loss: Tensor | None = None
-        self.args: tuple | None = None
-        self.kwargs: dict = {}
+        self.loss, self.args, self.kwargs = None, None, {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paused": False, "args": None, "kwargs": {}, "loss": None}

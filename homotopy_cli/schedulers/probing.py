@@ -189,7 +189,7 @@ class CurvatureProbe(SlicedProblems):
                 [p.numel() for p in problem.params.values()],
                 config,
                 generator=torch.Generator().manual_seed(problem.seed),
-                known=[],
+                known=None,
             )
         indices = [[graph.names.index(name) for name in block.params] for block in partition.blocks]
         norms = [float(graph.gather(block.params, graph.grad).norm()) for block in partition.blocks]

@@ -48,6 +48,7 @@ from homotopy_cli.curvature.families import (
     is_decoupled,
     optimizer_family,
 )
+from homotopy_cli.records import EventLevel
 
 DESCENT = 2.0  # c of gradient descent
 # ηλ(P⁻¹H) that a live P bears. Measured: an MLP and a convolutional net with BatchNorm on digits
@@ -219,7 +220,7 @@ def resolve_signal(signal: str, optimizer: Optimizer) -> str:
 
 
 def choose_signal(
-    signal: str, optimizer: Optimizer, say: Callable[[int, str, str, str], None]
+    signal: str, optimizer: Optimizer, say: Callable[[int, EventLevel, str, str], None]
 ) -> str:
     """Resolve "auto" by the optimizer, and say what was chosen.
 

@@ -199,7 +199,7 @@ class TrustWatch:
             hessian_norm=None,
             kappa=None,
             kappa_reason=f"not measured by this probe: signal {SIGNAL} takes no Hessian product",
-            cost=HvpCost(SIGNAL, "", 0.0, found.cost, found.seconds),
+            cost=HvpCost(SIGNAL, "", 0, found.cost, found.seconds),
             directional_sharpness=sharpness,
             mode="train",
         )

@@ -149,9 +149,9 @@ class TrustGuard(CurvatureGuard):
         except MEASUREMENT_ERRORS as error:
             self.events.add(step, "warning", "CURVATURE_FAILED", f"no κ: {error}")
         self.seconds += found.seconds
-        told = ("directional_sharpness", "kappa", "signal_fraction")
-        told = mean_over_ranks([found.values.get(name, math.nan) for name in told])
-        sharpness, kappa, fraction = told
+        names = ("directional_sharpness", "kappa", "signal_fraction")
+        told = [found.values.get(name, math.nan) for name in names]
+        sharpness, kappa, fraction = mean_over_ranks(told)
         self.ceiling.take_fraction(fraction)
         self._take(found, sharpness, kappa, rates, alarm=alarm, clip_coef=1.0)
         return found.estimate

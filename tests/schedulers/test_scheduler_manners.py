@@ -1,9 +1,11 @@
 """How HomotopyLR lives with others: inner and chained schedulers, AMP, accumulation, closures."""
 
 import copy
+import inspect
 import itertools
 import math
 import pickle
+from dataclasses import fields
 
 import pytest
 import torch
@@ -19,7 +21,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from homotopy_cli.problems.criteria import resolve_loss
-from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.homotopy import BUDGET, HomotopyLR
+from homotopy_cli.schedulers.settings import GuardSettings
 
 
 def quiet(optimizer, model, **settings):
@@ -442,3 +445,12 @@ def test_a_copy_counts_steps_and_probes_like_the_original(way):
         guard = scheduler._guard
         ends.append((guard.n_steps, guard.cadence.n_probes, scheduler.get_last_lr()))
     assert ends[0] == ends[1] and ends[0][0] == 25
+
+
+def test_defaults_that_stand_in_two_signatures_agree():
+    given = inspect.signature(HomotopyLR).parameters
+    settings = {field.name: field.default for field in fields(GuardSettings)}
+    assert settings.pop("budget") == BUDGET["guard"] and given["budget"].default is None
+    own = {"shortest", "front"}  # of the guard alone
+    assert settings.keys() - given.keys() == own
+    assert all(given[name].default == settings[name] for name in settings.keys() - own)
