@@ -13,9 +13,29 @@ not pay for importing torch.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homotopy_cli._version import __version__ as __version__
+
+if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares
+    from homotopy_cli.curvature.api import probe as probe
+    from homotopy_cli.curvature.api import validate as validate
+    from homotopy_cli.curvature.config import EstimatorConfig as EstimatorConfig
+    from homotopy_cli.curvature.estimator import CurvatureEstimator as CurvatureEstimator
+    from homotopy_cli.errors import HomotopyError as HomotopyError
+    from homotopy_cli.problems.load import load_problem as load_problem
+    from homotopy_cli.problems.partition import Partition as Partition
+    from homotopy_cli.problems.problem import Problem as Problem
+    from homotopy_cli.recipe.load import load_recipe as load_recipe
+    from homotopy_cli.records import CurvatureEstimate as CurvatureEstimate
+    from homotopy_cli.runlog.reader import read_log as read_log
+    from homotopy_cli.schedulers.adam import HomotopyAdam as HomotopyAdam
+    from homotopy_cli.schedulers.adaptive import AdaptiveHomotopyLR as AdaptiveHomotopyLR
+    from homotopy_cli.schedulers.clip import curvature_aware_clip as curvature_aware_clip
+    from homotopy_cli.schedulers.facade import CurvatureAdaptiveLR as CurvatureAdaptiveLR
+    from homotopy_cli.schedulers.homotopy import HomotopyLR as HomotopyLR
+    from homotopy_cli.schedulers.per_layer import PerLayerHomotopyLR as PerLayerHomotopyLR
+    from homotopy_cli.schedulers.warmup import CurvatureWarmup as CurvatureWarmup
 
 _PUBLIC = {
     "AdaptiveHomotopyLR": "schedulers.adaptive",
