@@ -254,15 +254,3 @@ ATTRIBUTES = (
 def names(columns: tuple[Column, ...]) -> tuple[str, ...]:
     """The columns' names, in order."""
     return tuple(column.name for column in columns)
-
-
-def schema_markdown() -> str:
-    """Render the schema as two Markdown tables: the datasets, then the root attributes."""
-    lines = ["| dataset | dtype | shape | unit | meaning |", "|---|---|---|---|---|"]
-    for column in COLUMNS:
-        shape = f"[{', '.join(column.shape)}]" if column.shape else "scalar"
-        cells = (f"`/{column.path}`", column.dtype, shape, column.unit, column.description)
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| root attribute | meaning |", "|---|---|"]
-    lines += [f"| `{name}` | {meaning} |" for name, meaning in ATTRIBUTES]
-    return "\n".join(lines) + "\n"

@@ -29,14 +29,6 @@ def test_every_column_says_its_unit_and_meaning():
     assert len(schema.BY_PATH) == len(schema.COLUMNS)
 
 
-def test_the_markdown_lists_every_dataset_and_attribute():
-    text = schema.schema_markdown()
-    for column in schema.COLUMNS:
-        assert f"`/{column.path}` | {column.dtype} |" in text
-    for name, _ in schema.ATTRIBUTES:
-        assert f"| `{name}` |" in text
-
-
 def test_every_dataset_is_in_the_table_and_carries_its_attributes(path):
     seen = {}
     with h5py.File(path, "r") as file:
