@@ -139,7 +139,8 @@ class Ceiling(Spec):
 
     inner: InnerSpec | None = _own("schedule below the ceiling; default constant")
     target: Positive | None = _own(
-        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1, under SGD 0.35"
+        "edge ratio lr·λ/threshold to stay under; default 0.9, in mode auto 1; less where SGD "
+        "trains a network without normalisation"
     )
     alpha: NonNegative | None = _own(
         "strength; 1 is an exact ceiling, 0 only measures; default 1.0"

@@ -5,6 +5,7 @@
     baselines    constant, cosine, linear, step, wsd, exponential: to compose and compare with
     replay       the rates of an earlier run, or its placebo (no torch)
     settings     the guard's numbers, checked once (no torch)
+    targets      how near the edge this optimizer and network may train
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
     effort       how much a probe does, by where the run is and what it can pay
     limits       what a measured curvature allows, attack at once and release slowly (no torch)

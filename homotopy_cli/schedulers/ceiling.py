@@ -10,7 +10,7 @@ from homotopy_cli.records import LR_REASONS
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.limits import Limit, Reach
 from homotopy_cli.schedulers.ramp import FIRST_TRUSTED, LAST_EARLY, MeasuredRamp
-from homotopy_cli.schedulers.settings import TARGET, TRUST_TARGET, GuardSettings
+from homotopy_cli.schedulers.settings import GuardSettings
 
 # Codes of `reason`
 SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP, RISE, SCALED = map(
@@ -39,6 +39,7 @@ class Ceiling:
         optimizer: Its groups and step count give the threshold c.
         settings: The numbers.
         signal: Resolved: not "auto".
+        target: Edge ratio to stay under.
         n_before: Optimizer steps taken before step 0 here.
         gentle: Release slowly from the first probe on: the ceiling is the warmup. False where
             the schedule brings its own, which a release from the first, extreme curvature
@@ -55,6 +56,7 @@ class Ceiling:
         settings: GuardSettings,
         *,
         signal: str,
+        target: float,
         n_before: int,
         gentle: bool = True,
         early_steps: int = 0,
@@ -69,9 +71,7 @@ class Ceiling:
         self.by_edge = signal != "kappa"
         self.by_metric = signal == "preconditioned_sharpness"
         default = None if self.by_edge else KAPPA_TARGET
-        usual = TRUST_TARGET if self.by_steps else TARGET
-        # Edge ratio to stay under; a subclass may learn it.
-        self.target = usual if settings.target is None else settings.target
+        self.target = target  # edge ratio to stay under; a subclass may learn it
         self.kappa_target = settings.curvature_target or default  # likewise, 1/loss
         self.edge = Limit(settings.smoothing)
         self.kappa = Limit(settings.smoothing)

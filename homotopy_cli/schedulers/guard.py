@@ -28,6 +28,7 @@ from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.relapse import Relapse
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
+from homotopy_cli.schedulers.targets import target_of
 
 
 class CurvatureGuard:
@@ -41,7 +42,7 @@ class CurvatureGuard:
         settings: The numbers.
         gentle: See Ceiling.
         estimator: See CurvatureProbe.
-        rise: See Ceiling; None: see measured_rise.
+        rise: See Ceiling: mode auto; None: see measured_rise.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class CurvatureGuard:
             fraction=settings.signal_fraction,
             estimator=estimator,
         )
-        line = rise or measured_rise(settings, self.signal)
+        auto, line = rise is not None, rise or measured_rise(settings, self.signal)
         self.layers = LayerWatch(settings)
         self.cadence = Cadence(
             base=settings.estimation_freq,
@@ -83,11 +84,12 @@ class CurvatureGuard:
             optimizer,
             settings,
             signal=self.signal,
+            target=target_of(settings, optimizer, model, self.signal, self.events.add, auto=auto),
             n_before=thresholds.next_step(optimizer) - 1,
             gentle=gentle,
             early_steps=self.cadence.early_steps,
             rise=line,
-            in_line=rise is not None,
+            in_line=auto,
         )
         self._metric = GuardMetric(optimizer, self.signal, self.ceiling.family)
         self.alarms = Alarms()
@@ -136,12 +138,12 @@ class CurvatureGuard:
                 in the set-up. Once one has succeeded, a failing probe is an event.
         """
         check_share("clip_coef", clip_coef)
-        step = self.n_steps
-        self.ceiling.advance_to(step, max(rates, default=0.0))
+        step, top = self.n_steps, max(rates, default=0.0)
+        self.ceiling.advance_to(step, top)
         loss = as_number(loss) if world_size() == 1 else None  # each rank has its own
         alarm = self._alarmed(loss, grad_norm)
         if loss is not None:
-            self.relapse(loss, step=step, top=max(rates, default=0.0))
+            self.relapse(loss, step=step, top=top)
         options = self._efforts(step, rates)
         costs = [self.probe.predicted(effort, batch) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
@@ -162,7 +164,6 @@ class CurvatureGuard:
             return None
         sliced = self.probe.whole
         try:
-            top = max(rates, default=0.0)
             rate = top * self.ceiling.factor(top)
             where = {"paired": paired, "step": step, "rate": rate, "metric": self.metric(rates)}
             found = unscaled(
@@ -293,8 +294,7 @@ class CurvatureGuard:
         fired = self.alarms(loss, as_number(grad_norm))
         if fired:
             self.cadence.hasten()
-        text = f"{fired} out of range"
-        self.events.add_if_new(bool(fired), self.n_steps, "info", "ALARM", text)
+        self.events.add_if_new(bool(fired), self.n_steps, "info", "ALARM", f"{fired} out of range")
         return bool(fired)
 
     def state_dict(self) -> dict[str, Any]:

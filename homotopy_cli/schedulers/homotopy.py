@@ -8,7 +8,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from homotopy_cli.curvature.estimator import CurvatureEstimator
-from homotopy_cli.curvature.families import PRECONDITIONED, optimizer_family
 from homotopy_cli.schedulers import trust
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.groups import unwrapped
@@ -17,9 +16,7 @@ from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal
 from homotopy_cli.schedulers.thresholds import resolve_signal
 
-TARGET_OF_AUTO = 1.0  # edge ratio to stay under; our choice
 BUDGET = {"guard": 0.05, "auto": 0.03}  # share of the work; our choice
-TARGET_OF_DESCENT = 0.35  # of mode auto without an adaptive metric: see `target`
 
 
 class HomotopyLR(CurvatureScheduler):
@@ -77,15 +74,10 @@ class HomotopyLR(CurvatureScheduler):
             the edge they see less. See along.py.
         signal_fraction: Multiply the ceiling by the share of the gradient that is signal, not
             batch noise: see fraction.py. A noisy batch then asks for smaller steps.
-        target: Edge ratio to stay under; None takes 0.9, under trust_ratio 0.75, or in mode auto 1,
-            under SGD 0.35: small
-            batches destabilise it long before the full-batch edge. (An MLP on digits, momentum
-            0.9, 300 steps, three seeds: losses 2.31, 2.31, 1.26 at 1, one 2.31 at 0.5, and
-            0.29, 0.30, 0.36 at 0.35; a small ResNet on CIFAR-10 would bear 0.5.) At 1 a quadratic
-            no longer converges. Under mode guard the same MLP dies at ten times its best rate with
-            0.9, and lives with 0.35 (0.01, 0.03, 0.09), which costs the ResNet 3 to 7 points of
-            accuracy at its best rate: networks without normalisation under SGD want 0.35.
-            λ(P⁻¹H) is held against what a live P bears: see thresholds.live_threshold.
+        target: Edge ratio to stay under; None takes 0.9, under trust_ratio 0.75, in mode auto 1;
+            and where SGD trains a network without normalisation, which comes back from no step
+            beyond the edge, less: see targets.py. At 1 a quadratic no longer converges. λ(P⁻¹H) is
+            held against what a live P bears: see thresholds.live_threshold.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py. None
             takes 0.05, in mode auto 0.03, with which a six-layer GPT ended no worse.
         total_steps: Length of the run; without it the start is paid for over 1000 steps.
@@ -173,9 +165,6 @@ class HomotopyLR(CurvatureScheduler):
             self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final)
             base_lr = 1.0
             burst = START + 1 if burst is None else burst
-        if target is None and mode == "auto":
-            adaptive = optimizer_family(optimizer) in PRECONDITIONED
-            target = TARGET_OF_AUTO if adaptive else TARGET_OF_DESCENT
         settings = GuardSettings(
             signal=signal,
             signal_fraction=signal_fraction,

@@ -15,8 +15,6 @@ Signal = Literal[
     "kappa",
 ]
 SIGNALS = Signal.__args__  # type: ignore[attr-defined]
-TARGET = 0.9  # edge ratio to stay under; evidence in HomotopyLR
-TRUST_TARGET = 0.75  # the same of a watched step: a trust ratio of 1/4
 RELEASE = 1.05  # largest rise of the ceiling per optimizer step
 ALONG_STEP = ("directional", "secant", "forward")  # u'Hu/u'Pu along u = P⁻¹g
 
@@ -26,7 +24,7 @@ class GuardSettings:
     """Everything a CurvatureGuard can be told; the constructors of the schedulers pass it on."""
 
     signal: Signal = "auto"
-    target: float | None = None  # edge ratio to stay under; None: TARGET, or its own of the signal
+    target: float | None = None  # edge ratio to stay under; None: see targets
     warmup: float = 0.25  # share of total_steps for which rates rise in a measured line; 0 = freely
     start_ratio: float | None = None  # edge ratio at which the line begins; None: by its length
     scale_decay: bool = True  # a schedule whose peak was refused decays from what it reached

@@ -151,6 +151,8 @@ class PassiveProbe:
         """What happened since the last call; no ceiling is spoken of, since none acts."""
         events, self._events = self._events, []
         for event in self._guard.events.drain():
+            if event.code == "TARGET":
+                continue
             if event.code == "PROBE_FAILED":
                 event = replace(event, message=event.message.rpartition(": ")[0])
             events.append(event)

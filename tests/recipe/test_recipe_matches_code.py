@@ -19,7 +19,8 @@ from homotopy_cli.recipe.schedules import CURVATURE_SPECS, FIXED_SPECS
 from homotopy_cli.recipe.schema import AUTO_BUDGET
 from homotopy_cli.recipe.text import schema_table
 from homotopy_cli.schedulers.homotopy import BUDGET
-from homotopy_cli.schedulers.settings import RELEASE, TARGET
+from homotopy_cli.schedulers.settings import RELEASE
+from homotopy_cli.schedulers.targets import TARGET
 from homotopy_cli.training.plans import FLOOR
 
 RECIPES = Path(__file__).parents[2] / "recipes"

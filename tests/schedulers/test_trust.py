@@ -18,7 +18,8 @@ from homotopy_cli.schedulers.adaptive import AdaptiveHomotopyLR
 from homotopy_cli.schedulers.facade import CurvatureAdaptiveLR
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import CurvatureProbe
-from homotopy_cli.schedulers.settings import TRUST_TARGET, GuardSettings
+from homotopy_cli.schedulers.settings import GuardSettings
+from homotopy_cli.schedulers.targets import TRUST_TARGET
 from homotopy_cli.schedulers.trust import LEAST, WORST, Reading, TrustWatch
 from homotopy_cli.schedulers.trust_guard import START, TrustGuard, make_guard
 from homotopy_cli.training.probing import Gradient, PassiveProbe
