@@ -19,7 +19,6 @@ INTERNAL_BUG = 70
 
 app = typer.Typer(
     name="homotopy",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,9 +43,10 @@ def root(
     """Measure the geometry of training: Hessian spectra, curvature, the edge of stability."""
 
 
-app.command("probe")(probe)
-app.command("train")(train)
-app.command("report")(report)
+# A line each: the listing cuts longer ones off.
+app.command("probe", short_help="Measure the curvature of a checkpoint.")(probe)
+app.command("train", short_help="Train a recipe, measuring on the way.")(train)
+app.command("report", short_help="Turn logs into one page; stop a bad run in CI.")(report)
 
 
 def _say(kind: str, text: str) -> None:
@@ -83,8 +83,8 @@ def run(argv: list[str]) -> int:
     """Run one command and return its exit code; never raises but under `--debug`."""
     argv, debug = split(argv)
     try:
-        code = app(argv, prog_name="homotopy", standalone_mode=False)
-        return int(code or 0)
+        code = app(argv or ["--help"], prog_name="homotopy", standalone_mode=False)
+        return int(code or 0) if argv else 2  # no command is a usage error, said by the help
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):

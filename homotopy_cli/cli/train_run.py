@@ -177,10 +177,14 @@ def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> li
         rates = f"{tally.lr_max:.3g}" if same else f"{tally.lr_min:.3g} to {tally.lr_max:.3g}"
         lines.append(f"learning rate: {rates} ({result.scheduler or 'as before'})")
     if tally.n_probes:
-        share = f", measuring took {result.overhead:.1%} of this process's time"
+        share = (
+            f", {result.probe_share:.1%} of the steps' time; {result.overhead:.1%} of this "
+            "process's with spectra and components"
+        )
         share *= result.seconds > 0
         lines.append(
-            f"curvature: {tally.n_probes} probes{share}; largest edge ratio "
+            f"curvature: {tally.n_probes} probe{'s' * (tally.n_probes != 1)}{share}; "
+            "largest edge ratio "
             f"{number(tally.peak_edge)} at step {tally.peak_edge_step} (1 = edge of stability)"
         )
     lines += [f"note: {sentence}" for sentence in findings(result)]
@@ -209,9 +213,8 @@ def _held_out(result: Any) -> str:
         text = f"loss {result.first_eval_loss:.4g} -> {result.eval_loss:.4g}"
     if result.eval_metric is not None and result.eval_metric_name:
         text += f", {result.eval_metric_name} {result.eval_metric:.4g}"
-    for name, value in result.baseline.items():
-        text += f" ({name.replace('_', ' ')} {value:.4g})"
-    return text
+    known = ", ".join(f"{name.replace('_', ' ')} {x:.4g}" for name, x in result.baseline.items())
+    return f"{text} ({known})" if known else text
 
 
 def _out_option(paths: Any) -> str:

@@ -46,7 +46,7 @@ class Attempt:
         self.environment = environment(run.device) | run.ranks.facts()
         self.done = start.step
         self.elapsed_before = start.wall_time
-        self.probe_seconds = 0.0
+        self.probe_seconds = self.in_probes = self.in_steps = 0.0
         self.warnings: list[str] = []
         self.keeper = Keeper(
             run,
@@ -79,7 +79,6 @@ class Attempt:
                 if not fault:
                     self._after_step(total)
                     early, late = self.standing.stopping.early, self._late()
-            seconds = time.perf_counter() - self.began
             ended = early or self.done >= total
             status = "diverged" if fault else "finished" if ended else "interrupted"
             early = early if status == "finished" else ""
@@ -92,6 +91,7 @@ class Attempt:
                 self._event("warning", "INTERRUPTED", f"ended by {stop.name}")
             if (late or status == "finished") and self.run.eval_batches:
                 self._evaluate_once()
+            seconds = time.perf_counter() - self.began  # after the last look, which counts too
             failed = None
             if not fault:
                 failed = self.keeper.save(self.done)
@@ -109,7 +109,7 @@ class Attempt:
         if outcome.probe is not None:
             self.writer.append_probe(outcome.probe)
             seen = outcome.probe.values
-            self.standing.curvature |= {name: seen[name] for name in SHOWN if name in seen}
+            self.standing.curvature = {name: seen[name] for name in SHOWN if name in seen}
             self.standing.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
         for event in self.run.probe.drain_events():
             self.writer.append_event(event)
@@ -119,6 +119,8 @@ class Attempt:
             self._event("error", "DIVERGED", words)
             return f"step {step}: {words}"
         self.probe_seconds += values["probe_seconds_step"]
+        self.in_probes += values["probe_seconds_step"]
+        self.in_steps += values["step_seconds"]
         self.standing.tally.row(step, values)
         for code, words in self.standing.watch.row(values):
             self.standing.tally.spikes += code == "SPIKE"
@@ -234,6 +236,7 @@ class Attempt:
             n_params=self.run.n_params,
             seconds=seconds,
             probe_seconds=self.probe_seconds,
+            probe_share=self.in_probes / self.in_steps if self.in_steps else 0.0,
             eval_loss=self.standing.evaluations.get("eval_loss"),
             eval_metric=self.standing.evaluations.get("eval_metric"),
             eval_metric_name=METRIC_NAMES.get(self.run.loss.name, ""),

@@ -81,8 +81,9 @@ class TrainResult:
     tally: Tally
     final_loss: float | None  # the last row's mini-batch loss; None when no step was made
     n_params: int
-    seconds: float  # of this process, from the first step to the last; 0: nothing was left to do
+    seconds: float  # of this process, first evaluation to last; 0: nothing was left to do
     probe_seconds: float  # of them, spent measuring curvature
+    probe_share: float = 0.0  # of its steps' time, spent in probes: the page's probe share
     eval_loss: float | None = None
     eval_metric: float | None = None
     eval_metric_name: str = ""

@@ -39,6 +39,7 @@ DONE = TrainResult(
     n_params=7,
     seconds=4.0,
     probe_seconds=1.0,
+    probe_share=0.2,
 )
 
 
@@ -91,12 +92,13 @@ def test_the_next_command_can_be_pasted_and_overhead_is_a_share_of_the_time():
         page=False,
     )
     assert "            homotopy report 'my runs/run.h5'" in lines
-    assert any("3 probes, measuring took 25.0% of this process's time; largest" in x for x in lines)
+    said = "3 probes, 20.0% of the steps' time; 25.0% of this process's with spectra and components"
+    assert any(f"curvature: {said}; largest edge ratio" in line for line in lines)
 
 
 def test_a_run_that_is_already_whole_says_so_first():
     whole = replace(DONE, seconds=0.0, warnings=("the run already has 20 steps; --set steps=N",))
     lines = sentences(whole, command="homotopy train", page=False)
     assert lines[0] == "nothing to do: the run already has 20 steps; --set steps=N"
-    assert not any("measuring took" in line for line in lines)
+    assert not any("of this process" in line and "curvature" in line for line in lines)
     assert any(line.startswith("curvature: 3 probes; largest edge ratio 0.5") for line in lines)
