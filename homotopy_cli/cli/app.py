@@ -111,6 +111,8 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the `homotopy` script and of `python -m homotopy_cli`."""
+    if sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        sys.stdout.reconfigure(errors="replace")  # a sign that it lacks must not end a run
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

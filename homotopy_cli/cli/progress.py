@@ -39,8 +39,8 @@ def facts(view: Any, evaluation: str = "", *, room: int | None = None) -> str:
     parts = {
         "loss": f"loss {view.loss:.4g}",
         "lr": f"lr {view.lr:.3g}",
-        "λmax": f"λmax {number(view.lambda_max)}",
-        "κ": f"κ {number(view.kappa)}",
+        "λmax": _known("λmax", view.lambda_max),
+        "κ": _known("κ", view.kappa),
         "edge": f"edge {number(view.edge_ratio)}",
         "probing": f"probing {view.probe_share:.1%}",
         "eval": evaluation,
@@ -51,6 +51,11 @@ def facts(view: Any, evaluation: str = "", *, room: int | None = None) -> str:
             return line
         parts[least] = ""
     return parts["loss"]
+
+
+def _known(name: str, value: float | None) -> str:
+    """`name value`; nothing where the newest probe did not measure it."""
+    return "" if value is None or value != value else f"{name} {number(value)}"
 
 
 def spoken(record: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from homotopy_cli.errors import INTERRUPTED, HomotopyError
 
 EVERY = 10.0  # seconds between two looks of --watch; our choice
+MAX_TOLD = 12  # runs whose headline is printed; the page has all
 FASTEST_RELOAD = 5.0  # seconds: a slow machine must be able to finish drawing in between
 
 
@@ -80,6 +81,7 @@ def run_report(
         writes.append(lambda: write_json(document, json))
     unwritten = write_all(writes)
     if unwritten is None and "-" not in (json, str(out), str(markdown), str(junit)):
+        _tell(runs)
         print(f"page: {target}")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
@@ -89,6 +91,22 @@ def run_report(
     if interrupted:
         return INTERRUPTED
     return 1 if fired else 0
+
+
+def _tell(runs: Sequence[Any]) -> None:
+    """The page's headline; of one run also what was found wrong, and what to do."""
+    from homotopy_cli.cli.app import one_line
+    from homotopy_cli.report.verdict import verdict
+
+    for log in runs[:MAX_TOLD]:
+        one = verdict(log)
+        print(one_line(f"{log.path}: {one.headline}"))
+        if len(runs) == 1:
+            told = [f for f in one.findings if f.tone in ("watch", "bad") or f.label == "Next"]
+            for finding in told:
+                print(f"  {finding.label.lower()}: {one_line(finding.text)}")
+    if len(runs) > MAX_TOLD:
+        print(f"  and {len(runs) - MAX_TOLD} more, on the page")
 
 
 def _check(

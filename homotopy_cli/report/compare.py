@@ -260,6 +260,7 @@ def _headline(
         for name, run in zip(names, metrics[: len(logs)], strict=False)
         if (value := run["val_loss"] if run["val_loss"] is not None else run["final_loss"])
         is not None
+        and not (run["final_loss"] is None and run["nonfinite"])  # diverged: it has no end
     ]
     bad = sum(one.tone == "bad" for one in verdicts)
     n = words.plural(len(logs), "run")
@@ -275,9 +276,9 @@ def _headline(
 
 def _layers_table(runs: Sequence[RunLog], names: Sequence[str]) -> str:
     rows = tuple(
-        (name, *(f"{layer} · {value}" for layer, value in sharpest(run)))
+        (name, *(f"{layer} · {value}" for layer, value in sharpest(run)[0]))
         for run, name in zip(runs, names, strict=True)
-        if sharpest(run)
+        if sharpest(run)[0]
     )
     if not rows:
         return '<p class="empty">No run recorded curvature per layer.</p>'

@@ -22,6 +22,7 @@ COMPONENT_MEASURES: dict[str, tuple[str, str]] = {
     "layer_norm_sigma_min": ("norm σ", "activation"),
     "layer_norm_eps_over_var": ("norm ε/σ²", "1"),
 }
+GROWN = 3.0  # growth of a gradient norm worth a word; our choice
 SMALL_IS_WORST = ("layer_attention_entropy", "layer_norm_sigma_min")
 
 
@@ -82,13 +83,47 @@ def rank(log: RunLog, measures: Mapping[str, tuple[str, str]] = MEASURES) -> Ran
     return Ranking(name, label, unit, np.concatenate([first, rest]), latest(columns[name]))
 
 
-def sharpest(log: RunLog, n: int = 3) -> list[tuple[str, str]]:
-    """The n most curved layers as (name, "λ_max 41.2")."""
+def sharpest(
+    log: RunLog, n: int = 3, *, until: int | None = None
+) -> tuple[list[tuple[str, str]], int]:
+    """The n most curved layers as (name, "λ_max 41.2"), and the step of their newest look.
+
+    Args:
+        until: The last step that counts; None: the log's last.
+    """
     ranking = rank(log)
     if ranking is None:
-        return []
-    return [
-        (log.layers[i], f"{ranking.label} {number(float(ranking.latest[i]), 3)}")
-        for i in ranking.order[:n]
-        if np.isfinite(ranking.latest[i])
-    ]
+        return [], -1
+    values = measured(log)[ranking.measure]
+    looks = np.isfinite(values).any(axis=1)
+    if until is not None:
+        looks &= log.probe_step <= until
+    if not looks.any():
+        return [], -1
+    last = int(np.flatnonzero(looks)[-1])
+    now = latest(values[: last + 1])
+    top = [i for i in order_by(ranking.measure, values[: last + 1])[:n] if np.isfinite(now[i])]
+    shown = [(log.layers[i], f"{ranking.label} {number(float(now[i]), 3)}") for i in top]
+    return shown, int(log.probe_step[last])
+
+
+def grown(log: RunLog, until: int) -> tuple[str, float, int, int] | None:
+    """Whose gradient norm grew most over the last three looks up to a step.
+
+    Returns:
+        (layer, factor, first look, last look), or None: fewer than two looks, or below GROWN.
+    """
+    values = measured(log).get("layer_grad_norm")
+    if values is None:
+        return None
+    looks = np.flatnonzero(np.isfinite(values).any(axis=1) & (log.probe_step <= until))[-3:]
+    if len(looks) < 2:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = values[looks[-1]] / values[looks[0]]
+    factor = np.where(np.isfinite(factor), factor, 0.0)
+    top = int(factor.argmax())
+    if factor[top] < GROWN:
+        return None
+    first, last = (int(log.probe_step[row]) for row in (looks[0], looks[-1]))
+    return log.layers[top], float(factor[top]), first, last

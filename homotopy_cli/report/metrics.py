@@ -63,14 +63,26 @@ def gate_names(log: RunLog, baseline: RunLog | None = None) -> dict[str, Any]:
     """What a gate on this run may name: its metrics, `baseline`, and `layers` by column.
 
     A layer's value is its latest finite one; columns are named without the prefix `layer_`.
+    Where a run has diverged since its last finite evaluation, val_loss and val_metric are
+    undefined: no gate shall pass on a number from before.
     """
-    names: dict[str, Any] = dict(summarise(log))
+    names: dict[str, Any] = _judged(log)
     names["layers"] = {
         name.removeprefix("layer_"): [float(value) for value in layers.latest(values)]
         for name, values in layers.measured(log).items()
     }
     if baseline is not None:
-        names["baseline"] = summarise(baseline)
+        names["baseline"] = _judged(baseline)
+    return names
+
+
+def _judged(log: RunLog) -> dict[str, Any]:
+    """The metrics, without those of an evaluation that a divergence has outlived."""
+    names: dict[str, Any] = dict(summarise(log))
+    evals = column(log.evals, "eval_loss")
+    diverged = names["final_loss"] is None and bool(names["nonfinite"])
+    if diverged or (evals is not None and not np.isfinite(evals[-1])):
+        names |= {"val_loss": None, "val_metric": None}
     return names
 
 

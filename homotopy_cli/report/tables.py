@@ -15,6 +15,7 @@ from homotopy_cli.runlog.reader import RunLog
 
 LONG_FACT = 48  # characters; a longer fact gets a row of its own
 MAX_CARDS = 7  # number cards in a row of a wide page
+MID_CARDS = 5  # in a row of a narrower one
 MAX_EVENTS = 200  # rows of the events table; the log has them all
 
 
@@ -126,9 +127,8 @@ def card_list(cards: Sequence[str]) -> str:
     """The cards on rows of nearly equal length: 12 of them as 6 + 6, not 8 + 4."""
     if not cards:
         return ""
-    rows = -(-len(cards) // MAX_CARDS)
-    per_row = -(-len(cards) // rows)
-    return f'<dl class="cards" style="--cols:{per_row}">{"".join(cards)}</dl>'
+    wide, mid = (-(-len(cards) // -(-len(cards) // most)) for most in (MAX_CARDS, MID_CARDS))
+    return f'<dl class="cards" style="--cols:{wide};--mid:{mid}">{"".join(cards)}</dl>'
 
 
 def _spark_log(values: np.ndarray) -> bool:

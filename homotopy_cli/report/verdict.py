@@ -7,16 +7,15 @@ import numpy as np
 
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
+from homotopy_cli.report.advice import next_step, probes_before, trouble
 from homotopy_cli.report.alarms import warning_before
 from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name, setting
-from homotopy_cli.report.figures.edge import RED, edge_finding
+from homotopy_cli.report.figures.components import alarms as component_alarms
+from homotopy_cli.report.figures.edge import NEAR, RED, edge_finding
 from homotopy_cli.report.figures.lr import reason_clause
-from homotopy_cli.report.layers import sharpest
+from homotopy_cli.report.layers import grown, sharpest
 from homotopy_cli.report.series import column, first_finite, last_finite, probed
 from homotopy_cli.runlog.reader import RunLog
-
-PROBES_BEFORE = 3  # probes before an event that may tell its cause; our choice
-NEAR = 0.7  # edge ratio above which runs take damage: see figures/edge.py
 
 Tone = Literal["good", "watch", "bad", "plain"]
 
@@ -39,6 +38,7 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
+@np.errstate(all="ignore")  # a log may hold 1e308; what overflows is undefined
 def verdict(log: RunLog) -> Verdict:
     """Judge one run from its log alone."""
     if is_probe(log):
@@ -46,9 +46,11 @@ def verdict(log: RunLog) -> Verdict:
     headline, tone = _training(log)
     findings = [
         stability(log),
+        Finding("Next", words.sentences([next_step(log)])),
         _edge(log),
         _schedule(log),
         _layers(log),
+        Finding("Inside", words.sentences(component_alarms(log)), "watch"),
         *_recording(log),
     ]
     kept = tuple(f for f in findings if f.text)
@@ -73,7 +75,10 @@ def _training(log: RunLog) -> tuple[str, Tone]:
     assert first is not None and last is not None
     change = f"loss {words.number(first)} → {words.number(last)}"
     if not np.isfinite(loss[-1]):
-        return f"Diverged: {words.gaps('loss', log.step, loss)}, after {change}.", "bad"
+        said = words.gaps("loss", log.step, loss)
+        if np.isfinite(loss[:-1]).all():  # training stopped at once, as it should
+            said = f"loss {words.number(loss[-1])} at step {words.count(log.step[-1])}"
+        return f"Diverged: {said}, after {change}.", "bad"
     start, end = _ends(loss)
     if end > 2 * start and end - start > 1e-12:
         factor = words.number(end / start, 3) if start > 0 else "many"
@@ -89,7 +94,7 @@ def _training(log: RunLog) -> tuple[str, Tone]:
         if isinstance(planned, int) and planned > len(log.step):
             done = f"{words.count(len(log.step))} of {words.plural(planned, 'step')}"
         if log.attrs["status"] == "running":
-            return f"In progress: {change} in {done}.", "good"
+            return f"Unfinished: {change} in {done}.", "good"
         return f"Interrupted: {change} in {done}.", "watch"
     return f"Trained: {change} in {n}.", "good"
 
@@ -113,7 +118,7 @@ def stability(log: RunLog) -> Finding:
         first = int(log.step[np.argmax(~np.isfinite(loss))])
         text = words.gaps("loss", log.step, loss) + _signs_before(log, [first])
         text += edge_before(log, first)
-        return Finding(label, text + ".", "bad")
+        return Finding(label, words.sentences([text]), "bad")
     if not events:
         quiet = "No loss spike." if len(loss) > spike_rule.WARMUP else ""
         return Finding(label, quiet, "good" if quiet else "plain")
@@ -122,7 +127,8 @@ def stability(log: RunLog) -> Finding:
     if len(events) > 4:
         where += " …"
     text = f"{words.plural(len(events), 'loss spike')}, at step{'s' * (len(events) > 1)} {where}"
-    text += f"; the worst rose from {words.number(worst.base, 3)} to {words.number(worst.peak, 3)}"
+    which = "the worst" if len(events) > 1 else "it"
+    text += f"; {which} rose from {words.number(worst.base, 3)} to {words.number(worst.peak, 3)}"
     text += (
         f" and was over after {words.plural(worst.recovered, 'step')}"
         if worst.recovered is not None
@@ -143,14 +149,11 @@ def edge_before(log: RunLog, step: int) -> str:
 
     Looks at the three probes up to `step`: the edge ratio moves within a few of them.
     """
-    pair = probed(log, "edge_ratio")
-    if pair is None:
+    seen = probes_before(log, step)
+    if seen is None:
         return ""
-    steps, ratio = pair
-    near = np.flatnonzero((steps <= step) & np.isfinite(ratio))[-PROBES_BEFORE:]
-    if not len(near):
-        return ""
-    peak = near[int(np.argmax(ratio[near]))]
+    steps, ratio = seen
+    peak = int(np.argmax(ratio))
     read = f"{words.number(float(ratio[peak]), 3)} at step {words.count(steps[peak])}"
     if ratio[peak] > RED:
         return f"; training was beyond the edge of stability just before (edge ratio {read})"
@@ -181,11 +184,25 @@ def _schedule(log: RunLog) -> Finding:
 
 
 def _layers(log: RunLog) -> Finding:
-    top = sharpest(log)
+    step = trouble(log)
+    top, at = sharpest(log, until=step)
+    before = step is not None and bool(top)
+    if not top:
+        top, at = sharpest(log)
     if not top:
         return Finding("Layers", "")
-    named = [f"{name} ({value})" for name, value in top]
-    return Finding("Layers", f"Most curved: {words.join(named)}.")
+    named = words.join([f"{name} ({value})" for name, value in top])
+    if is_probe(log):
+        return Finding("Layers", f"Most curved: {named}.")
+    look = f", the last look up to step {words.count(step)}" if before and step != at else ""
+    parts = [f"most curved at step {words.count(at)}{look}: {named}"]
+    if before and (growth := grown(log, step)):
+        name, factor, since, to = growth
+        parts.append(
+            f"its gradient grew most in {name}, {words.number(factor, 2)} times from step "
+            f"{words.count(since)} to {words.count(to)}"
+        )
+    return Finding("Layers", words.sentences(parts))
 
 
 def _recording(log: RunLog) -> list[Finding]:
@@ -195,14 +212,14 @@ def _recording(log: RunLog) -> list[Finding]:
     series = {name: None if v is None else (log.step, v) for name, v in recorded.items()}
     for name, pair in {"kappa": probed(log, "kappa"), **series}.items():
         if pair is not None and (said := words.gaps(name, *pair)):
-            found.append(Finding("Data", said + "; drawn as gaps", "watch"))
+            found.append(Finding("Data", said + "; drawn as gaps.", "watch"))
     if log.missing:
         found.append(Finding("Data", f"Missing columns: {words.join(list(log.missing))}.", "watch"))
     for axis, steps in (("steps", log.step), ("probes", log.probe_step)):
         if (np.diff(steps) < 0).any():  # a probe and a snapshot may share a step
             text = f"The {axis} are not in increasing order: the log is damaged, curves fold back."
             found.append(Finding("Data", text, "bad"))
-    found += [Finding("Data", note) for note in log.notes]
+    found += [Finding("Data", words.sentences([note])) for note in log.notes]
     errors = [event for event in log.events if event.level == "error"]
     if errors:
         first = errors[0]

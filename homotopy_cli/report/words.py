@@ -37,7 +37,7 @@ def number(x: float | None, digits: int = 4) -> str:
         mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", "−") if x < 0 and "e" not in text else text
+    return text.replace("-", "−", 1) if x < 0 else text
 
 
 def rate(x: float | None, digits: int = 3) -> str:
@@ -91,6 +91,11 @@ def ranges(steps: np.ndarray, mask: np.ndarray, *, limit: int = 3) -> str:
     return join(named) if not rest else f"{', '.join(named)} and {plural(rest, 'more range')}"
 
 
+def at_steps(steps: np.ndarray, mask: np.ndarray) -> str:
+    """`ranges` after its noun: step 0, or steps 0–2."""
+    return f"step{'s' * (int(mask.sum()) > 1)} {ranges(steps, mask)}"
+
+
 def gaps(name: str, steps: np.ndarray, values: np.ndarray) -> str:
     """What is not finite in a column, in words; empty if everything is.
 
@@ -105,8 +110,7 @@ def gaps(name: str, steps: np.ndarray, values: np.ndarray) -> str:
     if bad[first:].all() and n_bad > 1:
         return f"{name} non-finite from step {count(steps[first])} ({plural(n_bad, 'row')})"
     noun = plural(n_bad, "non-finite value")
-    where = "step" if n_bad == 1 else "steps"
-    return f"{name} has {noun} ({where} {ranges(steps, bad)})"
+    return f"{name} has {noun} ({at_steps(steps, bad)})"
 
 
 def sentences(parts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import report_samples as samples
 
 from homotopy_cli.report import spikes
+from homotopy_cli.report.gates import evaluate
 from homotopy_cli.report.metrics import (
     METRICS,
     gate_names,
@@ -193,3 +194,16 @@ def test_a_probe_that_did_not_measure_is_left_out_and_one_that_failed_is_a_gap()
     steps, values = probed(log, "kappa")
     assert steps.tolist() == [0, 2, 3]
     assert np.isnan(values[1]) and np.isinf(values[2])
+
+
+def test_no_gate_passes_on_an_evaluation_from_before_a_divergence():
+    log = samples.transformer_log(n=100, spike=False)
+    assert not evaluate("val_loss > 100", gate_names(log)).failed
+    last = log.evals["eval_loss"][-1]
+    log.evals["eval_loss"][-1] = np.nan
+    assert not evaluate("val_loss > 100", gate_names(log)).evaluable
+    log.evals["eval_loss"][-1] = last
+    log.steps["loss"][-2:] = np.nan
+    assert summarise(log)["val_loss"] == last
+    found = evaluate("val_loss > 100", gate_names(log))
+    assert found.failed and not found.evaluable and "val_loss" in found.reason

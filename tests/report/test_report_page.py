@@ -61,11 +61,11 @@ def page(log):
 def test_the_verdict_comes_first_and_in_words(page):
     text = text_of(page)
     assert "Trained: loss 4.652 → 1.605 in 2 000 steps." in text
-    assert "1 loss spike, at step 1 200; the worst rose from 1.67 to 3.05" in text
+    assert "1 loss spike, at step 1 200; it rose from 1.67 to 3.05" in text
     assert "no probe just before it was near the edge of stability (edge ratio at most 0.5" in text
     assert "of the stability limit" in text
     assert "The homotopy scheduler: curvature set the rate on 514 steps of 2 000" in text
-    assert "Most curved: blocks." in text
+    assert "Most curved at step 1 200: blocks." in text
     assert text.index("Trained:") < text.index("Learning rate")
 
 
@@ -88,7 +88,7 @@ def test_a_spike_is_set_beside_the_probes_before_it():
     diverged = replace(log, probe_step=steps, probes={"edge_ratio": np.full(5, 2.0)})
     diverged.steps["loss"][90:] = np.nan
     assert stability(diverged).text == (
-        "loss non-finite from step 90 (10 rows); training was beyond the edge of stability just "
+        "Loss non-finite from step 90 (10 rows); training was beyond the edge of stability just "
         "before (edge ratio 2 at step 40)."
     )
 

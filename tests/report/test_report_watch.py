@@ -244,7 +244,7 @@ def test_only_a_watched_page_reloads_itself():
     assert "Step 119. This page reloads every 10 seconds until the run ends." in live
     assert live == render([log], refresh=10.0)
     headline = re.search(r"<h1>(.*?)</h1>", live).group(1)
-    assert headline.startswith("In progress: loss 4.") and "120 of 2\u202f000 steps" in headline
+    assert headline.startswith("Unfinished: loss 4.") and "120 of 2\u202f000 steps" in headline
 
 
 def test_the_page_is_replaced_whole_and_nothing_is_left_behind(tmp_path):
@@ -285,7 +285,8 @@ def test_the_command_follows_a_run_and_ctrl_c_writes_everything(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out == "page: run.html\n"
+    assert out.splitlines()[0] == "run.h5: Unfinished: loss 3 → 0.5 in 6 of 20 steps."
+    assert out.endswith("\npage: run.html\n")
     assert "gate fired: steps > 4: steps = 6" in err and "Traceback" not in err
     assert '<meta http-equiv="refresh"' not in page.read_text(encoding="utf-8")
     assert (tmp_path / "metrics.json").exists()
@@ -304,5 +305,6 @@ def test_how_often_without_watch_is_an_error(tmp_path, capsys):
 def test_watching_a_finished_run_draws_it_once(tmp_path, capsys):
     writing(tmp_path / "run.h5", 2).close("finished")
     assert run(["report", str(tmp_path / "run.h5"), "--watch"]) == 0
-    assert capsys.readouterr().out == f"page: {tmp_path / 'run.html'}\n"
+    told = f"{tmp_path / 'run.h5'}: Trained: loss 3 → 1.5 in 2 steps.\n"
+    assert capsys.readouterr().out == f"{told}page: {tmp_path / 'run.html'}\n"
     assert '<meta http-equiv="refresh"' not in (tmp_path / "run.html").read_text(encoding="utf-8")

@@ -22,6 +22,11 @@ COMPONENTS = (
     ("p_q001", "0.1 % quantile of target probability", "violet"),
     ("log_z_mean", "mean log Z of the softmax", "red"),
 )
+LAYERED = {  # a column's twin by layer
+    "attention_max_logit": "layer_attention_max_logit",
+    "attention_entropy": "layer_attention_entropy",
+    "norm_eps_over_var": "layer_norm_eps_over_var",
+}
 LOGIT_ALARM, EPS_ALARM, ENTROPY_ALARM = 1e4, 0.1, 0.05
 
 
@@ -97,4 +102,29 @@ def _alarms(columns: dict[str, np.ndarray]) -> list[str]:
         last = last_finite(values) if values is not None else None
         if last is not None and (last > limit) is above and last != limit:
             found.append(words_for)
+    return found
+
+
+def alarms(log: RunLog) -> list[str]:
+    """The first look at which each alarm was passed: how much, when, in which layer."""
+    found = []
+    for name, limit, sign, start in (
+        ("attention_max_logit", LOGIT_ALARM, 1, "the largest attention logit was"),
+        ("attention_entropy", ENTROPY_ALARM, -1, "attention entropy was"),
+        ("norm_eps_over_var", EPS_ALARM, 1, "ε over a norm layer's variance was"),
+    ):
+        values = column(log.probes, name)
+        past = np.empty(0) if values is None else np.flatnonzero(sign * (values - limit) > 0)
+        if values is None or not len(past):
+            continue
+        worst = int(past[0])
+        by_layer = log.layer_values.get(LAYERED[name])
+        where = ""
+        if by_layer is not None and np.isfinite(by_layer[worst]).any():
+            row = np.where(np.isfinite(by_layer[worst]), sign * by_layer[worst], -np.inf)
+            where = f" in {log.layers[int(row.argmax())]}"
+        found.append(
+            f"{start} {words.number(float(values[worst]), 3)} at step "
+            f"{words.count(log.probe_step[worst])}{where}, past its alarm of {words.number(limit)}"
+        )
     return found

@@ -18,6 +18,7 @@ from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
 RED = 1.0
+NEAR = 0.7  # above which runs take damage: see the module's docstring
 SIGNALS = {
     "preconditioned_sharpness": "λ_max(P⁻¹H)",
     "lambda_max": "λ_max(H)",
@@ -193,6 +194,6 @@ def edge_finding(log: RunLog) -> str:
     if beyond:
         parts.append(
             f"{words.plural(beyond, 'probe')} of {words.count(len(known))} beyond the edge "
-            f"(steps {words.ranges(steps, known > RED)})"
+            f"({words.at_steps(steps, known > RED)})"
         )
     return words.sentences(parts)

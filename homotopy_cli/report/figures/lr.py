@@ -176,7 +176,7 @@ def reason_clause(log: RunLog) -> str:
         return "the schedule ruled throughout"
     text = (
         f"curvature set the rate on {words.plural(int(held.sum()), 'step')} of "
-        f"{words.count(len(lr))} (steps {words.ranges(log.step, held)})"
+        f"{words.count(len(lr))} ({words.at_steps(log.step, held)})"
     )
     if schedule is not None:
         with np.errstate(divide="ignore", invalid="ignore"):

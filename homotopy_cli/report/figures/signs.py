@@ -17,6 +17,7 @@ from homotopy_cli.report.figures.draw import (
 )
 from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import column, curve, last_finite, rounded, wants_log
+from homotopy_cli.report.theme import HEIGHT
 from homotopy_cli.runlog.reader import RunLog
 
 # column, label, role
@@ -37,7 +38,7 @@ def _measured(log: RunLog) -> dict[str, np.ndarray]:
 
 def _build(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Figure, list[str]]:
     rows = [row for row in ROWS if row[0] in columns]
-    height = FRAME_HEIGHT + ROW_HEIGHT * len(rows)
+    height = max(FRAME_HEIGHT + ROW_HEIGHT * len(rows), HEIGHT)  # no lower than its neighbours
     figure = stacked_figure([label for _, label, _ in rows], height=height)
     raised = alarms(log)
     notes: list[str] = []
