@@ -36,6 +36,8 @@ OVERLAYS = (
     ("norms", "Gradient norm", "steps", "grad_norm", "loss / parameter", True, False),
 )
 
+MANY = 10.0  # times the reference: from here on a percentage says less than a factor
+
 
 def compare_body(
     logs: Sequence[RunLog], *, baseline: RunLog | None = None, gates: Sequence[GateResult] = ()
@@ -100,19 +102,21 @@ def distinct_names(runs: Sequence[RunLog], baseline: RunLog | None = None) -> li
     """One name per run, all different.
 
     The settings that tell the recipes apart if they are few, else the run's name, with its
-    folder if that is needed.
+    folder if that is needed; the folder alone where no recipe has a name of its own.
     """
     own = runs if baseline is None else runs[:-1]  # the baseline comes last, and may be one of them
     if (told := names_by_recipe(own)) is not None:
         return [*told, *(["baseline"] if baseline is not None else [])]
     plain = ["baseline" if run is baseline else run_name(run) for run in runs]
     files = [file_name(run) for run in runs]
+    folders = [(["", *str(run.path).replace("\\", "/").split("/")])[-2] for run in runs]
     if len(set(files)) == len(files) and not any(setting(run, "name") for run in runs):
         plain = ["baseline" if run is baseline else f for run, f in zip(runs, files, strict=True)]
+    elif len(set(folders)) == len(folders) and not any(setting(run, "name") for run in runs):
+        plain = ["baseline" if run is baseline else f for run, f in zip(runs, folders, strict=True)]
     if len(set(plain)) < len(plain):
-        folders = [str(run.path).replace("\\", "/").split("/")[-2:-1] for run in runs]
         plain = [
-            name if plain.count(name) == 1 or not folder else f"{name} · {folder[0]}"
+            name if plain.count(name) == 1 or not folder else f"{name} · {folder}"
             for name, folder in zip(plain, folders, strict=True)
         ]
     seen: dict[str, int] = {}
@@ -234,7 +238,7 @@ def metrics_table(
 
 
 def difference(now: float | int | None, before: float | int | None) -> str:
-    """+3.1 %, or +2 where the reference is zero; nothing if they agree to 5e-5."""
+    """+3.1 %, 31 times from ten on, +2 where the reference is 0; nothing if alike to 5e-5."""
     if now is None or before is None or now == before:
         return ""
     if before == 0:
@@ -242,6 +246,8 @@ def difference(now: float | int | None, before: float | int | None) -> str:
     change = (now - before) / abs(before)
     if abs(change) < 5e-5:
         return ""
+    if abs(change) >= MANY and now / before > 0:
+        return f"{words.number(now / before, 3)} times"
     return f"{'+' if change > 0 else '−'}{words.percent(abs(change))}"
 
 

@@ -94,6 +94,8 @@ def change_text(now: float | int | None, before: float | int | None) -> str:
     if before == 0 or (now > 0) != (before > 0):
         return f"baseline {words.number(before)}"
     change = now / before - 1
+    if change >= 10:  # as in the tables of compare
+        return f"{words.number(now / before, 3)} times the baseline"
     return f"{'+' if change > 0 else '−'}{words.percent(abs(change))} vs baseline"
 
 

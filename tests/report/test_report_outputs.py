@@ -15,6 +15,7 @@ from homotopy_cli.report.junit import junit_xml
 from homotopy_cli.report.markdown import code, escape, markdown_summary
 from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.page import render
+from homotopy_cli.report.tables import change_text
 
 GATES = [
     evaluate(expression, {"spikes": 5, "final_loss": 1.2, "max_kappa": None})
@@ -155,3 +156,19 @@ def test_differences_in_words():
     assert difference(1.0, 1.0) == difference(None, 1.0) == difference(1.0, None) == ""
     table = metrics_table(["a", "b"], [summarise(samples.plain_log(n)) for n in (50, 100)])
     assert ("steps", "50", "100 (+100\u202f%)") in table.rows
+
+
+def test_a_factor_instead_of_a_percentage_that_nobody_reads():
+    assert difference(1.2, 1.0) == "+20\u202f%" and difference(10.9, 1.0) == "+990\u202f%"
+    assert difference(51604.0, 1.0) == "51\u202f604 times"
+    assert difference(-50.0, 1.0) == "−5100\u202f%"  # a change of sign is no factor
+    assert change_text(3e7, 1.0) == "3e7 times the baseline"
+
+
+def test_runs_in_folders_of_their_own_are_called_after_them():
+    logs = [samples.plain_log(40), samples.plain_log(40)]
+    logs = [
+        replace(log, path=f"runs/{folder}/run.h5", attrs={"run_id": "quickstart-2026-1-ff47f3"})
+        for log, folder in zip(logs, ("early", "late"), strict=True)
+    ]
+    assert distinct_names(logs) == ["early", "late"]

@@ -177,7 +177,7 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
 def _trend(name: str, log: RunLog, values: np.ndarray) -> str:
     finite = np.where(np.isfinite(values), values, np.nan)
     first, last = first_finite(values), last_finite(values)
-    if len(values) == 1:
+    if np.isfinite(values).sum() == 1:
         return f"{name} = {words.number(last)}"
     peak = int(np.nanargmax(finite))
     return (
