@@ -243,7 +243,8 @@ def apply_gates(
         result = evaluate(expression, names, baseline=OF_BASELINE)
         if result.failed:
             fired = 1
-            print(f"gate fired: {result.message}", file=sys.stderr)
+            said = "gate fired" if result.fired else "gate not evaluable, counts as fired"
+            print(f"{said}: {result.message}", file=sys.stderr)
     return fired
 
 

@@ -83,9 +83,12 @@ def run_report(
     if unwritten is None and "-" not in (json, str(out), str(markdown), str(junit)):
         _tell(runs)
         print(f"page: {target}")
+        if gates and not any(gate.failed for gate in gates):
+            print(f"gates: {len(gates)} passed")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
-        print(f"gate fired: {gate.message}", file=sys.stderr)
+        said = "gate fired" if gate.fired else "gate not evaluable, counts as fired"
+        print(f"{said}: {gate.message}", file=sys.stderr)
     if unwritten is not None:
         raise unwritten
     if interrupted:

@@ -36,6 +36,7 @@ OVERLAYS = (
     ("norms", "Gradient norm", "steps", "grad_norm", "loss / parameter", True, False),
 )
 
+UNEQUAL = 1.05  # times as many steps as the shortest run: worth a word
 MANY = 10.0  # times the reference: from here on a percentage says less than a factor
 
 
@@ -270,6 +271,12 @@ def _headline(
     ]
     bad = sum(one.tone == "bad" for one in verdicts)
     n = words.plural(len(logs), "run")
+    made = sorted(len(log.step) for log in logs)
+    if made[-1] > UNEQUAL * made[0]:
+        text = (
+            f"From {words.count(made[0])} to {words.count(made[-1])} steps: ends are not compared "
+        )
+        findings.append(Finding("Lengths", text + "at the same step.", "watch"))
     if not scored:
         return Verdict(f"{n}, none with a finite loss at its end.", "bad", tuple(findings))
     best = min(scored)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -189,3 +190,17 @@ def test_a_quiet_report_keeps_its_results(tmp_path, capsys, monkeypatch, flag):
     assert loud.out.startswith("run.h5: Trained, but unstable: loss 4.483")
     assert quiet.err == "".join(loud.err.splitlines(keepends=True)[1:])
     assert quiet.err.startswith("gate fired: steps > 0")
+
+
+def test_gates_that_passed_are_said_and_those_without_a_value_are_no_firing(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, "run.h5")
+    assert run(["report", "run.h5", "--fail-on", "steps < 1", "--fail-on", "spikes > 9"]) == 0
+    assert capsys.readouterr().out.endswith("page: run.html\ngates: 2 passed\n")
+    with h5py.File("run.h5", "a") as file:
+        file["loss"][-1] = float("nan")
+    assert run(["report", "run.h5", "--fail-on", "val_loss > 99"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("gate not evaluable, counts as fired: val_loss > 99: val_loss was not")

@@ -172,3 +172,10 @@ def test_runs_in_folders_of_their_own_are_called_after_them():
         for log, folder in zip(logs, ("early", "late"), strict=True)
     ]
     assert distinct_names(logs) == ["early", "late"]
+
+
+def test_runs_of_unequal_length_are_not_compared_in_silence():
+    logs = [replace(samples.plain_log(n), path=f"{n}.h5") for n in (40, 400)]
+    said = "From 40 to 400 steps: ends are not compared at the same step."
+    assert said in text_of(render(logs))
+    assert "not compared at the same step" not in text_of(render([logs[0], logs[0]]))
