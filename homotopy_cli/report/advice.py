@@ -4,7 +4,7 @@ import numpy as np
 
 from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
-from homotopy_cli.report.facts import recipe, scheduler_name
+from homotopy_cli.report.facts import recipe
 from homotopy_cli.report.figures.edge import NEAR, RED, lr_at_probes
 from homotopy_cli.report.series import column, probed
 from homotopy_cli.runlog.reader import RunLog
@@ -53,7 +53,8 @@ def next_step(log: RunLog) -> str:
             "homotopy probe on a checkpoint from before"
         )
     steps, ratio = seen
-    held = scheduler_name(log).endswith("homotopy")
+    ceiling = column(log.steps, "ceiling_lr")
+    held = ceiling is not None and bool(np.isfinite(ceiling).any())
     ahead = step - int(steps[-1])
     if ratio.max() > NEAR and held:
         return (

@@ -12,11 +12,13 @@ from homotopy_cli.report.layers import grown, sharpest
 from homotopy_cli.report.verdict import verdict
 
 
-def spiked(*ratios, at=(20, 40, 58), scheduler="cosine", clip=False, lr=0.5):
+def spiked(*ratios, at=(20, 40, 58), held=False, clip=False, lr=0.5):
     """100 steps at one rate, a spike at step 60, probes with these edge ratios."""
     log = samples.plain_log(100)
     steps = {"loss": 1 + 0.01 * np.sin(np.arange(100.0)), "lr": np.full(100, lr)}
     steps["loss"][60:63] = 9.0
+    if held:
+        steps["ceiling_lr"] = np.where(np.arange(100) < 20, np.nan, 2 * lr)
     if clip:
         steps["clip_coef"] = np.ones(100)
     return replace(
@@ -24,7 +26,7 @@ def spiked(*ratios, at=(20, 40, 58), scheduler="cosine", clip=False, lr=0.5):
         steps=steps,
         probe_step=np.array(at[: len(ratios)]),
         probes={"edge_ratio": np.array(ratios)} if ratios else {},
-        provenance={"recipe_resolved": {"scheduler": {"name": scheduler}}},
+        provenance={"recipe_resolved": {"scheduler": {"name": "curvature_warmup"}}},
     )
 
 
@@ -41,7 +43,7 @@ def test_the_rate_is_suspected_where_the_probes_before_were_near_the_edge():
 
 
 def test_a_ceiling_that_did_not_hold_is_told_how_to():
-    said = next_step(spiked(0.1, 0.2, 0.8, scheduler="adaptive_homotopy"))
+    said = next_step(spiked(0.1, 0.2, 0.8, held=True))
     assert said.startswith(
         "the ceiling was too late or too high; the last probe came 2 steps before"
     )
