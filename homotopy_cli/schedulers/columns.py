@@ -25,12 +25,18 @@ def columns(estimate: CurvatureEstimate) -> dict[str, float]:
     return {k: float(v) for k, v in found.items() if v is not None and math.isfinite(v)}
 
 
-def steering_value(estimate: CurvatureEstimate, column: str, *, upper: bool) -> float:
+def steering_value(
+    estimate: CurvatureEstimate, column: str, *, upper: bool, both: bool = False
+) -> float:
     """What steers: λ, with `upper` plus its residual; NaN where it was not measured.
 
     An eigenvalue lies within the residual, and few steps err low: on a small GPT, three warm
     steps gave 0.45 to 1.0 of the converged λ(P⁻¹H), and with the residual 0.78 to 1.16. What is
     logged is λ itself.
+
+    With `both`, λ_min steers where it is the larger: at the initialisation of a ResNet-20 the
+    spectrum reached from -347 to 0.002, and the first step that λ_max alone allowed took its loss
+    from 2.5 to 11.
     """
     if column == "directional_sharpness":
         value = estimate.directional_sharpness
@@ -39,4 +45,7 @@ def steering_value(estimate: CurvatureEstimate, column: str, *, upper: bool) -> 
     found = estimate.preconditioned_sharpness if scaled else estimate.lambda_max
     if found is None:
         return math.nan
+    low = estimate.lambda_min
+    if both and not scaled and low is not None and -low.value > found.value:
+        return low.residual - low.value
     return found.value + found.residual if upper else found.value

@@ -24,7 +24,7 @@ from homotopy_cli.schedulers.layer_watch import LayerWatch
 from homotopy_cli.schedulers.loss_scaling import unscaled
 from homotopy_cli.schedulers.metric import GuardMetric
 from homotopy_cli.schedulers.probing import CurvatureProbe, LayerMeasurement, LossLike, Measurement
-from homotopy_cli.schedulers.ramp import MeasuredRamp, measured_rise
+from homotopy_cli.schedulers.ramp import FIRST_TRUSTED, MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.relapse import Relapse
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
@@ -181,7 +181,8 @@ class CurvatureGuard:
         self._say_if_whole(sliced)
         # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
-        sharpness = clip_coef * steering_value(found.estimate, self._column(rates), upper=upper)
+        both, column = step < FIRST_TRUSTED and self.ceiling.rise is not None, self._column(rates)
+        sharpness = clip_coef * steering_value(found.estimate, column, upper=upper, both=both)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
         sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])
         if not math.isfinite(sharpness):
