@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.curvature.hvp import GradientGraph
-from homotopy_cli.linalg.extreme import extreme_eigenvalues
+from homotopy_cli.linalg.extreme import ExtremeResult, extreme_eigenvalues
 
 _NOISE = 4.0  # residuals below this many times a difference's own error mean nothing
 
@@ -29,8 +29,11 @@ class DifferenceOperator:
 
 def top_vector(
     graph: GradientGraph, *, generator: torch.Generator, rtol: float, max_matvecs: int
-) -> tuple[Tensor | None, str]:
-    """Return (unit vector near the top eigenvector, ""), or (None, why differences are refused).
+) -> tuple[ExtremeResult | None, str]:
+    """Return (the top pair by differences, ""), or (None, why differences are refused).
+
+    Its vector is a start for the exact iteration. That one then sees next to nothing of the other
+    end, so what this one saw of it from its random start (`low_seen`) is kept as well.
 
     Args:
         graph: Inspected for kinks.
@@ -47,12 +50,11 @@ def top_vector(
             f"exact products throughout: a finite step would be off by "
             f"{graph.steps.forward_error:.1g} of ‖Hv‖"
         )
-    found = extreme_eigenvalues(
+    return extreme_eigenvalues(
         DifferenceOperator(graph),
         generator=generator,
         which="max",
         rtol=tolerance,
         max_matvecs=max_matvecs,
         explicit_residual=False,
-    )
-    return found.largest.vector, ""
+    ), ""

@@ -179,19 +179,19 @@ class Run:
         self, operator: LinearOperator, key: str, k: int, which: Which | None = None
     ) -> ExtremeResult:
         """Extreme pairs of H, or of P^-1/2 H P^-1/2."""
-        start, before = None, self.graph.meter.n_products
+        near, before = None, self.graph.meter.n_products
         if self.config.mixed_hvp and operator is self.hessian and which is None:
-            start, refusal = top_vector(
+            near, refusal = top_vector(
                 self.graph,
                 generator=seeded(self.seed + 7),
                 rtol=self.config.rtol,
                 max_matvecs=self.config.mixed_hvp,
             )
             self.notes += (refusal,) if refusal else ()
-        return extremes(
+        found = extremes(
             operator,
             self.config,
-            start=start,
+            start=None if near is None else near.largest.vector,
             spent=self.graph.meter.n_products - before,
             generator=seeded(self.seed),
             k=k,
@@ -202,6 +202,7 @@ class Run:
             deadline=self.deadline,
             progress=self.phase("eigenvalues" if key == "hessian" else "preconditioned"),
         )
+        return found if near is None else replace(found, low_seen=near.low_seen)
 
     def sharpness(self, known: ExtremeResult | None) -> Eigenvalue:
         """λ_max(P⁻¹H)."""

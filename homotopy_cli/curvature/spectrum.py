@@ -1,5 +1,6 @@
 """Extreme eigenvalues of an operator at the effort that the configuration allows."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -147,18 +148,25 @@ def _met(pair: EigenPair, rtol: float) -> bool:
 def size_of(found: ExtremeResult, ends: str, rtol: float) -> float | None:
     """Return ‖A‖₂, or None where only λ_max was asked for and |λ_min| may be larger.
 
-    With `ends` "max" the Krylov space still shows the other end: far from -λ_max, or larger and
-    converged by itself, which its residual tells.
+    With `ends` "max" a Krylov space still shows the other end: far from -λ_max where its first
+    vector was random, or larger and converged by itself, which its residual tells. One that
+    began near the top eigenvector shows nothing of it.
     """
     if ends == "both":
         return max(abs(found.largest.value), abs(found.smallest.value))
-    low, high = found.span
-    if high > 0.0 and abs(low) < FAR * high:
+    high, low = found.largest.value, found.low_seen
+    if high > 0.0 and low is not None and abs(low) < FAR * high:
         return high
-    if found.tridiagonal is not None and low < 0.0 and abs(low) > high:
-        residual = found.tridiagonal.ritz()[1][0].item()
-        return abs(low) if residual <= rtol * abs(low) else None
-    return None
+    low, residual = _lowest_ritz(found)
+    return -low if -low > max(high, 0.0) and residual <= rtol * abs(low) else None
+
+
+def _lowest_ritz(found: ExtremeResult) -> tuple[float, float]:
+    """The smallest Ritz value and its residual; (inf, inf) where no tridiagonal is at hand."""
+    if found.tridiagonal is None:
+        return math.inf, math.inf
+    values, residuals, _ = found.tridiagonal.ritz()
+    return values[0].item(), residuals[0].item()
 
 
 def norm_and_lowest(
@@ -175,10 +183,9 @@ def norm_and_lowest(
     if size is None and config.settle_norm:
         pair = lowest()
         return max(abs(found.largest.value), abs(pair.value)), as_record(pair)
-    if config.ends != "both" and size is not None and found.span[0] == -size:
-        assert found.tridiagonal is not None  # where size_of saw it converged
-        residual = found.tridiagonal.ritz()[1][0].item()
-        return size, Eigenvalue(value=-size, residual=residual, converged=True)
+    low, residual = _lowest_ritz(found)
+    if config.ends != "both" and low == -(size or 0.0) < 0.0:  # size_of saw it converged
+        return size, Eigenvalue(value=low, residual=residual, converged=True)
     return size, None
 
 

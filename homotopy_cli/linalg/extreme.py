@@ -39,14 +39,7 @@ class ExtremeResult:
     pairs: list[EigenPair]
     n_matvecs: int
     tridiagonal: Tridiagonal | None = None
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """The smallest and the largest Ritz value: inside the spectrum, whatever was wanted."""
-        known = [pair.value for pair in self.pairs]
-        if self.tridiagonal is not None:
-            known += self.tridiagonal.ritz()[0][[0, -1]].tolist()
-        return min(known), max(known)
+    low_seen: float | None = None  # smallest Ritz value; None unless the first vector was random
 
     @property
     def largest(self) -> EigenPair:
@@ -152,7 +145,8 @@ def extreme_eigenvalues(
             if abs(found.value) <= abs(pairs[min(k, len(pairs)) - 1].value) + found.residual:
                 break
             pairs = _keep([*pairs, found], k, which)
-    return ExtremeResult(pairs=pairs, n_matvecs=n_matvecs, tridiagonal=tri)
+    low_seen = values[0].item() if tri.random_start else None
+    return ExtremeResult(pairs, n_matvecs, tridiagonal=tri, low_seen=low_seen)
 
 
 def confirmed(

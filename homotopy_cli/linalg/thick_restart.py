@@ -68,9 +68,9 @@ def restarted_eigenvalues(
     basis = torch.empty((size, part_length(n)), dtype=operator.dtype, device=operator.device)
     t = torch.zeros((size, size), dtype=torch.float64)
     q = None if start is None else unit(start.to(operator.dtype))
-    if q is None:
+    if random_start := q is None:
         q = _fresh(basis[:0], generator, n)
-    m, done, scale, beta = 0, 0, 0.0, 0.0
+    m, done, scale, beta, low = 0, 0, 0.0, 0.0, float("inf")
     waiting, last = Patience(tolerance), None
     while True:
         basis[m] = q
@@ -88,7 +88,7 @@ def restarted_eigenvalues(
         t[: m + 1, m] = row
         m += 1
         values, rotation = torch.linalg.eigh(t[:m, :m])
-        scale = max(scale, values.abs().max().item())
+        scale, low = max(scale, values.abs().max().item()), min(low, values[0].item())
         if beta <= 0.5 * ROUNDING * eps * scale:
             beta = 0.0
         residuals = (beta * rotation[-1]).abs()
@@ -119,7 +119,7 @@ def restarted_eigenvalues(
         scale,
         explicit=explicit_residual,
     )
-    return ExtremeResult(pairs=pairs, n_matvecs=done + n_explicit)
+    return ExtremeResult(pairs, done + n_explicit, low_seen=low if random_start else None)
 
 
 def _orthogonalise(basis: Tensor, w: Tensor) -> tuple[Tensor, Tensor, float]:
