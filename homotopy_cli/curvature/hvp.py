@@ -196,9 +196,9 @@ class GradientGraph:
 
     def _summed(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         """The product over all ranks; where one has to fall back, all do."""
-        if self.method == "forward_difference":
+        if self.method == "forward_difference" and self.matrix == "hessian":
             return self.difference(names, v)
-        if self.method == "central_difference":
+        if self.method.endswith("_difference"):
             self.steps  # noqa: B018  measured by all ranks together, so before each works alone
         try:
             return self.reducer.sum(lambda: self._product(names, v), v)

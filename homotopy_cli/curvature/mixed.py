@@ -36,11 +36,13 @@ def top_vector(
     end, so what this one saw of it from its random start (`low_seen`) is kept as well.
 
     Args:
-        graph: Inspected for kinks.
+        graph: Inspected for kinks; of the Gauss-Newton matrix none is found, without a word.
         generator: Draws the start vector.
         rtol: As of the exact iteration that follows; never below the differences' own error.
         max_matvecs: Budget of differences, one gradient each.
     """
+    if graph.matrix != "hessian":  # a difference of gradients is a product with H
+        return None, ""
     if graph.kinked or graph.custom:
         names = ", ".join((*graph.kinked, *graph.custom))
         return None, f"exact products throughout: the loss may have kinks ({names})"
