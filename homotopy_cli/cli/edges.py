@@ -10,9 +10,10 @@ def edges(estimate: Any, metric: Any) -> dict[str, float | None]:
 
     SGD 2/λ_max; heavy ball 2(1+β)/λ_max at β = 0.9; `own`, the checkpoint's optimizer with its
     saved settings, in its own metric; `adam` is the same where that is adaptive. None where
-    λ <= 0, for then there is no such edge, or where no optimizer state is at hand.
+    λ <= 0, for then there is no such edge, or where no optimizer state is at hand. Of
+    P^-1/2 H P^-1/2 the eigenvalues say nothing about steps without P: no edge of SGD then.
     """
-    top = estimate.lambda_max
+    top = None if estimate.curvature == "preconditioned" else estimate.lambda_max
     sharp = estimate.preconditioned_sharpness
     lam = top.value if top is not None and top.value > 0 else None
     scaled = sharp.value if sharp is not None and sharp.value > 0 else None

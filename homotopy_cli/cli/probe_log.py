@@ -75,6 +75,8 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
         "layer_trace": column(lambda b: None if b.trace is None else b.trace.value),
         "layer_grad_norm": column(lambda b: b.grad_norm),
     }
+    of_h = estimate.curvature != "preconditioned"  # what the log's columns promise
+    layers = layers if of_h else {}
     if estimate.components is not None:
         layers |= component_layers(estimate.components, [b.parameters for b in blocks])
     density = estimate.density
@@ -86,9 +88,14 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
     writer = RunWriter.create(path, info, on_error="fail")
     try:
         writer.append_probe(
-            ProbeRecord(step, probe_values(estimate), layers if blocks else {}, spectrum)
+            ProbeRecord(
+                step,
+                probe_values(estimate),
+                layers if blocks else {},
+                spectrum if of_h else None,
+            )
         )
-        for warning in estimate.warnings:
+        for warning in (*_OTHER_MATRIX.get(estimate.curvature, ()), *estimate.warnings):
             writer.append_event(EventRecord(step, "warning", "PROBE", warning))
         writer.close("finished")
     except LogError:
@@ -97,8 +104,18 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
         raise
 
 
+_OTHER_MATRIX = {
+    "ggn": ("the columns of H (λ, ‖H‖, κ, trace, layers) hold those of the Gauss-Newton matrix",),
+    "preconditioned": ("P^-1/2 H P^-1/2 was measured, not H, whose columns are empty",),
+}
+_OF_H = ("lambda_max", "lambda_min", "hessian_norm", "kappa", "trace", "trace_stderr")
+
+
 def probe_values(estimate: Any) -> dict[str, float]:
-    """The columns a training probe fills, and what only a thorough one measures."""
+    """The columns a training probe fills, and what only a thorough one measures.
+
+    Eigenvalues of P^-1/2 H P^-1/2 have another unit than those of H: their columns stay empty.
+    """
     from homotopy_cli.curvature.components_columns import component_columns
     from homotopy_cli.schedulers.columns import columns
 
@@ -111,4 +128,7 @@ def probe_values(estimate: Any) -> dict[str, float]:
         "trace": estimate.trace and estimate.trace.value,
         "trace_stderr": estimate.trace and estimate.trace.stderr,
     }
-    return columns(estimate) | parts | {k: float(v) for k, v in more.items() if v is not None}
+    found = columns(estimate) | parts | {k: float(v) for k, v in more.items() if v is not None}
+    if estimate.curvature == "preconditioned":
+        found = {k: v for k, v in found.items() if k not in _OF_H}
+    return found

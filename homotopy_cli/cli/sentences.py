@@ -39,7 +39,17 @@ def headline(loaded: Any, estimate: Any, made: dict[str, Any]) -> list[str]:
 def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
     top, low = estimate.lambda_max, estimate.lambda_min
     lines = []
-    if top is not None:
+    if top is not None and estimate.curvature == "preconditioned":
+        text = f"λ_max(P⁻¹H) = {short(top.value, 5)}: "
+        if edge["adam"] is None:
+            lines.append(text + "no direction curves upwards.")
+        else:
+            lines.append(
+                f"{text}this checkpoint's optimizer diverges along it above lr "
+                f"{short(edge['adam'], 3)}. λ, ‖H‖, trace, κ and layers below are of P^-1/2 H "
+                "P^-1/2, and κ's g is P^-1/2 g; ‖g‖ is plain."
+            )
+    elif top is not None:
         if top.value > 0:
             text = (
                 f"Sharpness λ_max = {short(top.value, 5)}: plain gradient descent diverges along "

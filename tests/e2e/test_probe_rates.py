@@ -1,10 +1,13 @@
 """What a probe says of learning rates, and of a second checkpoint, by the real command."""
 
 import json
+import math
 
 import pytest
 import torch
 from e2e.commands import homotopy, is_two_lines
+
+from homotopy_cli.runlog.reader import read_log
 
 MODEL = """
 import torch
@@ -141,3 +144,18 @@ def test_a_second_checkpoint_that_is_not_there_costs_no_measurement(folder):
     done = homotopy("probe", "late.pt", *FOREIGN, "--compare", "nowhere.pt", cwd=folder)
     assert is_two_lines(done) and "nowhere.pt" in done.err
     assert "Hessian-vector products" not in done.err
+
+
+def test_eigenvalues_in_the_optimizers_metric_give_no_edge_of_sgd(found, folder):
+    """λ(P⁻¹H) has the unit 1/lr of the optimizer: 2/λ is no rate of plain gradient descent."""
+    argv = (*FOREIGN, "--curvature", "preconditioned", "--json", "p.json", "--out", "p.h5")
+    done = homotopy("probe", "late.pt", *argv, cwd=folder)
+    scaled, plain = json.loads((folder / "p.json").read_text()), found[0]
+    assert scaled["lambda_max"]["value"] > 2.0 * plain["lambda_max"]["value"]
+    assert scaled["edges"]["sgd"] is None and scaled["edges"]["momentum"] is None
+    assert scaled["edges"]["adam"] == pytest.approx(plain["edges"]["adam"], rel=1e-3)
+    assert "λ_max(P⁻¹H) = " in done.out and "plain gradient descent" not in done.out
+    log = read_log(folder / "p.h5")
+    assert math.isnan(log.probes["lambda_max"][0]) and math.isnan(log.probes["kappa"][0])
+    top = scaled["preconditioned_sharpness"]["value"]
+    assert log.probes["preconditioned_sharpness"][0] == pytest.approx(top)
