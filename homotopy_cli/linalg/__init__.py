@@ -8,6 +8,7 @@
     thick_restart.py    the same in bounded memory
     power_iteration.py  the textbook method: one vector of memory, slow, sign kept
     hutchinson.py       trace and squared Frobenius norm by random probes, with standard errors
+    student.py          standard errors that cover a mean of few samples
     slq.py              spectral density by stochastic Lanczos quadrature
 
 A vector of the parameter space is one flat tensor (n,). Every number that leaves this layer
