@@ -24,16 +24,20 @@ class Eigenvalue:
     """One signed eigenvalue estimate: some true eigenvalue lies within `residual` of `value`."""
 
     value: float  # loss/parameter²
-    residual: float  # ‖Av - λv‖₂ at ‖v‖ = 1, from an explicit product; same unit
-    converged: bool  # residual <= rtol * scale of the operator
+    residual: float  # ‖Av - λv‖₂ at ‖v‖ = 1, and the error of products by differences; same unit
+    converged: bool  # ‖Av - λv‖₂ <= rtol * scale of the operator
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A randomised estimate (trace, Frobenius norm) with its standard error."""
+    """A randomised estimate (trace, Frobenius norm) with its standard error.
+
+    Of m probes: ± 2 stderr covers the truth about as often as Student's t with m - 1 degrees of
+    freedom says, 84 % of the time at m = 4 (measured), 92 % at 10, 95 % from 60 on.
+    """
 
     value: float
-    stderr: float  # 0 when exact
+    stderr: float  # 0 when exact; of n products by differences, their error
     n_probes: int  # random vectors spent; 0 when exact
 
 

@@ -84,8 +84,10 @@ def overall_table(estimate: Any) -> Table:
         table.add_row("‖H‖₂", short(estimate.hessian_norm, 6), "", "larger of the two ends")
     for name, record in (("‖H‖_F", estimate.frobenius_norm), ("trace", estimate.trace)):
         if record is not None:
-            kind = "exact" if record.n_probes == 0 else f"{record.n_probes} random vectors"
-            spread = "" if record.n_probes == 0 else f"± {record.stderr:.1e} (s.e.)"
+            kind = f"{record.n_probes} random vectors"
+            if record.n_probes == 0:
+                kind = "n products by differences" if record.stderr else "exact"
+            spread = "" if kind == "exact" else f"± {record.stderr:.1e} (s.e.)"
             table.add_row(name, short(record.value, 6), spread, kind)
     table.add_row("‖g‖", short(estimate.grad_norm, 6), "", "")
     kappa = short(estimate.kappa, 6) if estimate.kappa is not None else "undefined"

@@ -9,6 +9,17 @@ from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.linalg.operator import LinearOperator
 
 
+def product_error(graph: GradientGraph) -> float:
+    """Return the relative error ‖error‖/‖Hv‖ to expect of a graph's products beyond rounding.
+
+    0 for those by differentiation; of differences what `steps` expects, truncation and rounding.
+    """
+    if not graph.method.endswith("_difference"):
+        return 0.0
+    forward = graph.method == "forward_difference" and graph.matrix == "hessian"
+    return graph.steps.forward_error if forward else graph.steps.central_error
+
+
 class HessianOperator:
     """H = ∇²L over all parameters, shape (n, n), unit loss/parameter².
 
@@ -20,6 +31,11 @@ class HessianOperator:
     def __init__(self, graph: GradientGraph) -> None:
         self.graph = graph
         self.n, self.dtype, self.device = graph.n, graph.dtype, graph.device
+
+    @property
+    def product_error(self) -> float:
+        """See `product_error`; may take two gradients."""
+        return product_error(self.graph)
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return Hv, shape (n,)."""
@@ -39,6 +55,11 @@ class BlockOperator:
         self.names = tuple(sorted(names, key=graph.names.index))
         self.n = sum(graph.problem.params[name].numel() for name in self.names)
         self.dtype, self.device = graph.dtype, graph.device
+
+    @property
+    def product_error(self) -> float:
+        """See `product_error`; may take two gradients."""
+        return product_error(self.graph)
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return H_bb v, shape (n_b,); walks only the block's part of the graph."""
@@ -62,6 +83,11 @@ class PreconditionedOperator:
         self.operator = operator
         self.inv_sqrt = inv_sqrt.to(device=operator.device, dtype=operator.dtype)
         self.n, self.dtype, self.device = operator.n, operator.dtype, operator.device
+
+    @property
+    def product_error(self) -> float:
+        """That of A's products."""
+        return getattr(self.operator, "product_error", 0.0)
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return P^-1/2 A P^-1/2 v, shape (n,); one product with A."""

@@ -23,6 +23,7 @@ from homotopy_cli.linalg.thick_restart import restarted_eigenvalues
 from homotopy_cli.problems.reducer import LOCAL, Reducer
 from homotopy_cli.records import Eigenvalue
 
+WORST = 3.0  # times their expected error that products by differences may be off: measured
 FAR = 0.5  # a smallest Ritz value above -FAR·λ_max leaves no doubt which end is larger: our choice
 
 
@@ -81,7 +82,7 @@ def extremes(
         deadline: Ends the iteration early.
         progress: Called with (products done, budget).
     """
-    n = operator.n
+    n, source = operator.n, operator
     if warm is not None:
         sqrt = None if metric is None else torch.where(metric > 0, 1.0 / metric, 0.0)
         start = warm.start(key, n, generator=generator, sqrt=sqrt, device=operator.device)
@@ -122,7 +123,21 @@ def extremes(
     if rtol < config.rtol:  # a small problem went on, to where rounding may have ended it
         pairs = [replace(p, converged=p.converged or _met(p, config.rtol)) for p in found.pairs]
         found = replace(found, pairs=pairs)
-    return found
+    return _widened(found, source) if config.steps is None else found
+
+
+def _widened(found: ExtremeResult, operator: LinearOperator) -> ExtremeResult:
+    """The pairs with what differences of gradients may be off by in their residuals.
+
+    A residual tells how near λ is to an eigenvalue of the matrix that was multiplied with. The
+    iteration's own decides what has converged: more products do not make these better.
+    """
+    share = getattr(operator, "product_error", 0.0)
+    if not share:
+        return found
+    size = max(abs(pair.value) for pair in found.pairs)
+    pairs = [replace(pair, residual=pair.residual + WORST * share * size) for pair in found.pairs]
+    return replace(found, pairs=pairs)
 
 
 class _Counted:
