@@ -108,6 +108,7 @@ class BlockEstimate:
     trace: Moment | None = None
     n_hvp: int = 0  # products with this block
     parameters: tuple[str, ...] = ()  # names, tied aliases included
+    grad_error: float | None = None  # of ‖g_b‖, from rounding
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ class CurvatureEstimate:
     dtype: str = "float32"
     warnings: tuple[str, ...] = ()
     not_reached: tuple[str, ...] = ()  # parameters that the loss does not depend on
+    grad_error: float | None = None  # of ‖g‖, from rounding; None where its floor is not known
 
     @property
     def predicted_decrease(self) -> float | None:
@@ -254,6 +256,7 @@ class Validation:
     relative_error: float
     bound: float | None  # the estimate's own stated bound, absolute
     within_bound: bool | None
+    exact_dtype: str = "float64"  # of the full Hessian
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ that `homotopy --help` costs what Typer costs. Results go to stdout, everything 
 
     probing       probe, from options to outputs; interrupt: the first Ctrl-C asks for what is there
     metric        the saved optimizer's P and its edge; edges: the learning rates these allow
-    sentences     findings in words; render: in tables; document: in strict JSON
+    sentences     findings in words; render: in tables; document: in strict JSON;
+                  symbols: the numbers' names
     compare       two probes side by side
     outputs       what a probe leaves behind; probe_log: a log of one row, and its page
     debug         --debug, everywhere

@@ -15,11 +15,13 @@ def comparison(this: dict[str, Any], other: dict[str, Any]) -> list[dict[str, An
     """One row per quantity and per layer's λ_max: both values, ratio, and whether it is real.
 
     `distinct` is True where the values lie further apart than both their errors together
-    (residuals; three standard errors of what is sampled), None where no error is known.
+    (residuals and what follows from them; three standard errors of what is sampled), None where
+    no error is known.
     """
     rows = []
     for name in ("loss", "grad_norm", "hessian_norm", "kappa"):
-        rows.append(_row(name, this[name], other[name], None, None))
+        errors = [x.get(f"{name}_error") for x in (this, other)]
+        rows.append(_row(name, this[name], other[name], *errors))
     for name in ("lambda_max", "lambda_min", "preconditioned_sharpness"):
         a, b = this[name] or {}, other[name] or {}
         errors = a.get("residual"), b.get("residual")

@@ -12,6 +12,13 @@ from typing import Any
 from homotopy_cli.cli.writing import write_text
 
 SCHEMA_VERSION = "1.0"
+_NOTES = {
+    "ggn": "lambda_*, eigenvalues, *_norm, trace, kappa, density and layers are those of the "
+    "Gauss-Newton matrix, preconditioned_sharpness with it in place of the Hessian",
+    "preconditioned": "lambda_*, eigenvalues, hessian_norm, frobenius_norm, trace, density and "
+    "layers are those of P^-1/2 H P^-1/2; kappa and the layers' grad_norm are with P^-1/2 g, the "
+    "grad_norm of the whole is plain",
+}
 
 
 def number(value: float | None) -> float | None:
@@ -42,18 +49,22 @@ def moment(record: Any) -> dict[str, Any] | None:
 
 
 def layer(block: Any) -> dict[str, Any]:
+    from homotopy_cli.curvature.kappa import kappa_error
+
     return {
         "name": block.name,
         "kind": block.kind,
         "n_params": block.n_params,
         "state": block.state,
         "grad_norm": number(block.grad_norm),
+        "grad_norm_error": number(block.grad_error),
         "lambda_max": number(block.lambda_max),
         "lambda_min": number(block.lambda_min),
         "hessian_norm": number(block.hessian_norm),
         "residual": number(block.residual),
         "converged": bool(block.converged),
         "kappa": number(block.kappa),
+        "kappa_error": number(kappa_error(block)),
         "kappa_reason": block.kappa_reason or None,
         "trace": moment(block.trace),
         "n_hvp": block.n_hvp,
@@ -115,6 +126,7 @@ def validation(records: Any) -> list[dict[str, Any]]:
             "relative_error": number(v.relative_error),
             "bound": number(v.bound),
             "within_bound": v.within_bound,
+            "exact_dtype": v.exact_dtype,
         }
         for v in records
     ]
@@ -122,10 +134,13 @@ def validation(records: Any) -> list[dict[str, Any]]:
 
 def estimate_document(estimate: Any) -> dict[str, Any]:
     """The part of the document that comes from a CurvatureEstimate alone."""
+    from homotopy_cli.curvature.kappa import kappa_error, norm_error
+
     density = estimate.density
     return {
         "schema_version": SCHEMA_VERSION,
         "curvature": estimate.curvature,
+        "curvature_note": _NOTES.get(estimate.curvature),
         "mode": estimate.mode,
         "dtype": estimate.dtype,
         "hvp": {
@@ -142,13 +157,16 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
         "n_terms": estimate.n_terms,  # what it is: for a language model tokens
         "loss": number(estimate.loss),
         "grad_norm": number(estimate.grad_norm),
+        "grad_norm_error": number(estimate.grad_error),
         "lambda_max": eigenvalue(estimate.lambda_max),
         "lambda_min": eigenvalue(estimate.lambda_min),
         "eigenvalues": [eigenvalue(e) for e in estimate.eigenvalues],
         "hessian_norm": number(estimate.hessian_norm),
+        "hessian_norm_error": number(norm_error(estimate)),
         "frobenius_norm": moment(estimate.frobenius_norm),
         "trace": moment(estimate.trace),
         "kappa": number(estimate.kappa),
+        "kappa_error": number(kappa_error(estimate)),
         "kappa_reason": estimate.kappa_reason or None,
         "predicted_decrease": number(estimate.predicted_decrease),
         "density": None

@@ -203,11 +203,13 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
     from homotopy_cli.cli import compare, render, sentences
 
     console, estimate = render.console(), found.estimate
+    kind = estimate.curvature
     for line in sentences.headline(found.subject, estimate, made):
         console.print(line, markup=False)
     render.print_table(console, render.overall_table(estimate))
     if estimate.blocks:
-        render.print_table(console, render.layer_table(estimate.blocks, width=console.width))
+        layers = render.layer_table(estimate.blocks, curvature=kind, width=console.width)
+        render.print_table(console, layers)
     if estimate.density is not None:
         error = estimate.density.cdf_stderr
         spread = f"; s.e. of the share below any λ at most {error:.1g}" if error else ""
@@ -215,7 +217,7 @@ def show(options: ProbeOptions, found: Any, made: dict[str, Any]) -> None:
         for line in render.density_lines(estimate.density):
             console.print("  " + line, markup=False)
     if found.validation:
-        render.print_table(console, render.validation_table(found.validation))
+        render.print_table(console, render.validation_table(found.validation, kind))
     if "comparison" in made:
         render.print_table(console, compare.table(made, options.compare))
     for line in (

@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from homotopy_cli.cli.symbols import symbols
+
 BAR = 16  # characters of the longest bar
 MEASURED = 10_000  # columns: more than any table asks for
 
@@ -69,8 +71,15 @@ def plain_table(title: str, *columns: tuple[str, str]) -> Table:
 
 def overall_table(estimate: Any) -> Table:
     """λ, ‖H‖, trace, κ of the whole model, each with its error and whether it converged."""
+    from homotopy_cli.curvature.kappa import kappa_error, norm_error
+
+    named = symbols(estimate.curvature)
     table = plain_table(
-        "Overall", ("quantity", "left"), ("value", "right"), ("error", "left"), ("", "left")
+        f"Overall, {named.matrix} = {named.meaning}" if named.meaning else "Overall",
+        ("quantity", "left"),
+        ("value", "right"),
+        ("error", "left"),
+        ("", "left"),
     )
 
     def eigen(name: str, record: Any) -> None:
@@ -78,51 +87,64 @@ def overall_table(estimate: Any) -> Table:
             word = "" if record.converged else "not converged"
             table.add_row(name, short(record.value, 6), error_of(record.residual), word)
 
-    eigen("λ_max (sharpness)", estimate.lambda_max)
-    eigen("λ_min", estimate.lambda_min)
+    eigen(named.top, estimate.lambda_max)
+    eigen(named.of("λ_min"), estimate.lambda_min)
+    size = f"‖{named.matrix}‖"
     if estimate.hessian_norm is not None:
-        table.add_row("‖H‖₂", short(estimate.hessian_norm, 6), "", "larger of the two ends")
-    for name, record in (("‖H‖_F", estimate.frobenius_norm), ("trace", estimate.trace)):
+        error, words = error_of(norm_error(estimate)), "larger of the two ends"
+        table.add_row(f"{size}₂", short(estimate.hessian_norm, 6), error, words)
+    moments = ((f"{size}_F", estimate.frobenius_norm), (named.of("trace"), estimate.trace))
+    for name, record in moments:
         if record is not None:
             kind = f"{record.n_probes} random vectors"
             if record.n_probes == 0:
                 kind = "n products by differences" if record.stderr else "exact"
             spread = "" if kind == "exact" else f"± {record.stderr:.1e} (s.e.)"
             table.add_row(name, short(record.value, 6), spread, kind)
-    table.add_row("‖g‖", short(estimate.grad_norm, 6), "", "")
+    rounded = "rounding" if estimate.grad_error is not None else ""
+    table.add_row("‖g‖", short(estimate.grad_norm, 6), error_of(estimate.grad_error), rounded)
     kappa = short(estimate.kappa, 6) if estimate.kappa is not None else "undefined"
     reason = estimate.kappa_reason.removeprefix("undefined: ")
-    table.add_row("κ = ‖H‖₂/‖g‖²", kappa, "", reason or "1/loss")
-    if estimate.predicted_decrease is not None:
-        table.add_row("1/(2κ)", short(estimate.predicted_decrease), "", "loss one 1/‖H‖ step gains")
-    eigen("λ_max(P⁻¹H)", estimate.preconditioned_sharpness)
+    error = kappa_error(estimate)
+    table.add_row(named.kappa, kappa, error_of(error), reason or "1/loss")
+    gain = estimate.predicted_decrease
+    if gain is not None:
+        spread = error_of(None if error is None else gain * error / estimate.kappa)
+        table.add_row("1/(2κ)", short(gain), spread, f"loss one 1/{size} step gains")
+    if estimate.curvature != "preconditioned":  # there it is the first row
+        eigen(named.scaled, estimate.preconditioned_sharpness)
     return table
 
 
-def layer_table(blocks: Any, *, width: int = 160, limit: int = 40) -> Table:
+def layer_table(
+    blocks: Any, *, curvature: str = "hessian", width: int = 160, limit: int = 40
+) -> Table:
     """One row per block, sharpest first; the bar is ‖H_bb‖ relative to the largest.
 
     On a narrow terminal the columns that matter least are left out; print_table cuts no cell.
     """
+    named = symbols(curvature)
+    size, block_matrix = f"‖{named.matrix}_bb‖₂", f"{named.matrix}_bb"
     ranked = sorted(blocks, key=lambda b: (b.hessian_norm is None, -(b.hessian_norm or 0.0)))
     top = max((b.hessian_norm or 0.0 for b in blocks), default=0.0) or 1.0
     columns: list[tuple[str, Any, int]] = [  # name, cell of a block, narrowest width that shows it
         ("layer", lambda b: escape(b.name), 0),
         ("kind", lambda b: escape(b.kind), 150),
         ("params", lambda b: f"{b.n_params:,}", 0),
-        ("‖g‖", lambda b: short(b.grad_norm, 3), 100),
+        (named.grad, lambda b: short(b.grad_norm, 3), 100),
         ("λ_min", lambda b: above(b.lambda_min, b.residual, 3), 115),
         ("λ_max", lambda b: above(b.lambda_max, b.residual), 0),
         ("error", block_error, 0),
         ("trace", lambda b: short(b.trace.value, 3) if b.trace else "-", 130),
         ("± s.e.", lambda b: short(b.trace.stderr, 2) if b.trace else "", 140),
         ("κ", lambda b: short(b.kappa) if b.kappa is not None else "undefined", 0),
-        ("‖H_bb‖₂", lambda b: bar(b.hessian_norm / top) if b.hessian_norm else state_words(b), 0),
+        ("± κ", block_kappa_error, 145),
+        (size, lambda b: bar(b.hessian_norm / top) if b.hessian_norm else state_words(b), 0),
     ]
     shown = [column for column in columns if column[2] <= width]
-    left = ("layer", "kind", "error", "‖H_bb‖₂")
+    left = ("layer", "kind", "error", "± κ", size)
     table = plain_table(
-        "Layers, sharpest first (each is its own diagonal block H_bb)",
+        f"Layers, sharpest first (each is its own diagonal block {block_matrix})",
         *((name, "left" if name in left else "right") for name, _, _ in shown),
     )
     for block in ranked[:limit]:
@@ -135,6 +157,12 @@ def layer_table(blocks: Any, *, width: int = 160, limit: int = 40) -> Table:
 def block_error(block: Any) -> str:
     note = "" if block.converged or block.hessian_norm is None else " not converged"
     return error_of(block.residual) + note
+
+
+def block_kappa_error(block: Any) -> str:
+    from homotopy_cli.curvature.kappa import kappa_error
+
+    return error_of(kappa_error(block)).removeprefix("± ")
 
 
 def state_words(block: Any) -> str:
@@ -168,9 +196,13 @@ def density_lines(density: Any, *, rows: int = 12) -> list[str]:
     return lines
 
 
-def validation_table(records: Any) -> Table:
+def validation_table(records: Any, curvature: str = "hessian") -> Table:
+    named = symbols(curvature)
+    whole = {"H": "Hessian", "G": "Gauss-Newton matrix"}.get(named.matrix, named.meaning)
+    dtype = next((v.exact_dtype for v in records), "float64")
+    shared = "" if dtype == "float64" else ", as the estimate"  # rounding in both: not seen
     table = plain_table(
-        "Validation against the full Hessian (float64)",
+        f"Validation against the full {whole} ({dtype}{shared})",
         ("quantity", "left"),
         ("estimate", "right"),
         ("exact", "right"),

@@ -4,6 +4,7 @@ from typing import Any
 
 from homotopy_cli.cli.edges import MOMENTUM
 from homotopy_cli.cli.render import short
+from homotopy_cli.cli.symbols import symbols
 
 TERMS = {"next_token": "tokens", "mse": "rows", "bce": "rows"}  # what a loss is a mean over
 
@@ -46,13 +47,16 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
         else:
             lines.append(
                 f"{text}this checkpoint's optimizer diverges along it above lr "
-                f"{short(edge['adam'], 3)}. λ, ‖H‖, trace, κ and layers below are of P^-1/2 H "
-                "P^-1/2, and κ's g is P^-1/2 g; ‖g‖ is plain."
+                f"{short(edge['adam'], 3)}. λ, trace, density and layers below are of "
+                "M = P^-1/2 H P^-1/2, and κ's g is P^-1/2 g; ‖g‖ is plain."
             )
     elif top is not None:
         if top.value > 0:
+            what = "Sharpness λ_max"
+            if estimate.curvature == "ggn":
+                what = "Of the Gauss-Newton matrix G, which stands for H here, λ_max(G)"
             text = (
-                f"Sharpness λ_max = {short(top.value, 5)}: plain gradient descent diverges along "
+                f"{what} = {short(top.value, 5)}: plain gradient descent diverges along "
                 f"it above lr {short(edge['sgd'], 3)}, momentum {MOMENTUM} above "
                 f"{short(edge['momentum'], 3)}"
             )
@@ -61,11 +65,13 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
                 text += short(edge["adam"], 3)
             lines.append(text + ".")
         else:
-            lines.append(f"λ_max = {short(top.value, 5)}: no direction curves upwards.")
+            name = symbols(estimate.curvature).of("λ_max")
+            lines.append(f"{name} = {short(top.value, 5)}: no direction curves upwards.")
     if top is not None and low is not None and abs(low.value) > abs(top.value):
         lines.append(
             f"The most negative eigenvalue wins: |λ_min| = {short(abs(low.value), 5)} is larger "
-            "than λ_max, so ‖H‖ is set by a direction of escape, not by a wall."
+            f"than λ_max, so ‖{symbols(estimate.curvature).matrix}‖ is set by a direction of "
+            "escape, not by a wall."
         )
     ranked = [b for b in estimate.blocks if b.hessian_norm]
     if len(ranked) > 1:
@@ -118,12 +124,14 @@ def range_sentences(ranges: Any, edge: dict[str, Any]) -> list[str]:
 
 
 def kappa_sentences(estimate: Any) -> list[str]:
+    named = symbols(estimate.curvature)
+    what, size = named.kappa.replace("‖₂", "‖"), f"‖{named.matrix}‖"
     if estimate.kappa is None:
-        return [f"κ = ‖H‖/‖g‖² is {estimate.kappa_reason}."]
+        return [f"{what} is {estimate.kappa_reason}."]
     if not estimate.kappa:
         return ["κ = 0: no curvature along any direction measured."]
     return [
-        f"κ = ‖H‖/‖g‖² = {short(estimate.kappa, 5)} per unit of loss: one step of 1/‖H‖ is sure "
+        f"{what} = {short(estimate.kappa, 5)} per unit of loss: one step of 1/{size} is sure "
         f"to gain {short(estimate.predicted_decrease, 3)} on a quadratic. It is no condition "
         "number, and it grows without bound towards a minimum."
     ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.hvp import GradientGraph
-from homotopy_cli.curvature.kappa import kappa, noise_floor
+from homotopy_cli.curvature.kappa import grad_error, kappa, noise_floor
 from homotopy_cli.curvature.moments import Moments
 from homotopy_cli.curvature.operators import BlockOperator, PreconditionedOperator
 from homotopy_cli.curvature.spectrum import Deadline, extremes, size_of
@@ -137,8 +137,9 @@ def _estimate_block(
     largest, smallest = found.largest, found.smallest
     both = config.ends == "both"
     size = size_of(found, config.ends, config.rtol)
+    eps = torch.finfo(graph.dtype).eps
     floor = noise_floor(
-        eps=torch.finfo(graph.dtype).eps,
+        eps=eps,
         loss=graph.loss,
         hessian_norm=size or 0.0,
         param_norm=param_norm,
@@ -151,6 +152,7 @@ def _estimate_block(
         common["trace"] = replace(trace, value=within)  # nλ_min <= tr <= nλ_max
     return BlockEstimate(
         **common,
+        grad_error=grad_error(grad_norm, eps, floor) if inv_sqrt is None else None,
         lambda_max=largest.value,
         lambda_min=smallest.value if both else None,
         hessian_norm=size,

@@ -15,7 +15,7 @@ from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.cost import cost_of
 from homotopy_cli.curvature.density import spectral_density
 from homotopy_cli.curvature.ggn import gradient_graph
-from homotopy_cli.curvature.kappa import kappa, noise_floor
+from homotopy_cli.curvature.kappa import grad_error, kappa, noise_floor
 from homotopy_cli.curvature.mixed import top_vector
 from homotopy_cli.curvature.moments import Moments, exact_moments, sampled_moments
 from homotopy_cli.curvature.operators import (
@@ -110,10 +110,9 @@ class Run:
         if swapped:
             operator = PreconditionedOperator(self.hessian, self.inv_sqrt)
             grad = operator.inv_sqrt * grad
-        checks = None
+        checks, eps = None, torch.finfo(graph.dtype).eps
         if config.checks:
             checks = check_products(graph, self.hessian, generator=seeded(self.seed + 6))
-            eps = torch.finfo(graph.dtype).eps
             self.config = config = config.for_products(graph.method, eps)
         found = self.pairs(operator, "hessian", config.top_k) if whole else None
         if checks is not None and found is not None and not swapped:
@@ -126,7 +125,7 @@ class Run:
                 found, config, lambda: self.pairs(operator, "hessian", 1, "min").pairs[0]
             )
             pairs, both = (pairs, both) if low is None else ([*pairs, low], True)
-        value, reason = kappa(size, norm(grad), self.floor(size))
+        value, reason = kappa(size, norm(grad), floor := self.floor(size))
         sharpness = directional = None
         if self.inv_sqrt is not None:
             sharpness = self.sharpness(found if swapped else None)
@@ -172,6 +171,7 @@ class Run:
             mode=self.problem.mode,
             dtype=str(graph.dtype).removeprefix("torch."),
             not_reached=self.missed(),
+            grad_error=grad_error(norm(grad), eps, floor),
             warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
 

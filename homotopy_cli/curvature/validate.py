@@ -1,16 +1,23 @@
 """Every estimate beside its exact value from the full Hessian, and inside its own bound?"""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from homotopy_cli.curvature.exact import full_hessian
+from homotopy_cli.curvature.hvp import GradientGraph
+from homotopy_cli.curvature.kappa import ROUNDINGS, kappa_error, norm_error
+from homotopy_cli.errors import HomotopyError
 from homotopy_cli.linalg.student import standard_errors
+from homotopy_cli.linalg.vectors import norm
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, Moment, Validation
 
 _COVERED = 0.999  # of sampled means lie inside their bound: our choice
 _DIFFERENCES = 4.0  # standard errors of sums from n products by differences: our choice
+SAME = 1e-3  # of loss and gradient that float64 may change where it is the same function
 ZERO = 1e-10  # share of ‖H‖ below which an exact eigenvalue counts as zero, in float64
 ZERO_EPS = 100.0  # the same in units of eps, for float32
 
@@ -28,8 +35,9 @@ def validate(
     Each eigenvalue is compared with the exact one of its own rank, not with the nearest, so a
     missed eigenvalue shows. The bound of an eigenvalue is its residual; of a sampled mean,
     the standard errors that cover 99.9 % by Student's t (12.9 of 4 probes, 3.5 of 64); κ inherits
-    ‖H‖'s. Relative errors are relative to the exact value, or to
-    the matrix's norm where the exact value is zero to rounding.
+    ‖H‖'s and ‖g‖'s. Relative errors are relative to the exact value, or to the matrix's norm
+    where the exact value is zero to rounding. The exact values are of float64 where the problem
+    has such a form, see `yardstick`; `exact_dtype` tells.
 
     Args:
         problem: The one that was estimated.
@@ -42,8 +50,10 @@ def validate(
         ProblemError: More than `limit` parameters.
     """
     ggn = estimate.curvature == "ggn"
-    hessian = full_hessian(problem, limit=limit, curvature="ggn" if ggn else "hessian")
+    exact = yardstick(problem, estimate)
+    hessian = full_hessian(exact, limit=limit, curvature="ggn" if ggn else "hessian")
     hessian = 0.5 * (hessian + hessian.T)
+    grad = GradientGraph(exact, method="central_difference").grad.to("cpu", torch.float64)
     inv_sqrt = None
     if preconditioner is not None:
         inv_sqrt = torch.rsqrt(preconditioner.to("cpu", torch.float64))
@@ -60,19 +70,41 @@ def validate(
     if estimate.curvature == "preconditioned":
         if scaled is None:
             raise ValueError("a preconditioned estimate is validated with its preconditioner")
-        hessian = scaled
+        hessian, grad = scaled, inv_sqrt * grad
     spectrum = torch.linalg.eigvalsh(hessian)
-    table += _whole(estimate, spectrum, zero)
+    table += _whole(estimate, spectrum, grad, zero)
     if partition is not None and estimate.blocks:
         rows = {row.name: row for row in estimate.blocks}
         for block in partition.blocks:
             index = _positions(problem, block.params)
             values = torch.linalg.eigvalsh(hessian[index][:, index])
-            table += _block(rows[block.name], values, zero)
-    return table
+            table += _block(rows[block.name], values, grad[index], zero)
+    dtype = str(exact.dtype).removeprefix("torch.")
+    return [replace(row, exact_dtype=dtype) for row in table]
 
 
-def _whole(estimate: CurvatureEstimate, spectrum: Tensor, zero: float) -> list[Validation]:
+def yardstick(problem: Problem, estimate: CurvatureEstimate) -> Problem:
+    """The problem in float64; as it is where it has no such form.
+
+    A closure has none, nor a model that fixes a dtype inside. One that draws other random numbers
+    in float64, as dropout does, is another function: its loss and gradient tell.
+    """
+    if problem.dtype == torch.float64:
+        return problem
+    try:
+        exact = problem.in_float64()
+        here = GradientGraph(exact, method="central_difference")
+    except (HomotopyError, RuntimeError, TypeError, ValueError):
+        return problem
+    length, rounding = norm(here.grad), estimate.grad_error or 0.0
+    same = abs(here.loss - estimate.loss) <= SAME * max(abs(here.loss), 1.0)
+    same = same and abs(length - estimate.grad_norm) <= SAME * length + rounding
+    return exact if same else problem
+
+
+def _whole(
+    estimate: CurvatureEstimate, spectrum: Tensor, grad: Tensor, zero: float
+) -> list[Validation]:
     """λ_max, λ_min, the eigenvalues by magnitude, norms, trace and κ."""
     table = []
     if estimate.lambda_max is not None and estimate.lambda_min is not None:
@@ -83,11 +115,8 @@ def _whole(estimate: CurvatureEstimate, spectrum: Tensor, zero: float) -> list[V
         ranked = _by_magnitude(spectrum, [e.value for e in estimate.eigenvalues])
         for i, (found, exact) in enumerate(zip(estimate.eigenvalues, ranked, strict=True)):
             table.append(_eigenvalue(f"eigenvalues[{i}]", found, exact, size, zero))
-        bound = max(estimate.lambda_max.residual, estimate.lambda_min.residual)
-        table.append(_compared("hessian_norm", estimate.hessian_norm, size, bound))
-        if estimate.kappa is not None:
-            scale = estimate.kappa / estimate.hessian_norm if estimate.hessian_norm else 0.0
-            table.append(_compared("kappa", estimate.kappa, size * scale, bound * scale))
+        table.append(_compared("hessian_norm", estimate.hessian_norm, size, norm_error(estimate)))
+        table += _kappa("kappa", estimate, size, grad)
     if estimate.frobenius_norm is not None:
         exact = torch.linalg.vector_norm(spectrum).item()
         table.append(_moment("frobenius_norm", estimate.frobenius_norm, exact, spectrum, zero))
@@ -96,7 +125,18 @@ def _whole(estimate: CurvatureEstimate, spectrum: Tensor, zero: float) -> list[V
     return table
 
 
-def _block(row: BlockEstimate, values: Tensor, zero: float) -> list[Validation]:
+def _kappa(
+    name: str, found: CurvatureEstimate | BlockEstimate, size: float, grad: Tensor
+) -> list[Validation]:
+    """κ's row, from the exact ‖H‖ and g; none where κ is undefined."""
+    length = norm(grad)
+    if found.kappa is None or length == 0.0:
+        return []
+    bound = kappa_error(found) or 0.0
+    return [_compared(name, found.kappa, size / length / length, bound)]
+
+
+def _block(row: BlockEstimate, values: Tensor, grad: Tensor, zero: float) -> list[Validation]:
     """One layer's ends, κ and trace."""
     table = []
     if row.lambda_max is not None and row.lambda_min is not None:
@@ -111,6 +151,7 @@ def _block(row: BlockEstimate, values: Tensor, zero: float) -> list[Validation]:
         table.append(
             _compared(f"{row.name}.hessian_norm", row.hessian_norm, size, row.residual, size)
         )
+        table += _kappa(f"{row.name}.kappa", row, size, grad)
     if row.trace is not None:
         table.append(_moment(f"{row.name}.trace", row.trace, values.sum().item(), values, zero))
     return table
@@ -129,7 +170,8 @@ def _moment(
     width = (
         standard_errors(_COVERED, max(1, found.n_probes - 1)) if found.n_probes else _DIFFERENCES
     )
-    bound = width * found.stderr + max(1e-12, zero / ZERO_EPS) * size
+    rounding = 1e-12 if zero == ZERO else ROUNDINGS * zero / ZERO_EPS
+    bound = width * found.stderr + rounding * size
     return _compared(quantity, found.value, exact, bound, size, zero)
 
 

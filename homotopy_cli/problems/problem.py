@@ -68,7 +68,7 @@ class Problem:
         seed: int,
         loss: Loss,
         model: nn.Module | None,
-        again: Callable[[Sequence[Batch]], "Problem"] | None,
+        again: Callable[..., "Problem"] | None,
     ) -> None:
         self.params = parameters.leaves
         self.model_params = parameters.originals
@@ -156,7 +156,7 @@ class Problem:
                 raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
             resolved = resolve_loss(loss, model=model, batch=given[0] if given else None)
 
-            def again(others: Sequence[Batch]) -> "Problem":
+            def again(others: Sequence[Batch], dtype: torch.dtype | None = dtype) -> "Problem":
                 return cls.from_module(
                     live,
                     resolved,
@@ -301,3 +301,9 @@ class Problem:
         if self._again is None:
             raise TypeError("a Problem from a closure has no batches to replace")
         return self._again(batches)
+
+    def in_float64(self) -> "Problem":
+        """The same model, loss and batches, computed in float64."""
+        if self._again is None:
+            raise TypeError("a Problem from a closure has the dtype of its closure")
+        return self._again(self.batches, torch.float64)
