@@ -22,7 +22,8 @@ def headline(loaded: Any, estimate: Any, made: dict[str, Any]) -> list[str]:
     terms = terms if estimate.n_terms != 1 else terms.removesuffix("s")
     lines = [
         "".join(where) + ")",
-        f"{estimate.n_params:,} parameters; loss {problem.criterion_name} over "
+        f"{estimate.n_params:,} parameters; loss {problem.criterion_name}"
+        f"{', summed' if problem.loss.sums else ''} over "
         f"{estimate.n_terms:,} {terms} in {batches} batch{'es' if batches != 1 else ''}; "
         f"{estimate.mode} mode, {estimate.dtype}",
     ]

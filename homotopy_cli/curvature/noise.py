@@ -98,16 +98,17 @@ def gradient_noise(
 def _one(
     problem: Problem, index: int, grads: list[Tensor], sharpness: bool, method: Method
 ) -> tuple[float, float | None]:
-    """(terms, g'Hg/‖g‖²) of one batch of this rank; its gradient goes into `grads`."""
+    """(terms, g'Hg/‖g‖²) of one batch of this rank; its mean gradient goes into `grads`."""
     graph = GradientGraph(_Single(problem, index), method=method, keep_graph=sharpness)
-    grads.append(graph.grad)
+    n_terms = float(problem.counts[index])
+    grads.append(graph.grad / n_terms if problem.loss.sums else graph.grad)
     quotient = None
     with problem.measuring():
         length = norm(graph.grad)
         if sharpness and length > 0.0:
             direction = graph.grad / length
             quotient = dot(direction, graph.hvp(direction))
-    return float(problem.counts[index]), quotient
+    return n_terms, quotient
 
 
 def _grams(problem: Problem, grads: list[Tensor], counts: list[int]) -> Tensor:

@@ -37,6 +37,7 @@ class Loss:
     reason: str = ""  # the evidence, when it was guessed
     predict: Callable[[nn.Module, Batch], Tensor] | None = None
     criterion: Callable[[Tensor, Batch], Tensor] | None = None
+    sums: bool = False  # over its terms, as reduction="sum" does; of several batches the sum
 
 
 def resolve_loss(
@@ -133,6 +134,7 @@ def from_criterion(criterion: Callable[..., Tensor]) -> Loss:
         lambda batch: count_targets(batch, ignored=ignored),
         predict=predict,
         criterion=evaluate,
+        sums=getattr(criterion, "reduction", "mean") == "sum",
     )
 
 

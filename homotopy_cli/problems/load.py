@@ -13,7 +13,7 @@ from homotopy_cli.errors import NonFiniteError, ProblemError, first_line
 from homotopy_cli.problems.batches import cast_floats, read_batches
 from homotopy_cli.problems.building import build_module
 from homotopy_cli.problems.checkpoint import Checkpoint, load_into, read_checkpoint
-from homotopy_cli.problems.chunks import total
+from homotopy_cli.problems.chunks import seems_summed, total
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.from_recipe import probe_batches, recipe_loss
 from homotopy_cli.problems.guess import guess_loss
@@ -126,9 +126,11 @@ def load_problem(
         sources=[source for source, _ in given],
     )
     _check(problem, [source for source, _ in given])
-    why = f"loss guessed: {resolved.reason}" if resolved.reason else ""
-    notes = tuple(words for words in (why, applied_twice(problem)) if words)
-    checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *notes))
+    guessed = f"loss guessed: {resolved.reason}" if resolved.reason else ""
+    said = tuple(
+        words for words in (guessed, applied_twice(problem), seems_summed(problem)) if words
+    )
+    checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *said))
     recipe_spec = None if setting is None else setting.recipe.optimizer
     return LoadedProblem(
         problem,

@@ -41,7 +41,8 @@ class Problem:
             model's parameters, except copies that another dtype or device made necessary.
         model_params: The same names -> the model's own parameters, for optimizer state.
         batches: Fixed; floats in `dtype`, integers untouched. Of this rank.
-        weights: Terms of each batch over `n_terms`; they add to 1 over all ranks.
+        weights: Terms of each batch over `n_terms`; they add to 1 over all ranks. 1 for each
+            where the loss sums over its terms.
         n_params, n_terms: Differentiated numbers; loss terms averaged over, on all ranks.
         reducer: Adds what the ranks compute on their batches; one rank as a rule.
         shards: Where `params` are this rank's shards only; None as a rule.
@@ -79,11 +80,10 @@ class Problem:
         self.numels = {name: leaf.numel() for name, leaf in self.params.items()}
         self.n_params = sum(self.numels.values())
         self.batches = tuple(batches)
-        self.counts = tuple(counts)
+        self.counts, self.loss = tuple(counts), loss
         self.share(LOCAL, sum(counts))
         self.mode, self.seed = mode, seed
         self.criterion_name = loss.name
-        self.loss = loss
         self.model = model
         self._function = function
         self._again = again
@@ -92,9 +92,13 @@ class Problem:
         self.shards: Shards | None = None
 
     def share(self, reducer: Reducer, n_terms: int) -> None:
-        """Let each batch weigh its terms over `n_terms`, those of all the reducer's ranks."""
+        """Let each batch weigh its terms over `n_terms`, those of all the reducer's ranks.
+
+        Of losses that are sums already each batch weighs 1: L is the sum over all terms.
+        """
         self.reducer, self.n_terms = reducer, n_terms
-        self.weights = tuple(count / n_terms for count in self.counts)
+        sums = self.loss.sums
+        self.weights = tuple(1.0 if sums else count / n_terms for count in self.counts)
 
     @classmethod
     def from_module(

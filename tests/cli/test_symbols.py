@@ -158,3 +158,32 @@ def test_the_yardstick_is_float64_or_the_title_says_otherwise(said):
     text, found = said("--validate", loss="model.py:fixed")
     assert "(float32, as the estimate)" in text
     assert {row["exact_dtype"] for row in found["validation"]} == {"float32"}
+
+
+def test_a_summed_loss_over_batches_is_the_sum_over_all_rows(said):
+    whole, found = said("--quick", loss="model.py:summed")
+    assert "loss model.py:summed, summed over 24 terms" in whole
+    _, parts = said("--quick", loss="model.py:summed", batches=("a.pt", "b.pt"))
+    _, mean = said("--quick")
+    for one in (parts, {**mean, **{k: 24 * mean[k] for k in ("loss", "grad_norm")}}):
+        assert one["loss"] == pytest.approx(found["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(found["grad_norm"], rel=1e-5)
+    assert parts["lambda_max"]["value"] == pytest.approx(24 * mean["lambda_max"]["value"], rel=1e-2)
+    _, cut = said("--quick", "--microbatch", "5", loss="model.py:summed")
+    assert cut["loss"] == pytest.approx(found["loss"], rel=1e-5)
+
+
+def test_the_noise_scale_of_a_summed_loss_is_that_of_its_mean(said):
+    three = ("a.pt", "b.pt", "batch.pt")
+    _, summed = said("--quick", "--noise", loss="model.py:summed", batches=three)
+    _, mean = said("--quick", "--noise", batches=three)
+    for name in ("trace_sigma", "grad_norm_squared"):
+        pair = [x["noise"][name]["value"] for x in (summed, mean)]
+        assert pair[0] == pytest.approx(pair[1], rel=1e-4)
+
+
+def test_a_function_that_sums_over_rows_is_told_that_batches_were_averaged(said):
+    words = "loss model.py:total seems to sum over rows: of the 2 batches' sums the mean was taken"
+    assert words in said("--quick", loss="model.py:total", batches=("a.pt", "b.pt"))[0]
+    assert "seems to sum" not in said("--quick", loss="model.py:total")[0]
+    assert "seems to sum" not in said("--quick", loss="model.py:fixed", batches=("a.pt", "b.pt"))[0]
