@@ -203,6 +203,7 @@ class CurvatureEstimate:
     warnings: tuple[str, ...] = ()
     not_reached: tuple[str, ...] = ()  # parameters that the loss does not depend on
     grad_error: float | None = None  # of ‖g‖, from rounding; None where its floor is not known
+    copies_sought: bool = True  # of equal eigenvalues; where not, `eigenvalues` may lack some
 
     @property
     def predicted_decrease(self) -> float | None:

@@ -12,6 +12,10 @@ from typing import Any
 from homotopy_cli.cli.writing import write_text
 
 SCHEMA_VERSION = "1.0"
+_DISTINCT = (
+    "of an eigenvalue that occurs several times some copies may be missing; they are looked for "
+    "up to 1,000 parameters"
+)
 _NOTES = {
     "ggn": "lambda_*, eigenvalues, *_norm, trace, kappa, density and layers are those of the "
     "Gauss-Newton matrix, preconditioned_sharpness with it in place of the Hessian",
@@ -161,6 +165,7 @@ def estimate_document(estimate: Any) -> dict[str, Any]:
         "lambda_max": eigenvalue(estimate.lambda_max),
         "lambda_min": eigenvalue(estimate.lambda_min),
         "eigenvalues": [eigenvalue(e) for e in estimate.eigenvalues],
+        "eigenvalues_note": None if estimate.copies_sought else _DISTINCT,
         "hessian_norm": number(estimate.hessian_norm),
         "hessian_norm_error": number(norm_error(estimate)),
         "frobenius_norm": moment(estimate.frobenius_norm),

@@ -100,7 +100,14 @@ def probe(
     quick: Annotated[
         bool, typer.Option("--quick", help="λ_max, ‖H‖ and κ only: the cheapest probe.")
     ] = False,
-    top_k: Annotated[int, typer.Option(min=1, help="How many eigenvalues, by magnitude.")] = 5,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many eigenvalues, by magnitude, for --json. Above 1,000 parameters copies of "
+            "equal ones may be missing.",
+        ),
+    ] = 5,
     ends: Annotated[
         Literal["both", "max"], typer.Option(help="max: leave out λ_min, which costs most.")
     ] = "both",

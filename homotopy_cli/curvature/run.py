@@ -126,11 +126,10 @@ class Run:
             )
             pairs, both = (pairs, both) if low is None else ([*pairs, low], True)
         value, reason = kappa(size, norm(grad), floor := self.floor(size))
-        sharpness = directional = None
+        sharpness = directional = moments = None
         if self.inv_sqrt is not None:
             sharpness = self.sharpness(found if swapped else None)
             directional = self.directional() if config.directional else None
-        moments = None
         if (config.trace or config.frobenius) and not self.late("trace"):
             moments = self.moments(operator, found)
         blocks: tuple[BlockEstimate, ...] = ()
@@ -172,6 +171,7 @@ class Run:
             dtype=str(graph.dtype).removeprefix("torch."),
             not_reached=self.missed(),
             grad_error=grad_error(norm(grad), eps, floor),
+            copies_sought=config.top_k == 1 or config.confirmation(graph.n)[1],
             warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
 

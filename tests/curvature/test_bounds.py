@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+from homotopy_cli.cli.document import estimate_document
 from homotopy_cli.curvature.accuracy import small_problem
 from homotopy_cli.curvature.api import probe
 from homotopy_cli.curvature.config import EstimatorConfig
@@ -55,3 +56,20 @@ def test_validation_allows_for_few_probes():
         outside += not row.within_bound
         beyond_four += abs(row.estimate - row.exact) > 4.0 * found.stderr
     assert outside <= 1 and beyond_four >= 2
+
+
+@pytest.mark.parametrize("n, sought", [(40, True), (1500, False)])
+def test_missing_copies_of_an_eigenvalue_are_admitted(n, sought):
+    """Ten times 7: all five largest of a small problem; of a large one some, and it says so."""
+    values = torch.linspace(0.0, 3.0, n, dtype=torch.float64)
+    values[:10], values[10] = 7.0, -5.0
+    problem = Problem.from_closure(
+        {"x": torch.ones(n, dtype=torch.float64)}, lambda p: 0.5 * (values * p["x"] ** 2).sum()
+    )
+    found = probe(problem, Partition(()), top_k=5)
+    all_found = [e.value for e in found.eigenvalues] == pytest.approx([7.0] * 5)
+    assert found.copies_sought == sought
+    assert all_found == sought
+    assert (estimate_document(found)["eigenvalues_note"] is None) == sought
+    assert found.lambda_max.value == pytest.approx(7.0)
+    assert found.lambda_min.value == pytest.approx(-5.0)
