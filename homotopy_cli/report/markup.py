@@ -55,16 +55,19 @@ def _swatch(meta: dict) -> str:
 
 
 def panel_html(panel: Panel, static: str = "") -> str:
-    """One panel: heading, finding, legend, plot (static until the script draws), notes, data."""
+    """One panel: heading, finding, legend, plot (static until the script draws), notes, data.
+
+    One line, if it has no figure.
+    """
+    if panel.figure is None:
+        said = f"<b>{safe(panel.title)}</b> {safe(panel.finding)} {safe(panel.empty)}"
+        return f'<p class="empty" id="p-{panel.key}">{said}</p>'
     wide = " wide" if panel.wide else ""
     head = (
         f'<header><h3 id="h-{panel.key}">{safe(panel.title)}</h3>'
         f'<div class="tools">{_tools(panel)}</div></header>'
         f'<p class="finding">{safe(panel.finding)}</p>'
     )
-    if panel.figure is None:
-        notice = f'<p class="empty">{safe(panel.empty)}</p>'
-        return f'<section class="panel is-empty{wide}" id="p-{panel.key}">{head}{notice}</section>'
     unit = f'<span class="unit">{safe(panel.unit)}</span>' if panel.unit else ""
     label = f"{panel.title}. {panel.finding}"
     above = unit + legend_html(panel.figure)
@@ -89,8 +92,6 @@ def panel_html(panel: Panel, static: str = "") -> str:
 
 
 def _tools(panel: Panel) -> str:
-    if panel.figure is None:
-        return ""
     log = panel.figure.layout.yaxis.type == "log"
     buttons = []
     if panel.log_switch:
@@ -150,10 +151,9 @@ def verdict_html(verdict: Verdict, cards: str) -> str:
     )
 
 
-def section_html(key: str, title: str, panels: Sequence[str], intro: str = "") -> str:
+def section_html(key: str, title: str, panels: Sequence[str]) -> str:
     """A titled group of panels on the grid."""
-    intro = f'<p class="intro">{safe(intro)}</p>' if intro else ""
     return (
-        f'<section class="group" id="{key}"><h2>{safe(title)}</h2>{intro}'
+        f'<section class="group" id="{key}"><h2>{safe(title)}</h2>'
         f'<div class="grid">{"".join(panels)}</div></section>'
     )

@@ -25,7 +25,8 @@ class Panel:
     """One panel of the page.
 
     `figure` is None when nothing was measured; `empty` then says which columns are missing and
-    how to get them. `extra` is handed to the page's script: slider frames, a heat map's rows.
+    how to get them. The page leaves such a panel out, unless it is `news`: then it is one line.
+    `extra` is handed to the page's script: slider frames, a heat map's rows.
     """
 
     key: str  # id in the page: fixed, lower case
@@ -36,10 +37,16 @@ class Panel:
     notes: tuple[str, ...] = ()
     table: Table | None = None
     empty: str = ""
+    news: bool = False  # that there is no figure is worth a line: a value failed, or is expected
     linked: bool = True  # the x axis is the optimizer step, shared by all such panels
     wide: bool = False
     log_switch: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def worth_showing(panels: Sequence[Panel]) -> tuple[Panel, ...]:
+    """Without those that have no figure and whose emptiness tells nothing about the run."""
+    return tuple(panel for panel in panels if panel.figure is not None or panel.news)
 
 
 def balanced(panels: Sequence[Panel]) -> tuple[Panel, ...]:

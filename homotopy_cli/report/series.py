@@ -81,6 +81,11 @@ def absence(table: Mapping[str, np.ndarray], steps: np.ndarray, *names: str) -> 
     return f"This log has no column{'s' if len(names) > 1 else ''} {listed}."
 
 
+def failed(table: Mapping[str, np.ndarray], *names: str) -> bool:
+    """Whether one of these columns was measured and came out infinite: no mere absence."""
+    return any(np.size(table[n]) and bool(np.isinf(table[n]).any()) for n in names if n in table)
+
+
 def curve(
     steps: np.ndarray,
     values: np.ndarray,

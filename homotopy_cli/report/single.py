@@ -25,7 +25,7 @@ from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.layers import COMPONENT_MEASURES, MEASURES, rank
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import summarise
-from homotopy_cli.report.panel import Panel, balanced
+from homotopy_cli.report.panel import Panel, balanced, worth_showing
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list, static_chart
 from homotopy_cli.report.tables import card_list, cards_html, events_html, facts_html, gates_html
@@ -52,7 +52,8 @@ def run_body(
     metrics = summarise(log)
     before = summarise(baseline) if baseline is not None else None
     groups = _probe_groups(log) if is_probe(log) else _training_groups(log, baseline)
-    groups = [(key, title, balanced(panels)) for key, title, panels in groups]
+    shown = [(key, title, balanced(worth_showing(panels))) for key, title, panels in groups]
+    groups = [group for group in shown if group[2]]
     cards = cards_html(log, metrics, before) if not is_probe(log) else _probe_cards(log)
     parts = [verdict_html(verdict(log), cards), gates_html(gates)]
     for key, title, panels in groups:

@@ -11,6 +11,7 @@ from homotopy_cli.report.series import (
     absence,
     column,
     curve,
+    failed,
     first_finite,
     last_finite,
     probed,
@@ -59,6 +60,7 @@ def sharpness_panel(log: RunLog) -> Panel:
             "Curvature in the optimizer's own metric was not recorded.",
             empty=absence(log.probes, log.probe_step, "preconditioned_sharpness")
             + " It is measured with optimizers that precondition (Adam, RMSprop, ...).",
+            news=failed(log.probes, "preconditioned_sharpness", "directional_sharpness"),
         )
     figure, notes = _build_sharpness(log, columns)
     name, main = next(iter(columns.items()))
@@ -111,7 +113,8 @@ def eigenvalue_panel(log: RunLog) -> Panel:
     columns = _measured(log, "lambda_max", "lambda_min", "hessian_norm")
     if not columns:
         empty = absence(log.probes, log.probe_step, "lambda_max", "lambda_min")
-        return Panel(key, title, "No eigenvalue was recorded.", empty=empty)
+        news = failed(log.probes, "lambda_max", "lambda_min")
+        return Panel(key, title, "No eigenvalue was recorded.", empty=empty, news=news)
     figure, notes = _build_eigenvalues(log, columns)
     name, main = next(iter(columns.items()))
     parts = [_trend({"lambda_max": "λ_max", "lambda_min": "λ_min"}.get(name, "‖H‖₂"), log, main)]
@@ -159,7 +162,8 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     values = column(log.probes, "kappa")
     if values is None:
         empty = absence(log.probes, log.probe_step, "kappa")
-        return Panel(key, title, "κ = ‖H‖ / ‖g‖² was not recorded.", empty=empty)
+        news = "kappa" in log.missing or failed(log.probes, "kappa")
+        return Panel(key, title, "κ = ‖H‖ / ‖g‖² was not recorded.", empty=empty, news=news)
     figure, notes = _build_kappa(log, values, baseline)
     parts = [_trend("κ = ‖H‖ / ‖g‖²", log, values), "it grows as the gradient vanishes"]
     return Panel(

@@ -149,6 +149,7 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
             empty=absence(log.probes, log.probe_step, "edge_ratio")
             + " Training records it when it measures curvature: lr × sharpness over the "
             "optimizer's stability threshold.",
+            news=True,
         )
     figure, notes = _build(log, ratio, baseline)
     columns = {"edge_ratio": ratio}

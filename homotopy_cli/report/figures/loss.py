@@ -113,9 +113,9 @@ def loss_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     if loss is None and evals is None:
         if len(recorded):
             said = words.gaps("loss", log.step, recorded)
-            return Panel(key, title, said, empty="No finite loss.")
+            return Panel(key, title, said, empty="No finite loss.", news=True)
         empty = absence(log.steps, log.step, "loss")
-        return Panel(key, title, "No loss was recorded.", empty=empty)
+        return Panel(key, title, "No loss was recorded.", empty=empty, news=True)
     figure, notes = _build(log, loss, evals, baseline)
     columns = {"loss": loss} if loss is not None else {}
     values = loss if loss is not None else evals

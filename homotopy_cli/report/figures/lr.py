@@ -114,7 +114,7 @@ def lr_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     lr = column(log.steps, "lr")
     if lr is None:
         empty = absence(log.steps, log.step, "lr")
-        return Panel(key, title, "No learning rate was recorded.", empty=empty)
+        return Panel(key, title, "No learning rate was recorded.", empty=empty, news=True)
     figure, notes = _build(log, baseline)
     if wants_log(lr):
         log_axis(figure)

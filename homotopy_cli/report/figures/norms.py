@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from homotopy_cli.report import words
 from homotopy_cli.report.figures.draw import add_line, log_axis, row_suffix, stacked_figure
 from homotopy_cli.report.panel import Panel, data_table
-from homotopy_cli.report.series import absence, column, curve, wants_log
+from homotopy_cli.report.series import absence, column, curve, failed, wants_log
 from homotopy_cli.runlog.reader import RunLog
 
 NORMS_HEIGHT = 340  # px: three rows, as tall as its neighbour on the page
@@ -48,7 +48,8 @@ def norms_panel(log: RunLog) -> Panel:
     columns = _measured(log)
     if not columns:
         empty = absence(log.steps, log.step, "grad_norm", "update_norm")
-        return Panel(key, title, "No norm was recorded.", empty=empty)
+        news = "grad_norm" in log.missing or failed(log.steps, "grad_norm", "update_norm")
+        return Panel(key, title, "No norm was recorded.", empty=empty, news=news)
     figure, notes = _build(log, columns)
     parts = []
     for name in ("grad_norm", "update_norm"):
