@@ -21,7 +21,7 @@ from homotopy_cli.report.seeds import endpoint_table, seeds_verdict
 from homotopy_cli.report.series import column, curve, probed, trailing_mean, wants_log
 from homotopy_cli.report.single import Body, Group
 from homotopy_cli.report.tables import gates_html, metric_text, table_html
-from homotopy_cli.report.theme import DASHES, RUN_ROLES, base_figure
+from homotopy_cli.report.theme import base_figure, run_style
 from homotopy_cli.report.verdict import Finding, Verdict, verdict
 from homotopy_cli.runlog.reader import RunLog
 
@@ -160,12 +160,9 @@ def overlay(
         if table == "probes":
             steps, shown = probed(run, source)
         line = curve(steps, shown, f"{name}: {source}", positive=positive)
-        base = last_is_baseline and i == len(runs) - 1
-        style = {
-            "role": "grey" if base else RUN_ROLES[i % len(RUN_ROLES)],
-            "dash": "dot" if base else DASHES[(i // 2) % len(DASHES)],
-        }
-        add_line(figure, line, name=safe(words.shorten(name, 40)), label=name, width=1.9, **style)
+        role, dash = run_style(i, baseline=last_is_baseline and i == len(runs) - 1)
+        short = safe(words.shorten(name, 40))
+        add_line(figure, line, name=short, label=name, width=1.9, role=role, dash=dash)
         notes += line.notes
     if source == "edge_ratio":
         add_level(figure, 1.0, label="edge of stability", role="red")

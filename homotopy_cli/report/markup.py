@@ -1,6 +1,7 @@
 """Panels and sections as HTML."""
 
 from collections.abc import Sequence
+from html import unescape
 
 import plotly.graph_objects as go
 
@@ -21,7 +22,10 @@ _DASH_PATTERN = {
 
 
 def legend_html(figure: go.Figure) -> str:
-    """A legend of buttons, one per named trace that has a role; one trace needs none."""
+    """A legend of buttons, one per named trace that has a role; one trace needs none.
+
+    A trace's name is escaped already: plotly reads it as markup.
+    """
     entries: dict[str, tuple[dict, list[int]]] = {}
     for index, trace in enumerate(figure.data):
         meta = trace.meta
@@ -31,7 +35,7 @@ def legend_html(figure: go.Figure) -> str:
         return ""
     items = "".join(
         f'<li><button type="button" aria-pressed="true" data-traces="{",".join(map(str, at))}">'
-        f"{_swatch(meta)}{safe(name)}</button></li>"
+        f"{_swatch(meta)}{safe(unescape(name))}</button></li>"
         for name, (meta, at) in entries.items()
     )
     return f'<ul class="legend">{items}</ul>'

@@ -38,9 +38,11 @@ PALETTE: dict[str, tuple[str, str]] = {
     "grey_band": ("rgba(134,142,153,0.16)", "rgba(127,137,150,0.22)"),
 }
 
-# Runs in a comparison, in order; with DASHES a run is also told apart without colour.
+# Runs in a comparison, in order. Without red-green vision blue and violet, orange and gold, teal
+# and grey look alike: every run has a dash that none of its look-alikes has.
 RUN_ROLES = ("blue", "orange", "teal", "violet", "red", "gold", "green", "grey")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("solid", "dash", "dashdot", "longdash", "dot", "longdashdot")
+BASELINE = ("grey", "dot")
 
 FONT = (
     'Inter, "Inter var", system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", '
@@ -60,6 +62,13 @@ CONFIG = {
 def color(role: str) -> str:
     """The light colour of a role."""
     return PALETTE[role][0]
+
+
+def run_style(i: int, *, baseline: bool = False) -> tuple[str, str]:
+    """Role and dash of run or arm i of a comparison, the same in every panel of the page."""
+    if baseline:
+        return BASELINE
+    return RUN_ROLES[i % len(RUN_ROLES)], DASHES[i % len(DASHES)]
 
 
 def dark_colors() -> dict[str, str]:

@@ -13,7 +13,7 @@ from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
 from homotopy_cli.report.panel import Panel, Table
 from homotopy_cli.report.series import Curve, column, probed, rounded, trailing_mean, wants_log
-from homotopy_cli.report.theme import DASHES, RUN_ROLES, base_figure, color
+from homotopy_cli.report.theme import base_figure, color, run_style
 from homotopy_cli.report.thin import thin
 from homotopy_cli.runlog.reader import RunLog
 
@@ -111,9 +111,7 @@ def bands_panel(
         if made is None:
             notes.append(f"{arm.name}: no column {source}")
             continue
-        base = last_is_baseline and i == len(arms) - 1
-        role = "grey" if base else RUN_ROLES[i % len(RUN_ROLES)]
-        dash = "dot" if base else DASHES[(i // len(RUN_ROLES)) % len(DASHES)]
+        role, dash = run_style(i, baseline=last_is_baseline and i == len(arms) - 1)
         notes += _add(figure, arm, made, role, dash, positive)
     if source == "edge_ratio":
         add_level(figure, 1.0, label="edge of stability", role="red")

@@ -7,10 +7,11 @@ import plotly.graph_objects as go
 
 from homotopy_cli.report import words
 from homotopy_cli.report.arms import IGNORED, arms
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import setting
 from homotopy_cli.report.panel import Panel, Table
 from homotopy_cli.report.series import column, first_finite, rounded
-from homotopy_cli.report.theme import RUN_ROLES, base_figure, color
+from homotopy_cli.report.theme import base_figure, color, run_style
 from homotopy_cli.runlog.reader import RunLog
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
@@ -74,7 +75,7 @@ def sweep_panel(
 
 
 def _add_arm(figure: go.Figure, name: str, values: list[tuple[float, float]], i: int) -> None:
-    role = RUN_ROLES[i % len(RUN_ROLES)]
+    role, dash = run_style(i)
     rates = sorted({lr for lr, _ in values})
     groups = [[loss for at, loss in values if at == lr] for lr in rates]
     medians = [rounded(float(np.median(group))) for group in groups]
@@ -85,12 +86,12 @@ def _add_arm(figure: go.Figure, name: str, values: list[tuple[float, float]], i:
         go.Scatter(
             x=rates,
             y=medians,
-            name=name,
+            name=safe(words.shorten(name, 48)),
             mode="lines+markers",
             error_y=bars if any(spread) or any(below) else None,
-            line={"color": color(role), "width": 2},
+            line={"color": color(role), "width": 2, "dash": dash},
             marker={"color": color(role), "size": 8, "symbol": SYMBOLS[i % len(SYMBOLS)]},
-            meta={"role": role, "dash": "solid", "width": 2},
+            meta={"role": role, "dash": dash, "width": 2},
             yhoverformat=".4~g",
         )
     )
