@@ -248,12 +248,13 @@ def _publish(plans: Sequence[Plan], folder: Path) -> None:
 def _metrics(log: Any) -> dict[str, Any]:
     import numpy as np
 
-    from homotopy_cli.report.metrics import summarise
+    from homotopy_cli.report.metrics import metric_name, summarise
 
     evals = np.asarray(log.evals.get("eval_loss", ()), dtype=float)
     finite = evals[np.isfinite(evals)]
     best = float(finite.min()) if len(finite) else None
-    return {**summarise(log), "best_val_loss": best, "status": log.status}
+    more = {"best_val_loss": best, "status": log.status, "metric_name": metric_name(log)}
+    return {**summarise(log), **more}
 
 
 def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
@@ -266,7 +267,8 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
     keys = [key for key, _ in rows[0][0].cell.settings]
     name = "val_loss" if any(found["val_loss"] is not None for _, found in rows) else "final_loss"
     cut = any(_is_cut(found) for _, found in rows)
-    metric = any(found["val_metric"] is not None for _, found in rows)
+    told = {found["metric_name"] for _, found in rows if found["val_metric"] is not None}
+    metric = (told.pop() if len(told) == 1 else "") or "metric" if told else ""
     title = "held-out loss" if name == "val_loss" else "training loss"
     table = plain_table(
         "",
@@ -275,7 +277,7 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
         (f"{title}, median", "right"),
         ("lowest", "right"),
         ("highest", "right"),
-        *((("held-out metric, median", "right"),) if metric else ()),
+        *(((f"held-out {metric}, median", "right"),) if metric else ()),
         ("diverged", "right"),
         *((("unfinished", "right"),) if cut else ()),
         ("largest edge ratio", "right"),

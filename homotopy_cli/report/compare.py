@@ -15,7 +15,7 @@ from homotopy_cli.report.figures.sweep import sweep_panel
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.layers import sharpest
 from homotopy_cli.report.markup import TONES, panel_html, section_html, verdict_html
-from homotopy_cli.report.metrics import METRICS, summarise
+from homotopy_cli.report.metrics import METRICS, row_name, summarise
 from homotopy_cli.report.panel import Panel, Table, balanced
 from homotopy_cli.report.seeds import endpoint_table, seeds_verdict
 from homotopy_cli.report.series import column, curve, probed, trailing_mean, wants_log
@@ -56,7 +56,7 @@ def compare_body(
         ]
     else:
         panels = [overlay(runs, names, baseline is not None, *row) for row in OVERLAYS]
-    table = table_html(metrics_table(names, metrics, reference=reference))
+    table = table_html(metrics_table(names, metrics, reference=reference, logs=runs))
     if seeded:
         n = words.plural(len(runs), "run")
         table = f"<details class=data><summary>Every metric of {n}</summary>{table}</details>"
@@ -218,6 +218,7 @@ def metrics_table(
     metrics: Sequence[Mapping[str, float | int | None]],
     *,
     reference: int = 0,
+    logs: Sequence[RunLog] = (),
 ) -> Table:
     """Every metric of every run, with its difference from the reference run."""
     rows = []
@@ -230,7 +231,7 @@ def metrics_table(
             text = metric_text(metric, value)
             change = "" if i == reference else difference(value, values[reference])
             cells.append(f"{text} ({change})" if change else text)
-        rows.append((metric, *cells))
+        rows.append((row_name(metric, logs), *cells))
     caption = f"In brackets: difference from {names[reference]}"
     return Table(("metric", *names), tuple(rows), caption)
 

@@ -9,7 +9,7 @@ from homotopy_cli.report import words
 from homotopy_cli.report.compare import difference, distinct_names
 from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.gates import GateResult
-from homotopy_cli.report.metrics import METRICS, summarise
+from homotopy_cli.report.metrics import METRICS, row_name, summarise
 from homotopy_cli.report.tables import metric_text
 from homotopy_cli.report.verdict import Verdict, verdict
 from homotopy_cli.runlog.reader import RunLog
@@ -96,7 +96,7 @@ def _table(logs: Sequence[RunLog], baseline: RunLog | None, names: Sequence[str]
             change = difference(run[name], reference[name]) if reference else ""
             text = metric_text(name, run[name])
             cells.append(f"{text} ({change})" if change else text)
-        lines.append(f"| {code(name)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {code(row_name(name, shown))} | " + " | ".join(cells) + " |")
     if len(logs) > len(shown):
         lines.append(f"\n{words.plural(len(logs) - len(shown), 'further run')} in the page.")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The numbers of a run that gates, cards, Markdown and metrics.json share."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,29 @@ def summarise(log: RunLog) -> dict[str, float | int | None]:
         "lr_max": float(lr_finite.max()) if len(lr_finite) else None,
         "warmup_steps": warmup_steps(lr) if lr is not None else None,
     }
+
+
+def metric_name(log: RunLog) -> str:
+    """What eval_metric is: perplexity, accuracy, or "" where the log does not tell.
+
+    Our own training logs exp(eval_loss) for tokens, the share of right answers for classes, and
+    no other metric; of another writer's only the first can be told.
+    """
+    metric, loss = column(log.evals, "eval_metric"), column(log.evals, "eval_loss")
+    if metric is None:
+        return ""
+    known = np.isfinite(metric)
+    if loss is not None and np.allclose(np.exp(loss[known]), metric[known], rtol=1e-6, atol=0):
+        return "perplexity"
+    ours = str(log.attrs.get("writer", "")).startswith("homotopy ")
+    share = bool(((metric[known] >= 0) & (metric[known] <= 1)).all())
+    return "accuracy" if ours and share else ""
+
+
+def row_name(metric: str, logs: Sequence[RunLog]) -> str:
+    """A metric's name in a table: val_metric says what it is where all logs agree."""
+    named = {metric_name(log) for log in logs} - {""} if metric == "val_metric" else set()
+    return f"{metric} ({named.pop()})" if len(named) == 1 else metric
 
 
 def gate_names(log: RunLog, baseline: RunLog | None = None) -> dict[str, Any]:

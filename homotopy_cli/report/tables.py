@@ -8,6 +8,7 @@ from homotopy_cli.records import EventRecord
 from homotopy_cli.report import words
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.metrics import metric_name
 from homotopy_cli.report.panel import Table
 from homotopy_cli.report.series import column, probed
 from homotopy_cli.report.sparkline import sparkline
@@ -118,8 +119,15 @@ def cards_html(
             if values is not None:
                 spark = sparkline(values, log=_spark_log(values))
         change = change_text(value, baseline.get(name)) if baseline else ""
+        text = metric_text(name, value)
+        if name == "val_metric" and (named := metric_name(log)):
+            label = f"held-out {named}"
+            if named == "accuracy":
+                text = f"{words.number(100 * value)}{words.THIN_SPACE}%"
+            per = "per token" if named == "perplexity" else ""
+            change = ", ".join(part for part in (per, change) if part)
         cards.append(
-            f'<div class="card"><dt>{safe(label)}</dt><dd>{safe(metric_text(name, value))}'
+            f'<div class="card"><dt>{safe(label)}</dt><dd>{safe(text)}'
             f"{f'<small>{safe(change)}</small>' if change else ''}</dd>{spark}</div>"
         )
     return card_list(cards)

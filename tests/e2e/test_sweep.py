@@ -72,7 +72,7 @@ def test_a_task_s_own_metric_is_in_the_table(folder):
         log = read_log(folder / "grid" / f"lr={row['optimizer.lr']}.h5")
         assert float(row["val_metric"]) == log.evals["eval_metric"][-1]
         assert 0.0 < float(row["val_metric"]) <= 1.0
-    assert "held-out metric" in " ".join(done.out.split())
+    assert "held-out accuracy, median" in " ".join(done.out.split())
 
 
 def test_profiles_and_a_run_that_diverges_are_results(folder):
