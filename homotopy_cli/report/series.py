@@ -63,6 +63,20 @@ def probed(log: RunLog, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     return np.asarray(log.probe_step)[kept], values[kept]
 
 
+def unconverged(log: RunLog, rows: np.ndarray) -> str:
+    """How many of the probes among `rows` stopped short of their tolerance; "" if none did."""
+    met = column(log.probes, "converged")
+    short = 0 if met is None else int((met[rows] == 0).sum())
+    if not short:
+        return ""
+    n = int(rows.sum())
+    if n == 1:
+        return "its probe had not converged"
+    if short == n:
+        return f"none of its {words.count(n)} probes had converged"
+    return f"{words.count(short)} of its {words.count(n)} probes had not converged"
+
+
 def rounded(x: float, digits: int = 6) -> float:
     """`x` to 6 significant digits: short JSON, finer than a pixel."""
     short = float(f"{x:.{digits}g}")

@@ -9,6 +9,7 @@ import report_samples as samples
 from homotopy_cli.report.page import render
 from homotopy_cli.report.panel import Panel, worth_showing
 from homotopy_cli.report.single import run_body
+from homotopy_cli.report.verdict import verdict
 
 
 def keys(log):
@@ -56,3 +57,41 @@ def test_an_edge_that_was_never_measured_is_said():
 def test_order_and_figures_are_kept():
     a, b = Panel("a", "A", "", news=True), Panel("b", "B", "")
     assert worth_showing([a, b]) == (a,)
+
+
+def one_step():
+    """As `train --set steps=1` leaves it: a probe of the edge, and two of what is inside."""
+    log = samples.transformer_log(n=1, spike=False)
+    nan = np.nan
+    probes = {"lambda_max": [nan, 59.5, nan], "edge_ratio": [nan, 0.76, nan]}
+    probes |= {"converged": [nan, 0.0, nan], "n_hvp": [nan, 10.0, nan]}
+    table = {name: np.array(values) for name, values in probes.items()}
+    return replace(log, probe_step=np.array([0, 0, 1]), probes=table, spectra=(), layers=())
+
+
+def test_one_step_is_no_change():
+    html = run_body(one_step()).html
+    assert "4.693 in one step. Held-out" in html
+    for nonsense in ("From 4.693", "largest 1.31", ", 10 each", "of 3 "):
+        assert nonsense not in html
+    assert "1 probe spent 10 Hessian-vector products." in html
+    assert "λ_max = 59.5. Its probe had not converged." in html
+
+
+@pytest.mark.parametrize(
+    "short, said",
+    [
+        (0, ""),
+        (1, " 1 of its 5 probes had not converged."),
+        (5, " None of its 5 probes had converged."),
+    ],
+)
+def test_the_edge_says_how_many_of_its_probes_had_not_converged(short, said):
+    """A probe of something else, whose row has no edge ratio, is not counted."""
+    log = samples.plain_log(100)
+    ratio = np.array([0.1, 0.2, 0.3, 0.2, 0.4, np.nan])
+    met = np.array([float(i >= short) for i in range(5)] + [0.0])
+    steps = np.array([0, 20, 40, 60, 90, 95])
+    log = replace(log, probe_step=steps, probes={"edge_ratio": ratio, "converged": met})
+    text = next(f.text for f in verdict(log).findings if f.label == "Edge")
+    assert text.endswith(f"Median 0.3 over the second half of the probes.{said}")

@@ -15,6 +15,7 @@ from homotopy_cli.report.series import (
     first_finite,
     last_finite,
     probed,
+    unconverged,
     wants_log,
 )
 from homotopy_cli.report.theme import base_figure
@@ -125,10 +126,7 @@ def eigenvalue_panel(log: RunLog) -> Panel:
         if dominant:
             where = words.plural(dominant, "probe")
             parts.append(f"the most negative eigenvalue dominates at {where}")
-    unconverged = column(log.probes, "converged")
-    if unconverged is not None and (unconverged == 0).any():
-        n = words.plural(int((unconverged == 0).sum()), "probe")
-        parts.append(f"{n} of {words.count(len(log.probe_step))} did not meet the tolerance")
+    parts.append(unconverged(log, np.isfinite(main)))
     return Panel(
         key,
         title,

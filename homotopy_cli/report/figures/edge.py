@@ -13,7 +13,7 @@ from homotopy_cli.report import words
 from homotopy_cli.report.facts import adam_beta1, target
 from homotopy_cli.report.figures.draw import add_band, add_level, add_line, log_axis
 from homotopy_cli.report.panel import Panel, data_table
-from homotopy_cli.report.series import absence, column, curve, probed, wants_log
+from homotopy_cli.report.series import absence, column, curve, probed, unconverged, wants_log
 from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
@@ -197,4 +197,5 @@ def edge_finding(log: RunLog) -> str:
             f"{words.plural(beyond, 'probe')} of {words.count(len(known))} beyond the edge "
             f"({words.at_steps(steps, known > RED)})"
         )
+    parts.append(unconverged(log, finite))
     return words.sentences(parts)

@@ -140,8 +140,9 @@ def _finding(log: RunLog, loss: np.ndarray | None, evals: np.ndarray | None) -> 
     if loss is not None:
         first, last = first_finite(loss), last_finite(loss)
         best = int(np.nanargmin(np.where(np.isfinite(loss), loss, np.nan)))
-        text = f"from {words.number(first)} to {words.number(last)}"
+        text = f"{words.number(last)} in one step"
         if len(loss) > 1:
+            text = f"from {words.number(first)} to {words.number(last)}"
             text += f", lowest {words.number(loss[best])} at step {words.count(log.step[best])}"
         parts.append(text)
     if evals is not None:

@@ -56,11 +56,13 @@ def norms_panel(log: RunLog) -> Panel:
         values = columns.get(name)
         if values is not None and np.isfinite(values).any():
             finite = values[np.isfinite(values)]
-            parts.append(
-                f"{name.replace('grad_', 'gradient ').replace('update_', 'update ')} median "
-                f"{words.number(float(np.median(finite)), 3)}, "
-                f"largest {words.number(float(finite.max()), 3)}"
-            )
+            told = name.replace("grad_", "gradient ").replace("update_", "update ")
+            largest = words.number(float(finite.max()), 3)
+            if len(finite) > 1:
+                middle = words.number(float(np.median(finite)), 3)
+                parts.append(f"{told} median {middle}, largest {largest}")
+            else:
+                parts.append(f"{told} {largest}")
     clip = columns.get("clip_coef")
     if clip is not None:
         acted = int((clip < 1 - 1e-9).sum())

@@ -63,10 +63,10 @@ def overhead_sentence(log: RunLog) -> str:
         parts.append(f"probes took {words.percent(share)} of the run's time")
     products = column(log.probes, "n_hvp")
     if products is not None:
-        total = float(np.nansum(products))
-        mean = words.number(total / max(1, int(np.isfinite(products).sum())), 3)
+        total, n = float(np.nansum(products)), int(np.isfinite(products).sum())
+        each = f", {words.number(total / n, 3)} each" if n > 1 else ""
         parts.append(
-            f"{words.plural(len(log.probe_step), 'probe')} spent {words.number(total, 4)} "
-            f"Hessian-vector products, {mean} each"
+            f"{words.plural(n, 'probe')} spent {words.number(total, 4)} "
+            f"Hessian-vector products{each}"
         )
     return words.sentences(parts)
