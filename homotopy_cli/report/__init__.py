@@ -13,8 +13,9 @@ The same logs give the same bytes: fixed ids, sorted keys, gzip without a time s
 
 Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists), words
 (numbers and sentences), metrics and spikes (the numbers gates can use), alarms (early signs and the
-spikes that followed), gates and expressions (a small safe expression language), verdict (the
-headline), advice (its last word: what to do), facts (recipe, names, marks), panel (what a figure
+spikes that followed), gates and expressions (a small safe expression language), findings
+(what a verdict is made of), stability (spikes and their causes), verdict (the headline), advice
+(its last word: what to do), facts (recipe, names, marks), panel (what a figure
 brings to the page), tables and sparkline (static HTML and SVG), markup and escaping (HTML from
 them), single (the body about one run), payload (plotly.js, figures, hashes), assets (page.css,
 page.js), page; compare (several runs), arms (which differ in their seed only, and by how much arms

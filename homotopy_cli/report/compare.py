@@ -12,9 +12,10 @@ from homotopy_cli.report.figures.bands import bands_panel
 from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
 from homotopy_cli.report.figures.sweep import sweep_panel
+from homotopy_cli.report.findings import Finding, Verdict, together
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.layers import sharpest
-from homotopy_cli.report.markup import TONES, panel_html, section_html, verdict_html
+from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import METRICS, row_name, summarise
 from homotopy_cli.report.panel import Panel, Table, balanced
 from homotopy_cli.report.seeds import endpoint_table, seeds_verdict
@@ -22,7 +23,7 @@ from homotopy_cli.report.series import column, curve, probed, trailing_mean, wan
 from homotopy_cli.report.single import Body, Group
 from homotopy_cli.report.tables import gates_html, metric_text, table_html
 from homotopy_cli.report.theme import base_figure, run_style
-from homotopy_cli.report.verdict import Finding, Verdict, verdict
+from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
 # key, title, table of the log, column, unit, smoothed, wide
@@ -257,7 +258,7 @@ def _headline(
 ) -> Verdict:
     verdicts = [verdict(log) for log in logs]
     findings = [
-        Finding(TONES[one.tone], f"{name}: {one.headline}", one.tone)
+        Finding(one.tag, f"{name}: {one.headline}", one.tone)
         for name, one in zip(names, verdicts, strict=False)
     ]
     scored = [
@@ -282,7 +283,8 @@ def _headline(
     headline = f"{best[1]} ends lowest of {n}: {which} {words.number(best[0])}."
     if bad:
         headline += f" {words.plural(bad, 'run')} unhealthy."
-    return Verdict(headline, "bad" if bad else "good", tuple(findings))
+    tone, state = together(verdicts)
+    return Verdict(headline, tone, tuple(findings), state)
 
 
 def _layers_table(runs: Sequence[RunLog], names: Sequence[str]) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 from homotopy_cli.report import words
 from homotopy_cli.report.compare import difference, distinct_names
 from homotopy_cli.report.escaping import encodable
+from homotopy_cli.report.findings import Verdict
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.metrics import METRICS, row_name, summarise
 from homotopy_cli.report.tables import metric_text
-from homotopy_cli.report.verdict import Verdict, verdict
+from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
 MAX_BYTES = 64_000  # GitHub's limit for a step is 1 MiB; a summary should be read, not scrolled

@@ -6,11 +6,10 @@ from html import unescape
 import plotly.graph_objects as go
 
 from homotopy_cli.report.escaping import safe
+from homotopy_cli.report.findings import Verdict
 from homotopy_cli.report.panel import Panel
 from homotopy_cli.report.tables import table_html
-from homotopy_cli.report.verdict import Verdict
 
-TONES = {"good": "healthy", "watch": "worth a look", "bad": "unhealthy", "plain": "measured"}
 _DASH_PATTERN = {
     "solid": "",
     "dash": "5 3",
@@ -149,7 +148,7 @@ def verdict_html(verdict: Verdict, cards: str) -> str:
     )
     return (
         f'<section id="verdict" class="verdict {verdict.tone}">'
-        f'<p class="state"><span class="tag">{TONES[verdict.tone]}</span></p>'
+        f'<p class="state"><span class="tag">{safe(verdict.tag)}</span></p>'
         f"<h1>{safe(verdict.headline)}</h1>"
         f'<ul class="findings">{rows}</ul>{cards}</section>'
     )

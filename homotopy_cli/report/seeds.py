@@ -7,8 +7,9 @@ import numpy as np
 
 from homotopy_cli.report import words
 from homotopy_cli.report.arms import FEW_PAIRS, Arm, Difference, paired_difference
+from homotopy_cli.report.findings import Finding, Verdict, together
 from homotopy_cli.report.panel import Table
-from homotopy_cli.report.verdict import Finding, Verdict, verdict
+from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
 Metrics = Sequence[Mapping[str, float | int | None]]
@@ -102,7 +103,8 @@ def seeds_verdict(arms: Sequence[Arm], logs: Sequence[RunLog], metrics: Metrics)
         headline = f"{best.name} ends lowest of {total}: {kind} {words.number(median)}."
         spread = f"That is the median; {spread}."
     findings.insert(0, Finding("Spread", spread))
-    return Verdict(headline, "bad" if bad else "good", tuple(f for f in findings if f.text))
+    tone, state = together(judged)
+    return Verdict(headline, tone, tuple(f for f in findings if f.text), state)
 
 
 def _against_first(arm: Arm, first: Arm, ends: Sequence[float | None]) -> Finding:

@@ -1,41 +1,18 @@
 """The headline: did it train, where was it unstable, how near the edge, what steered it, where."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
-from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
-from homotopy_cli.report.advice import next_step, probes_before, trouble
-from homotopy_cli.report.alarms import warning_before
+from homotopy_cli.report.advice import next_step, trouble
 from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name, setting
 from homotopy_cli.report.figures.components import alarms as component_alarms
-from homotopy_cli.report.figures.edge import NEAR, RED, edge_finding
+from homotopy_cli.report.figures.edge import RED, edge_finding
 from homotopy_cli.report.figures.lr import reason_clause
+from homotopy_cli.report.findings import UNFINISHED, Finding, Tone, Verdict
 from homotopy_cli.report.layers import grown, sharpest
 from homotopy_cli.report.series import column, first_finite, last_finite, probed
+from homotopy_cli.report.stability import stability
 from homotopy_cli.runlog.reader import RunLog
-
-Tone = Literal["good", "watch", "bad", "plain"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line under the headline; `label` says what it is about."""
-
-    label: str
-    text: str
-    tone: Tone = "plain"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a reader should know before any chart."""
-
-    headline: str
-    tone: Tone
-    findings: tuple[Finding, ...]
 
 
 @np.errstate(all="ignore")  # a log may hold 1e308; what overflows is undefined
@@ -58,6 +35,8 @@ def verdict(log: RunLog) -> Verdict:
         tone = "watch" if all(f.tone != "bad" for f in kept) else "bad"
     if tone == "bad":
         headline = headline.replace("Trained:", "Trained, but unstable:", 1)
+    if tone == "good" and log.attrs.get("status") == "running":
+        return Verdict(headline, "plain", kept, UNFINISHED)  # it may have been killed
     return Verdict(headline, tone, kept)
 
 
@@ -104,62 +83,6 @@ def _ends(loss: np.ndarray) -> tuple[float, float]:
     finite = loss[np.isfinite(loss)]
     n = max(1, len(finite) // 50)
     return float(finite[:n].mean()), float(finite[-n:].mean())
-
-
-def stability(log: RunLog) -> Finding:
-    """Spikes and non-finite rows."""
-    label = "Stability"
-    loss = column(log.steps, "loss")
-    if loss is None or len(loss) < 2:
-        return Finding(label, "")
-    bad = int((~np.isfinite(loss)).sum())
-    events = spike_rule.find_spikes(loss)
-    if bad:
-        first = int(log.step[np.argmax(~np.isfinite(loss))])
-        text = words.gaps("loss", log.step, loss) + _signs_before(log, [first])
-        text += edge_before(log, first)
-        return Finding(label, words.sentences([text]), "bad")
-    if not events:
-        quiet = "No loss spike." if len(loss) > spike_rule.WARMUP else ""
-        return Finding(label, quiet, "good" if quiet else "plain")
-    worst = max(events, key=lambda s: s.peak - s.base)
-    where = words.join([words.count(log.step[s.row]) for s in events[:4]])
-    if len(events) > 4:
-        where += " …"
-    text = f"{words.plural(len(events), 'loss spike')}, at step{'s' * (len(events) > 1)} {where}"
-    which = "the worst" if len(events) > 1 else "it"
-    text += f"; {which} rose from {words.number(worst.base, 3)} to {words.number(worst.peak, 3)}"
-    text += (
-        f" and was over after {words.plural(worst.recovered, 'step')}"
-        if worst.recovered is not None
-        else " and did not recover"
-    )
-    text += _signs_before(log, [int(log.step[s.row]) for s in events])
-    text += edge_before(log, int(log.step[worst.row]))
-    return Finding(label, text + ".", "watch" if worst.recovered is not None else "bad")
-
-
-def _signs_before(log: RunLog, steps: list[int]) -> str:
-    said = warning_before(log, steps)
-    return f"; {said}" if said else ""
-
-
-def edge_before(log: RunLog, step: int) -> str:
-    """What the last probes before a step say about its cause; nothing if there are none.
-
-    Looks at the three probes up to `step`: the edge ratio moves within a few of them.
-    """
-    seen = probes_before(log, step)
-    if seen is None:
-        return ""
-    steps, ratio = seen
-    peak = int(np.argmax(ratio))
-    read = f"{words.number(float(ratio[peak]), 3)} at step {words.count(steps[peak])}"
-    if ratio[peak] > RED:
-        return f"; training was beyond the edge of stability just before (edge ratio {read})"
-    if ratio[peak] > NEAR:
-        return f"; training was close to the edge of stability just before (edge ratio {read})"
-    return f"; no probe just before it was near the edge of stability (edge ratio at most {read})"
 
 
 def _edge(log: RunLog) -> Finding:

@@ -9,6 +9,8 @@ import report_samples as samples
 from homotopy_cli.report.advice import next_step, trouble
 from homotopy_cli.report.figures.components import alarms
 from homotopy_cli.report.layers import grown, sharpest
+from homotopy_cli.report.page import render
+from homotopy_cli.report.stability import stability
 from homotopy_cli.report.verdict import verdict
 
 
@@ -112,3 +114,32 @@ def test_a_run_that_stopped_at_its_first_nan_says_when(rows, said):
     log = spiked(0.1)
     log.steps["loss"][100 - rows :] = np.nan
     assert verdict(log).headline.startswith(f"Diverged: {said}")
+
+
+def test_a_spike_is_named_beside_rows_that_are_not_finite():
+    log = spiked(0.1)
+    rose = stability(log).text
+    assert rose.startswith("1 loss spike, at step 60; it rose from")
+    log.steps["loss"][30] = np.nan
+    both = stability(log)
+    assert both.tone == "bad"
+    first = "Loss has 1 non-finite value (step 30)"
+    assert both.text.startswith(f"{first}; no probe just before it")
+    assert ". 1 loss spike, at step 60; it rose from" in both.text
+    log.steps["loss"][60:64] = np.nan  # the spike itself is now what is not finite
+    assert "spike" not in stability(log).text
+
+
+def test_an_open_log_is_not_called_healthy():
+    """It may be a run that was killed: its numbers are good, its end is unknown."""
+    calm = samples.transformer_log(n=100, spike=False)
+    assert verdict(calm).tag == "healthy"
+    open_log = replace(calm, attrs={**calm.attrs, "status": "running"})
+    one = verdict(open_log)
+    assert (one.tag, one.tone) == ("unfinished", "plain")
+    assert one.headline.startswith("Unfinished: loss ")
+    page = render([open_log])
+    assert '<span class="tag">unfinished</span>' in page and ">healthy<" not in page
+    assert ">healthy<" not in render([open_log, open_log]).partition('id="metrics"')[0]
+    spiky = samples.transformer_log()
+    assert verdict(replace(spiky, attrs=open_log.attrs)).tag == "worth a look"

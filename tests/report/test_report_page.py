@@ -20,7 +20,7 @@ from homotopy_cli.report.gates import evaluate
 from homotopy_cli.report.markdown import markdown_summary
 from homotopy_cli.report.metrics import metrics_document
 from homotopy_cli.report.page import render
-from homotopy_cli.report.verdict import edge_before, stability
+from homotopy_cli.report.stability import edge_before, stability
 from homotopy_cli.runlog.reader import RunLog, Spectrum, read_log
 
 HERE = Path(__file__).parent

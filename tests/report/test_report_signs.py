@@ -8,7 +8,7 @@ import report_samples as samples
 
 from homotopy_cli.records import EventRecord
 from homotopy_cli.report.figures.signs import signs_panel
-from homotopy_cli.report.verdict import stability
+from homotopy_cli.report.stability import stability
 
 
 def log_of(*, events=(), spike_at=(), n=120, **columns):
