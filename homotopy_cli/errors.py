@@ -43,14 +43,24 @@ class HomotopyError(Exception):
         message: What is wrong, where, with the offending value. One line.
         hint: The next thing to type or to change; one line, may be empty.
         exit_code: The process's exit code when the command line reports it.
+        completion: What the user's own command lacks, and a remark after it; the command line
+            then prints that command, completed, for a hint.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        exit_code: int | None = None,
+        completion: tuple[str, str] = ("", ""),
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.completion = completion
         if exit_code is not None:
             self.exit_code = exit_code
 

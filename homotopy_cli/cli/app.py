@@ -13,7 +13,7 @@ from homotopy_cli.cli.debug import Debug, split
 from homotopy_cli.cli.probe import probe
 from homotopy_cli.cli.report import report
 from homotopy_cli.cli.train import train
-from homotopy_cli.errors import INTERRUPTED, HomotopyError, RecipeError
+from homotopy_cli.errors import INTERRUPTED, HomotopyError, RecipeError, typed
 
 INTERNAL_BUG = 70
 
@@ -60,8 +60,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in flat)
 
 
-def _report_error(error: HomotopyError) -> int:
-    faults = error.faults if isinstance(error, RecipeError) else ((error.message, error.hint),)
+def _report_error(error: HomotopyError, argv: list[str]) -> int:
+    added, remark = error.completion
+    own = " ".join(["homotopy", *map(typed, argv), added])
+    hint = f"{own}   {remark}" if added else error.hint
+    faults = error.faults if isinstance(error, RecipeError) else ((error.message, hint),)
     for message, hint in faults:
         _say("error", message)
         _say("hint", hint)
@@ -97,7 +100,7 @@ def run(argv: list[str]) -> int:
     except HomotopyError as error:
         if debug:
             raise
-        return _report_error(error)
+        return _report_error(error, argv)
     except Exception as error:
         if hasattr(error, "format_message"):  # the command-line parser's own usage errors
             _say("error", error.format_message())

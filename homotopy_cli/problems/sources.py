@@ -59,15 +59,25 @@ def find_setting(
         raise CheckpointError(
             f"{path}: a transformers folder ({architecture(checkpoint.extra['config'])}) holds no "
             "data to measure on",
-            hint=f"homotopy probe {typed(path)} --text FILE.txt   (or --batch FILE.pt)",
+            hint=f"homotopy probe {typed(path)} {_measured_on(path)}",
         )
     if missing:
+        needs = needs_model, needs_loss, needs_data
         lacks = "model, loss and data are unknown" if needs_model else "the data are unknown"
         raise CheckpointError(
             f"{path}: {_held(checkpoint)} but no recipe, so {lacks}",
             hint=_command(path, needs_model, needs_loss),
+            completion=("", "") if _in_folder(path, needs_model) else _options(*needs),
         )
     return None
+
+
+def _measured_on(folder: Path) -> str:
+    """What to measure a transformers folder on: a text needs the folder's tokenizer."""
+    names = ("tokenizer*", "vocab*", "*.model", "*.spm", "spiece*", "merges.txt", "*.tiktoken")
+    if any(next(folder.glob(name), None) for name in names):
+        return "--text FILE.txt   (or --batch FILE.pt)"
+    return "--batch tokens.pt --loss next_token   (no tokenizer lies there for --text)"
 
 
 def _held(checkpoint: Checkpoint) -> str:
@@ -83,13 +93,30 @@ def _held(checkpoint: Checkpoint) -> str:
 
 def _command(path: Path, needs_model: bool, needs_loss: bool) -> str:
     """What to type for a checkpoint that tells nothing about itself."""
-    if needs_model and path.is_file() and config_of(path.parent) is not None:
+    if _in_folder(path, needs_model):
         folder = typed(path.parent)
         return f"homotopy probe {folder} --text FILE.txt   (the transformers folder it lies in)"
-    model = " --model model.py:build" if needs_model else " --model ..."
-    loss = " --loss model.py:loss" if needs_loss else " --loss ..."
-    command = f"homotopy probe {typed(path)}{model}{loss} --batch batch.pt"
-    return f"{command}   (or --recipe recipes/YOURS.yaml)"
+    told = "" if needs_model else " --model MODEL"
+    told += "" if needs_loss else " --loss LOSS"
+    added, remark = _options(needs_model, needs_loss, True)
+    return f"homotopy probe {typed(path)}{told} {added}   {remark}"
+
+
+def _in_folder(path: Path, needs_model: bool) -> bool:
+    """Weights beside a transformers configuration: the folder tells what the model is."""
+    return needs_model and path.is_file() and config_of(path.parent) is not None
+
+
+def _options(needs_model: bool, needs_loss: bool, needs_data: bool) -> tuple[str, str]:
+    """The options that a command lacks, and what would do instead."""
+    lacks = (
+        ("--model model.py:build", needs_model),
+        ("--loss model.py:loss", needs_loss),
+        ("--batch batch.pt", needs_data),
+    )
+    return " ".join(
+        option for option, needed in lacks if needed
+    ), "(or --recipe recipes/YOURS.yaml)"
 
 
 def _refuse_code(

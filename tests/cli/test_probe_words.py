@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_checkpoints import save, state
+from safetensors.torch import save_file
 
 from homotopy_cli.cli.app import run
 
@@ -76,3 +77,29 @@ def test_more_eigenvalues_than_parameters_are_no_more_products(folder, capsys):
     most = capsys.readouterr().out.split("about")[1].split("products")[0]
     run(["probe", "ckpt.pt", "--model", "model.py:build", *options, "1000000"])
     assert capsys.readouterr().out.split("about")[1].split("products")[0] == most
+
+
+def test_a_command_without_a_batch_is_shown_completed(folder, capsys):
+    assert probe("--layers", "a b|c") == 2
+    own = "homotopy probe ckpt.pt --model model.py:build --quick --quiet --layers 'a b|c'"
+    hint = capsys.readouterr().err.splitlines()[-1]
+    options = "--loss model.py:loss --batch batch.pt"
+    assert hint == f"hint:  {own} {options} (or --recipe recipes/YOURS.yaml)"
+    assert run(["probe", "ckpt.pt"]) == 2
+    hint = capsys.readouterr().err.splitlines()[-1]
+    assert hint.startswith("hint:  homotopy probe ckpt.pt --model model.py:build --loss model.py:")
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_transformers_folder_is_sent_to_a_text_only_with_its_tokenizer(folder, capsys, tokens):
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text(
+        '{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}'
+    )
+    save_file(state(), "hf/model.safetensors")
+    if tokens:
+        Path("hf/tokenizer.json").write_text("{}")
+    assert run(["probe", "hf"]) == 2
+    hint = capsys.readouterr().err.splitlines()[-1]
+    named = "--text FILE.txt" if tokens else "--batch tokens.pt --loss next_token"
+    assert hint.startswith(f"hint:  homotopy probe hf {named} ")
