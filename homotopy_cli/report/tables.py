@@ -121,10 +121,10 @@ def cards_html(
         change = change_text(value, baseline.get(name)) if baseline else ""
         text = metric_text(name, value)
         if name == "val_metric" and (named := metric_name(log)):
-            label = f"held-out {named}"
+            label = named
             if named == "accuracy":
                 text = f"{words.number(100 * value)}{words.THIN_SPACE}%"
-            per = "per token" if named == "perplexity" else ""
+            per = "held out, per token" if named == "perplexity" else "held out"
             change = ", ".join(part for part in (per, change) if part)
         cards.append(
             f'<div class="card"><dt>{safe(label)}</dt><dd>{safe(text)}'

@@ -40,8 +40,8 @@ def test_the_name_is_read_off_the_values(metric, writer, name):
 @pytest.mark.parametrize(
     "metric, card",
     [
-        (np.exp(LOSS), "<dt>held-out perplexity</dt><dd>2.46<small>per token</small></dd>"),
-        (SHARE, "<dt>held-out accuracy</dt><dd>48.93\u202f%</dd>"),
+        (np.exp(LOSS), "<dt>perplexity</dt><dd>2.46<small>held out, per token</small></dd>"),
+        (SHARE, "<dt>accuracy</dt><dd>48.93\u202f%<small>held out</small></dd>"),
     ],
 )
 def test_the_card_has_name_and_unit(metric, card):
