@@ -314,7 +314,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
         rows, "Character GPT with normed queries and keys, 2,000 steps"
     ),
     "cifar10": cifar10,
-    "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20 on a GPU: held-out accuracy, %"),
+    "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20: held-out accuracy, %"),
     "depth": depth,
     "spikes": lambda rows: basin(rows, "Spikes: a small GPT under SGD with momentum, 400 steps"),
     "muon": lambda rows: basin(rows, "Muon with AdamW under the trust ratio, 1,000 steps"),
