@@ -245,8 +245,7 @@ def apply_gates(
         result = evaluate(expression, names, baseline=OF_BASELINE)
         if result.failed:
             fired = 1
-            said = "gate fired" if result.fired else "gate not evaluable, counts as fired"
-            print(f"{said}: {result.message}", file=sys.stderr)
+            print(result.alarm, file=sys.stderr)
     return fired
 
 

@@ -87,8 +87,7 @@ def run_report(
             print(f"gates: {len(gates)} passed")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
-        said = "gate fired" if gate.fired else "gate not evaluable, counts as fired"
-        print(f"{said}: {gate.message}", file=sys.stderr)
+        print(gate.alarm, file=sys.stderr)
     if unwritten is not None:
         raise unwritten
     if interrupted:

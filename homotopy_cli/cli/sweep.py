@@ -268,7 +268,9 @@ def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
     name = "val_loss" if any(found["val_loss"] is not None for _, found in rows) else "final_loss"
     cut = any(_is_cut(found) for _, found in rows)
     told = {found["metric_name"] for _, found in rows if found["val_metric"] is not None}
-    metric = (told.pop() if len(told) == 1 else "") or "metric" if told else ""
+    metric = "metric" if told else ""
+    if len(told) == 1:
+        metric = told.pop() or metric
     title = "held-out loss" if name == "val_loss" else "training loss"
     table = plain_table(
         "",

@@ -44,6 +44,12 @@ class GateResult:
         """One line for a terminal: the expression and the values it was decided on."""
         return f"{self.expression}: {self.reason}" if self.reason else self.expression
 
+    @property
+    def alarm(self) -> str:
+        """The line that a failed gate is told by."""
+        said = "gate fired" if self.fired else "gate not evaluable, counts as fired"
+        return f"{said}: {self.message}"
+
     def document(self) -> dict[str, Any]:
         """As strict JSON values."""
         values = {k: None if v is None else float(v) for k, v in self.values.items()}

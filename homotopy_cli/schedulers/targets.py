@@ -78,7 +78,8 @@ def target_of(
     plain = all(group.get("momentum") == 0.0 for group in optimizer.param_groups)
     found = (UNBRAKED_PLAIN if plain else UNBRAKED)["auto" if auto else "guard"]
     if found < TARGET:
-        say(0, "info", "TARGET", f"no normalisation: rates stay below {found} of the edge, not 0.9")
+        text = f"no normalisation: rates stay below {found} of the edge, not {TARGET}"
+        say(0, "info", "TARGET", text)
     return found
 
 
