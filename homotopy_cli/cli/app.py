@@ -114,7 +114,8 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the `homotopy` script and of `python -m homotopy_cli`."""
-    if sys.stdout.encoding.lower().replace("-", "") != "utf8":
+    encoding = getattr(sys.stdout, "encoding", None) or ""  # a replaced stream may have none
+    if hasattr(sys.stdout, "reconfigure") and encoding.lower().replace("-", "") != "utf8":
         sys.stdout.reconfigure(errors="replace")  # a sign that it lacks must not end a run
     code = run(sys.argv[1:])
     try:

@@ -63,11 +63,12 @@ def find_setting(
         )
     if missing:
         needs = needs_model, needs_loss, needs_data
+        beside = _in_folder(path, needs_model)
         lacks = "model, loss and data are unknown" if needs_model else "the data are unknown"
         raise CheckpointError(
             f"{path}: {_held(checkpoint)} but no recipe, so {lacks}",
-            hint=_command(path, needs_model, needs_loss),
-            completion=("", "") if _in_folder(path, needs_model) else _options(*needs),
+            hint=_of_folder(path) if beside else _command(path, needs_model, needs_loss),
+            completion=("", "") if beside else _options(*needs),
         )
     return None
 
@@ -93,13 +94,16 @@ def _held(checkpoint: Checkpoint) -> str:
 
 def _command(path: Path, needs_model: bool, needs_loss: bool) -> str:
     """What to type for a checkpoint that tells nothing about itself."""
-    if _in_folder(path, needs_model):
-        folder = typed(path.parent)
-        return f"homotopy probe {folder} --text FILE.txt   (the transformers folder it lies in)"
     told = "" if needs_model else " --model MODEL"
     told += "" if needs_loss else " --loss LOSS"
     added, remark = _options(needs_model, needs_loss, True)
     return f"homotopy probe {typed(path)}{told} {added}   {remark}"
+
+
+def _of_folder(path: Path) -> str:
+    """What to type for weights that lie in a transformers folder."""
+    folder = typed(path.parent)
+    return f"homotopy probe {folder} --text FILE.txt   (the transformers folder it lies in)"
 
 
 def _in_folder(path: Path, needs_model: bool) -> bool:

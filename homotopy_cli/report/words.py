@@ -31,7 +31,7 @@ def number(x: float | None, digits: int = 4) -> str:
     magnitude = abs(x)
     if 1e-3 <= magnitude < 1e5:
         decimals = max(0, digits - 1 - math.floor(math.log10(magnitude)))
-        text = f"{x:.{decimals}f}"
+        text = f"{x:,.{decimals}f}".replace(",", THIN_SPACE)
         text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
         mantissa, exponent = f"{x:.{digits - 1}e}".split("e")

@@ -31,6 +31,8 @@ ARMS = {  # arm -> (name, colour, dash)
     "warmup10": ("cosine, 10 % warmup", "#8a8f98", "dot"),
     "warmup25": ("cosine, 25 % warmup", "#4b5058", "solid"),
     "guard": ("the 10 % cosine under HomotopyLR", "#2460c4", "solid"),
+    "wsd": ("level until the last fifth, 10 % warmup", "#c9a227", "dot"),
+    "guard_wsd": ("that without a warmup under HomotopyLR", "#b03a7a", "solid"),
     "schedule_free": ("Schedule-Free AdamW", "#b8501c", "dash"),
     "auto": ("mode auto: no rate given", "#22803f", "solid"),
     "prodigy": ("Prodigy: no rate given", "#7a4bb0", "dash"),
@@ -67,7 +69,7 @@ def rates_figure(path: Path) -> go.Figure:
     figure.update_xaxes(
         type="log", title="learning rate asked for", dtick=1, exponentformat="power"
     )
-    figure.update_yaxes(title="held-out loss after 2,000 steps", range=[1.5, 2.4])
+    figure.update_yaxes(title="held-out loss after 2,000 steps", range=[1.5, 2.5])
     return figure
 
 

@@ -27,7 +27,30 @@ LAYERED = {  # a column's twin by layer
     "attention_entropy": "layer_attention_entropy",
     "norm_eps_over_var": "layer_norm_eps_over_var",
 }
-LOGIT_ALARM, EPS_ALARM, ENTROPY_ALARM = 1e4, 0.1, 0.05
+# column, alarm, +1 where values above it are past it, its name in a sentence, what past it means
+ALARMS = (
+    (
+        "attention_max_logit",
+        1e4,
+        1,
+        "the largest attention logit",
+        "attention logits above 1e4: diverging",
+    ),
+    (
+        "attention_entropy",
+        0.05,
+        -1,
+        "attention entropy",
+        "attention entropy collapsed towards 0",
+    ),
+    (
+        "norm_eps_over_var",
+        0.1,
+        1,
+        "ε over a norm layer's variance",
+        "ε is more than a tenth of a norm layer's variance",
+    ),
+)
 
 
 def _measured(log: RunLog) -> dict[str, np.ndarray]:
@@ -92,27 +115,20 @@ def _seed_kappa(columns: dict[str, np.ndarray]) -> list[str]:
 
 
 def _alarms(columns: dict[str, np.ndarray]) -> list[str]:
+    """What the last values say."""
     found = []
-    for name, limit, above, words_for in (
-        ("attention_max_logit", LOGIT_ALARM, True, "attention logits above 1e4: diverging"),
-        ("norm_eps_over_var", EPS_ALARM, True, "ε is more than a tenth of a norm layer's variance"),
-        ("attention_entropy", ENTROPY_ALARM, False, "attention entropy collapsed towards 0"),
-    ):
+    for name, limit, sign, _, meaning in ALARMS:
         values = columns.get(name)
         last = last_finite(values) if values is not None else None
-        if last is not None and (last > limit) is above and last != limit:
-            found.append(words_for)
+        if last is not None and sign * (last - limit) > 0:
+            found.append(meaning)
     return found
 
 
 def alarms(log: RunLog) -> list[str]:
     """The first look at which each alarm was passed: how much, when, in which layer."""
     found = []
-    for name, limit, sign, start in (
-        ("attention_max_logit", LOGIT_ALARM, 1, "the largest attention logit was"),
-        ("attention_entropy", ENTROPY_ALARM, -1, "attention entropy was"),
-        ("norm_eps_over_var", EPS_ALARM, 1, "ε over a norm layer's variance was"),
-    ):
+    for name, limit, sign, subject, _ in ALARMS:
         values = column(log.probes, name)
         past = np.empty(0) if values is None else np.flatnonzero(sign * (values - limit) > 0)
         if values is None or not len(past):
@@ -124,7 +140,7 @@ def alarms(log: RunLog) -> list[str]:
             row = np.where(np.isfinite(by_layer[worst]), sign * by_layer[worst], -np.inf)
             where = f" in {log.layers[int(row.argmax())]}"
         found.append(
-            f"{start} {words.number(float(values[worst]), 3)} at step "
+            f"{subject} was {words.number(float(values[worst]), 3)} at step "
             f"{words.count(log.probe_step[worst])}{where}, past its alarm of {words.number(limit)}"
         )
     return found
