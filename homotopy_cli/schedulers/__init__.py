@@ -21,6 +21,7 @@
     ranks        one rate on all ranks
     layer_watch  per-layer probes on an account of their own
     trust        the trust ratio of steps that were taken, for optimizers without a known edge
+    events       what a reader must know, kept until the loop takes it; telling: the sentences
     guard        probe + cadence + limits + events: the engine that every class below drives
     trust_guard  the same engine on trust ratios
     base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining

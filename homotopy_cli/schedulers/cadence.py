@@ -23,6 +23,7 @@ Predicted cost decides and spent cost is booked, both from counts: the same seed
 steps on every machine with the same kind of device. Wall time is reported, and never decides.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,12 @@ class Cadence:
     def left(self, step: int) -> float:
         """G that may be spent at optimizer step `step`; negative after guaranteed probes."""
         return self.allowance(step) - self.spent
+
+    def affords_from(self, step: int, cost: float) -> int | None:
+        """The first step from `step` on that can pay `cost` G; None: none in the run."""
+        steps = range(step, self.total_steps or step + UNKNOWN_HORIZON)
+        at = bisect_left(steps, cost, key=self.left)
+        return steps[at] if at < len(steps) else None
 
     def in_burst(self, step: int) -> bool:
         """Whether the curvature still moves by factors a step."""

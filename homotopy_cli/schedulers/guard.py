@@ -1,7 +1,6 @@
 """The engine of every class here: probe when due, lower the ceiling at once, say why."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
 from homotopy_cli.schedulers.columns import steering_value
 from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.effort import Effort, efforts
-from homotopy_cli.schedulers.events import EventLog
 from homotopy_cli.schedulers.layer_watch import LayerWatch
 from homotopy_cli.schedulers.loss_scaling import unscaled
 from homotopy_cli.schedulers.metric import GuardMetric
@@ -29,6 +27,7 @@ from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, w
 from homotopy_cli.schedulers.relapse import Relapse
 from homotopy_cli.schedulers.settings import GuardSettings, check_share
 from homotopy_cli.schedulers.targets import target_of
+from homotopy_cli.schedulers.telling import GuardEvents
 
 
 class CurvatureGuard:
@@ -58,7 +57,7 @@ class CurvatureGuard:
     ) -> None:
         self.settings = settings
         self.optimizer = optimizer
-        self.events = EventLog()
+        self.events = GuardEvents()
         self.signal = thresholds.choose_signal(settings.signal, optimizer, self.events.add)
         self.probe = CurvatureProbe(
             model,
@@ -153,12 +152,13 @@ class CurvatureGuard:
         if chosen is None:
             if not blind:
                 self.ceiling.confirm()
+                if self.cadence.wants(step):
+                    self.events.unwatched(step, self.cadence, costs[-1], self.ceiling)
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
         overflows = not gradient_is_finite(self.optimizer)  # a GradScaler skips such a step
-        text = "inf or NaN: nothing to probe"
-        self.events.add_if_new(overflows, step, "info", "GRADIENT_NONFINITE", text)
+        self.events.overflow(overflows, step)
         if overflows:
             self.ceiling.hold()
             return None
@@ -169,7 +169,7 @@ class CurvatureGuard:
             found = unscaled(
                 self._metric,
                 lambda: self.probe.measure(batch, effort, **where),
-                self._say_scaled,
+                lambda text: self.events.scaled(step, text),
             )
         except MEASUREMENT_ERRORS as error:
             mean_over_ranks([math.nan] * 3)
@@ -178,10 +178,12 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        self._say_if_whole(sliced)
+        if self.probe.whole and not sliced:
+            self.events.whole(step, self.probe.why_whole)
         # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
-        both, column = step < FIRST_TRUSTED and self.ceiling.rise is not None, self._column(rates)
+        both = step < FIRST_TRUSTED and self.ceiling.rise is not None
+        column = self._column(rates)
         sharpness = clip_coef * steering_value(found.estimate, column, upper=upper, both=both)
         told = [found.values.get(name, math.nan) for name in ("kappa", "signal_fraction")]
         sharpness, kappa, fraction = mean_over_ranks([sharpness, *told])
@@ -190,11 +192,6 @@ class CurvatureGuard:
         self.ceiling.take_fraction(fraction)
         self._take(found, sharpness, kappa, rates, alarm=alarm, clip_coef=clip_coef)
         return found.estimate
-
-    def _say_if_whole(self, sliced: bool | None) -> None:
-        if self.probe.whole and not sliced:
-            text = f"{self.probe.why_whole}: all rows are measured"
-            self.events.add(self.n_steps, "warning", "WHOLE_BATCH", text)
 
     def _take(
         self,
@@ -258,10 +255,6 @@ class CurvatureGuard:
         """Which column of the log steers."""
         return self._metric.column(rates)
 
-    def _say_scaled(self, text: str) -> None:
-        self.events.add(self.n_steps, "warning", "GRADIENT_SCALED", text)
-        warnings.warn(text, UserWarning, stacklevel=2)
-
     def _failed(self, step: int, cost: float, why: str, *, floor: bool = True) -> None:
         """Keep the last ceiling, count, say so, and try again soon (1, 2, 4, ... steps later)."""
         self.n_failed += 1
@@ -270,10 +263,7 @@ class CurvatureGuard:
         self.cadence.record(step, cost, log_change=math.inf, load=0.0)
         self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
         self.n_failed_in_a_row += 1
-        kept = "the last ceiling stays" if self.ceiling.measured else "there is no ceiling yet"
-        kept = "rates are held at the floor" if self.ceiling.held else kept
-        text = f"probe {self.cadence.n_probes} failed ({why}): {kept}"
-        self.events.add(step, "warning", "PROBE_FAILED", text)
+        self.events.failed(step, self.cadence.n_probes, why, self.ceiling)
 
     def _efforts(self, step: int, rates: Sequence[float]) -> list[Effort]:
         """What the plan wants of this step's probe, and what it makes do with."""
@@ -295,7 +285,7 @@ class CurvatureGuard:
         fired = self.alarms(loss, as_number(grad_norm))
         if fired:
             self.cadence.hasten()
-        self.events.add_if_new(bool(fired), self.n_steps, "info", "ALARM", f"{fired} out of range")
+        self.events.alarm(fired, self.n_steps)
         return bool(fired)
 
     def state_dict(self) -> dict[str, Any]:

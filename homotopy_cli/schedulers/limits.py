@@ -115,6 +115,11 @@ class Reach:
     share: float = 1.0  # of it, allowed at or since the last step at the peak
     current: float = 0.0  # scheduled rate of the step to come
 
+    @property
+    def rises(self) -> bool:
+        """Whether the schedule asks for more than it ever did."""
+        return self.current > self.peak * (1.0 + 1e-9) and self.peak > 0.0
+
     def of(self, schedule: float) -> float:
         """The factor on a scheduled rate; 1 at the peak and on the first way up to it."""
         return 1.0 if schedule >= self.peak * (1.0 - 1e-9) else self.share

@@ -126,3 +126,11 @@ def test_a_rise_has_its_share_spread_over_it():
     steps = range(0, 1200, 10)
     assert all(rising.allowance(a) <= rising.allowance(a + 10) for a in steps)
     assert [rising.allowance(t) for t in (250, 900)] == [plain.allowance(t) for t in (250, 900)]
+
+
+@pytest.mark.parametrize("rise_steps", [0, 200])
+@pytest.mark.parametrize("spent", [0.0, 30.0, 49.9, 80.0])
+def test_the_first_step_that_can_pay_is_the_first_one(rise_steps, spent):
+    cadence = Cadence(budget=0.05, total_steps=1000, rise_steps=rise_steps, spent=spent)
+    by_hand = [step for step in range(10, 1000) if cadence.left(step) >= 2.0]
+    assert cadence.affords_from(10, 2.0) == (by_hand[0] if by_hand else None)

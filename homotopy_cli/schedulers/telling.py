@@ -1,0 +1,62 @@
+"""What the guard tells of a run, in sentences: events.py keeps them."""
+
+import warnings
+
+from homotopy_cli.schedulers.cadence import Cadence
+from homotopy_cli.schedulers.ceiling import Ceiling
+from homotopy_cli.schedulers.events import EventLog
+
+LONG = 0.1  # share of the run without a probe that is told; our choice
+SHORT_RUN = 200  # steps; the start is most of a shorter one, and nothing could be done about it
+
+
+class GuardEvents(EventLog):
+    """The events of one CurvatureGuard."""
+
+    def overflow(self, holds: bool, step: int) -> None:
+        """The gradient is not finite; a GradScaler skips such a step."""
+        text = "inf or NaN: nothing to probe"
+        self.add_if_new(holds, step, "info", "GRADIENT_NONFINITE", text)
+
+    def alarm(self, fired: str, step: int) -> None:
+        """A free alarm: what is out of its range, or ""."""
+        self.add_if_new(bool(fired), step, "info", "ALARM", f"{fired} out of range")
+
+    def whole(self, step: int, why: str) -> None:
+        """No slice of the batch stands for it."""
+        self.add(step, "warning", "WHOLE_BATCH", f"{why}: all rows are measured")
+
+    def scaled(self, step: int, text: str) -> None:
+        """The gradient was found scaled."""
+        self.add(step, "warning", "GRADIENT_SCALED", text)
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+    def failed(self, step: int, n_probes: int, why: str, ceiling: Ceiling) -> None:
+        """A probe failed: what holds now."""
+        kept = "the last ceiling stays" if ceiling.measured else "there is no ceiling yet"
+        kept = "rates are held at the floor" if ceiling.held else kept
+        self.add(step, "warning", "PROBE_FAILED", f"probe {n_probes} failed ({why}): {kept}")
+
+    def unwatched(self, step: int, cadence: Cadence, cost: float, ceiling: Ceiling) -> None:
+        """The schedule still rises, and no probe can be paid for a tenth of the run: once.
+
+        On a GPU a probe of a small model costs as much as 17 gradients, since launching is what
+        takes the time: the start's seven were all that 2,000 steps paid for.
+        """
+        total = cadence.total_steps
+        free = ceiling.lowers and not ceiling.in_line and ceiling.reach.rises
+        if not free or not ceiling.is_stale(step) or total < SHORT_RUN:
+            return
+        next_one = cadence.affords_from(step, cost)
+        if (total if next_one is None else next_one) - step < LONG * total:
+            return
+        until = "to the end of the run" if next_one is None else f"before step {next_one:,}"
+        self.add_if_new(
+            True,
+            step,
+            "warning",
+            "UNWATCHED",
+            f"the schedule rises unwatched: probes have spent what a budget of {cadence.budget:g} "
+            f"allows, and none can be paid {until}. Raise the budget, or leave out the schedule's "
+            "warmup: rates then rise in a measured line",
+        )

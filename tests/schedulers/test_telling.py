@@ -1,0 +1,71 @@
+"""A run whose probes are spent says so: nothing is watched then."""
+
+import pytest
+import torch
+from torch import nn
+
+from homotopy_cli import HomotopyLR
+from homotopy_cli.schedulers import sliced
+from homotopy_cli.schedulers.baselines import cosine
+
+STEPS = 300
+
+
+def _events(inner=None, lr=1e-3, **settings):
+    """UNWATCHED events of one run, and the steps of its probes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    scheduler = HomotopyLR(
+        optimizer, model, nn.functional.mse_loss, inner=inner, total_steps=STEPS, **settings
+    )
+    inputs = torch.randn(64, 8)
+    batch = inputs, inputs.square().sum(1, keepdim=True)
+    told, probes = [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(batch[0]), batch[1]).backward()
+        if scheduler.update_curvature(*batch) is not None:
+            probes.append(step)
+        optimizer.step()
+        scheduler.step()
+        told += [e for e in scheduler.drain_events() if e.code == "UNWATCHED"]
+    return told, probes
+
+
+@pytest.fixture
+def dear(monkeypatch):
+    """Passes cost what they do for a small model on a GPU."""
+    monkeypatch.setattr(sliced, "pass_cost", lambda *args, **sizes: 2.5)
+
+
+def _warmed(steps=150):
+    return cosine(STEPS, warmup_steps=steps)
+
+
+def test_a_schedule_that_no_probe_watches_is_told_once(dear):
+    told, probes = _events(_warmed())
+    assert [e.level for e in told] == ["warning"]
+    later = [step for step in probes if step > told[0].step]
+    assert not later or later[0] - told[0].step >= 0.1 * STEPS
+    assert f"before step {later[0]}" in told[0].message if later else "end of" in told[0].message
+
+
+def test_a_budget_that_reaches_is_not(dear):
+    assert not _events(_warmed(), budget=float("inf"))[0]
+
+
+def test_probes_at_a_cpus_cost_are_enough():
+    assert not _events(_warmed(60))[0]
+
+
+def test_a_rate_that_no_longer_rises_is_left_alone(dear):
+    assert not _events(_warmed(20))[0]
+
+
+def test_rates_in_the_measured_line_are_held_by_it(dear):
+    assert not _events(lr=100.0)[0]
+
+
+def test_a_ceiling_that_does_not_act_watches_nothing(dear):
+    assert not _events(_warmed(), alpha=0.0)[0]
