@@ -160,7 +160,9 @@ def _sensitivities(
         mine = {lr: found[arm, lr] if arm in rates else whatever[arm] for lr in shared}
         values = sensitivity(mine, lowest, first)
         middle, low, high, n = paired(values, base)
-        told = f"{middle:+.3f} [{low:+.3f}, {high:+.3f}], {n} pairs"
+        told = f"{middle:+.3f}, 1 pair"
+        if n > 1:
+            told = f"{middle:+.3f} [{low:+.3f}, {high:+.3f}], {n} pairs"
         ratio = f"{median(values) / median(base):.2f}"
         numbers = [f"{median(values):.3f}", f"{median(base):.3f}", ratio, told]
         lines.append(_line([arm, f"{shared[0]} to {shared[-1]} ({len(shared)})", *numbers]))
@@ -314,6 +316,8 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "char_gpt_qk": lambda rows: basin(
         rows, "Character GPT with normed queries and keys, 2,000 steps"
     ),
+    "char_gpt_gpu": lambda rows: basin(rows, "Character GPT on a GPU, 2,000 steps"),
+    "bpe_gpu": lambda rows: basin(rows, "GPT over 4,096 BPE tokens on a GPU, 1,000 steps"),
     "cifar10": cifar10,
     "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20: held-out accuracy, %"),
     "depth": depth,
