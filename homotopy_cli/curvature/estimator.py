@@ -36,8 +36,8 @@ class CurvatureEstimator:
         self,
         model: nn.Module | None = None,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
-        *,
         method: Literal["lanczos", "power", "hutchinson"] = "lanczos",
+        *,
         config: EstimatorConfig | None = None,
     ) -> None:
         if method not in METHODS:

@@ -77,7 +77,8 @@ class BorrowedCeiling:
             batch: The batch of the gradient in `.grad`, as `loss_fn` takes it.
             loss: Of this step, for the free alarm.
             grad_norm: Of this step, likewise.
-            clip_coef: What clipping scales this step's gradient with, in (0, 1].
+            clip_coef: What clipping scales this step's gradient with, in (0, 1];
+                0 or NaN where ‖g‖ is not finite.
         """
         self.guard.counter.settle()
         scheduled = rates(self.optimizer) if self._scheduled is None else self._scheduled

@@ -35,6 +35,7 @@ class HomotopyAdam(Adam):
     """
 
     guard: CurvatureGuard | None = None  # also after unpickling, of which torch keeps only state
+    _told = False  # that batches are given to no guard
 
     def __init__(
         self,
@@ -96,6 +97,13 @@ class HomotopyAdam(Adam):
                 loss = closure()
         guard = self.guard
         if guard is None:
+            if not self._told and (inputs is not None or batch is not None):
+                self._told = True
+                warnings.warn(
+                    "HomotopyAdam has no guard, so it is plain AdamW: it was built without a "
+                    "model, or is a copy, which keeps none",
+                    stacklevel=2,
+                )
             super().step()
             return loss
         guard.counter.settle(depth=1)

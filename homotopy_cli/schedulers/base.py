@@ -41,7 +41,8 @@ class CurvatureScheduler(Readings, LRScheduler):
         model: The model in training; taken from `estimator` where left out.
         loss_fn: loss_fn(outputs, targets) -> scalar for update_curvature(inputs, targets);
             loss_fn(model, batch) -> scalar for update_curvature(batch=...); a
-            problems.criteria.Loss or its name works with both.
+            problems.criteria.Loss or its name works with both. None: guessed from the first
+            batch, and said in an event.
         settings: The guard's numbers.
         base_lr: Scale all groups so that the largest has this rate. None: keep the groups'.
         inner: The schedule under the ceiling: None (constant), a callable step -> factor such
@@ -126,9 +127,9 @@ class CurvatureScheduler(Readings, LRScheduler):
             loss: This step's loss: an unusual one brings the next probe forward.
             grad_norm: This step's ‖g‖ before clipping: likewise.
             clip_coef: What clipping has scaled this step's gradient with, in (0, 1]:
-                min(1, max_norm/‖g‖). The edge is that of the clipped step: it undoes
-                clip_coef·P⁻¹Hδ of a displacement δ, and Adam's P, made of clipped gradients, is
-                smaller by about as much.
+                min(1, max_norm/‖g‖), 0 or NaN where ‖g‖ is not finite. The edge is that of the
+                clipped step: it undoes clip_coef·P⁻¹Hδ of a displacement δ, and Adam's P, made of
+                clipped gradients, is smaller by about as much.
 
         Returns:
             The estimate, or None where no probe was due or it failed.

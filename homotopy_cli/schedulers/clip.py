@@ -39,6 +39,7 @@ def curvature_aware_clip(
     Raises:
         RuntimeError: Non-finite norm and error_if_nonfinite.
         ValueError: max_norm or reference is not positive.
+        NotImplementedError: A sparse gradient, of which torch takes no norm.
     """
     if not (max_norm > 0.0 and reference > 0.0):
         raise ValueError(f"max_norm {max_norm} and reference {reference} must be positive")

@@ -25,7 +25,7 @@ from homotopy_cli.schedulers.probing import CurvatureProbe, LayerMeasurement, Lo
 from homotopy_cli.schedulers.ramp import FIRST_TRUSTED, MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.relapse import Relapse
-from homotopy_cli.schedulers.settings import GuardSettings, check_share
+from homotopy_cli.schedulers.settings import GuardSettings, norm_is_finite
 from homotopy_cli.schedulers.targets import target_of
 from homotopy_cli.schedulers.telling import GuardEvents
 
@@ -136,7 +136,7 @@ class CurvatureGuard:
             ProblemError, RuntimeError: The very first probe cannot be taken at all: a mistake
                 in the set-up. Once one has succeeded, a failing probe is an event.
         """
-        check_share("clip_coef", clip_coef)
+        known = norm_is_finite(clip_coef)
         step, top = self.n_steps, max(rates, default=0.0)
         self.ceiling.advance_to(step, top)
         loss = as_number(loss) if world_size() == 1 else None  # each rank has its own
@@ -157,7 +157,7 @@ class CurvatureGuard:
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
-        overflows = not gradient_is_finite(self.optimizer)  # a GradScaler skips such a step
+        overflows = not (gradient_is_finite(self.optimizer) and known)  # no step to judge
         self.events.overflow(overflows, step)
         if overflows:
             self.ceiling.hold()
@@ -205,6 +205,8 @@ class CurvatureGuard:
     ) -> None:
         """Turn a measurement into a ceiling, the next probe's date, and columns of the log."""
         step, ceiling, top = self.n_steps, self.ceiling, max(rates, default=0.0)
+        if self.last_step < 0 and self.probe.guessed:
+            self.events.guessed(step, self.probe.guessed)
         used = top * ceiling.factor(top)  # what this step would have used without the probe
         limited = ceiling.reason != SCHEDULE or ceiling.rises(step)
         before = ceiling.edge.curvature

@@ -111,8 +111,8 @@ class HomotopyLR(CurvatureScheduler):
         optimizer: Optimizer,
         model: nn.Module | None = None,
         loss_fn: LossLike = None,
-        *,
         base_lr: float | None = None,
+        *,
         curvature_target: float | None = None,
         alpha: float = 1.0,
         estimation_freq: int = 10,
@@ -147,6 +147,8 @@ class HomotopyLR(CurvatureScheduler):
         if mode not in BUDGET:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(BUDGET)}")
         self.ramp = None
+        if mode == "auto" and type(self)._after_probe is not HomotopyLR._after_probe:
+            raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
         if mode == "auto" and not 0.0 < warmup <= 1.0:
             raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
         if not 0.0 <= final <= 1.0:
@@ -160,8 +162,6 @@ class HomotopyLR(CurvatureScheduler):
                     f"mode auto knows no curvature of {name} before its first step (signal "
                     "trust_ratio): use mode guard"
                 )
-            if type(self)._after_probe is not HomotopyLR._after_probe:
-                raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
             self.ramp = MeasuredRamp(total_steps, start_ratio, warmup, final)
             base_lr = 1.0
             burst = START + 1 if burst is None else burst

@@ -51,7 +51,8 @@ class Relapse:
         used = top * ceiling.factor(top)
         blame = max([used, *self.recent])
         self.recent = [*self.recent[1 - RECENT :], used]
-        if not FIRST <= step <= LAST or not ceiling.measured or not ceiling.by_edge:
+        acts = ceiling.lowers and ceiling.measured and ceiling.by_edge
+        if not acts or not FIRST <= step <= LAST:
             return
         ratio = rules.edge_ratio(used, ceiling.edge.curvature, ceiling.threshold(step))
         near = not ceiling.by_metric and ratio > NEAR * ceiling.target

@@ -101,9 +101,16 @@ class GuardSettings:
         return max(2, min(20, self.total_steps // 250)) if self.total_steps else 4
 
 
-def check_share(name: str, value: float) -> None:
-    """Refuse NaN and what is not in (0, 1]."""
-    _within(name, value, 0.0, 1.0, closed=True)
+def norm_is_finite(clip_coef: float) -> bool:
+    """Whether clipping saw a finite norm: 0 and NaN are max_norm over one that is not.
+
+    Raises:
+        ValueError: The coefficient is none of these, nor in (0, 1].
+    """
+    if clip_coef == 0.0 or clip_coef != clip_coef:
+        return False
+    _within("clip_coef", clip_coef, 0.0, 1.0, closed=True)
+    return True
 
 
 def _within(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:

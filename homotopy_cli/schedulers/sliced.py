@@ -40,6 +40,7 @@ class SlicedProblems:
 
     def __init__(self, model: nn.Module, loss_fn: LossLike, *, seed: int = 0) -> None:
         self.model, self.loss_fn, self.seed = model, loss_fn, seed
+        self.guessed = ""  # the evidence, where no loss was given and one was guessed
         self.whole: bool | None = None  # slices do not stand for the batch; None: not tried yet
         self.per_pass = PASS  # G, of the last probe's device and sizes: see cadence
         self.why_whole = "another rank's slices do not stand for its batch"  # or this one's
@@ -107,7 +108,9 @@ class SlicedProblems:
 
     def _loss(self, batch: Batch, *, paired: bool) -> Loss | Callable[[nn.Module, Batch], Tensor]:
         if self.loss_fn is None or isinstance(self.loss_fn, str):
-            self.loss_fn = resolve_loss(self.loss_fn, model=self.model, batch=batch)
+            found = resolve_loss(self.loss_fn, model=self.model, batch=batch)
+            self.guessed = found.reason if self.loss_fn is None else ""
+            self.loss_fn = found
         if isinstance(self.loss_fn, Loss) or not paired:
             return self.loss_fn
         function = self.loss_fn

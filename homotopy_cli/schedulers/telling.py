@@ -26,6 +26,11 @@ class GuardEvents(EventLog):
         """No slice of the batch stands for it."""
         self.add(step, "warning", "WHOLE_BATCH", f"{why}: all rows are measured")
 
+    def guessed(self, step: int, reason: str) -> None:
+        """No loss was given: which one is measured, and why."""
+        text = f"no loss_fn was given: {reason}; give the one that trains if it is another"
+        self.add(step, "info", "LOSS_GUESSED", text)
+
     def scaled(self, step: int, text: str) -> None:
         """The gradient was found scaled."""
         self.add(step, "warning", "GRADIENT_SCALED", text)

@@ -18,7 +18,7 @@ from homotopy_cli.schedulers.effort import Effort
 from homotopy_cli.schedulers.guard import CurvatureGuard
 from homotopy_cli.schedulers.probing import LossLike, Measurement
 from homotopy_cli.schedulers.ranks import mean_over_ranks, world_size
-from homotopy_cli.schedulers.settings import GuardSettings, check_share
+from homotopy_cli.schedulers.settings import GuardSettings, norm_is_finite
 
 UNHELD = (torch.optim.LBFGS, torch.optim.Rprop)  # a line search, and sizes of its own
 KAPPA_RARER = 2  # than under other signals; our choice
@@ -79,7 +79,7 @@ class TrustGuard(CurvatureGuard):
         Raises:
             ProblemError, RuntimeError: The very first probe cannot be taken at all.
         """
-        check_share("clip_coef", clip_coef)
+        norm_is_finite(clip_coef)  # refuses what is no share; the rest is the step's own
         step, top = self.n_steps, max(rates, default=0.0)
         self.ceiling.advance_to(step, top)
         loss = as_number(loss) if world_size() == 1 else None  # each rank has its own

@@ -193,3 +193,12 @@ def test_a_loop_that_gives_no_batch_is_told():
     )
     with pytest.warns(UserWarning, match="was given no batch, so it is plain AdamW"):
         run_adam(optimizer, model, batches(4))
+
+
+def test_a_copy_that_is_given_batches_says_once_that_it_has_no_guard():
+    model = network()
+    optimizer = copy.deepcopy(HomotopyAdam(model.parameters(), model=model))
+    data = batches(2)
+    with pytest.warns(UserWarning, match="has no guard, so it is plain AdamW") as caught:
+        run_adam(optimizer, model, data, probe=True)
+    assert len(caught) == 1

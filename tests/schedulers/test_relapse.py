@@ -57,6 +57,7 @@ def test_a_loss_above_its_start_halves_the_edge_and_says_so():
         ({}, [-2.0] * 6 + [3.6]),  # a loss without a start to compare with
         ({"optimizer_class": torch.optim.Adam}, [2.0] * 6 + [3.6]),  # its metric moves
         ({"signal": "kappa"}, [2.0] * 6 + [3.6]),
+        ({"alpha": 0.0}, [2.0] * 6 + [9.0]),  # measured only: there is no rate to halve
         ({}, [2.0, 9.0, 8.0, 7.0, 6.0, 5.0]),  # on its way back
     ],
 )

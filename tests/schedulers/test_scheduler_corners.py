@@ -9,7 +9,12 @@ import torch
 from setups import SCHEDULERS, batches, network, train
 from torch import nn
 
-from homotopy_cli import CurvatureAdaptiveLR, CurvatureWarmup, HomotopyLR
+from homotopy_cli import (
+    CurvatureAdaptiveLR,
+    CurvatureEstimator,
+    CurvatureWarmup,
+    HomotopyLR,
+)
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.integrations.ceiling import BorrowedCeiling
 from homotopy_cli.records import LR_REASONS
@@ -389,3 +394,18 @@ def test_the_captured_loss_and_a_whole_fraction_of_it_are_the_one_that_is_measur
             optimizer.step()
     assert not [e for e in scheduler.events if e.code == "OTHER_LOSS"]
     assert scheduler._guard.cadence.n_probes > 0
+
+
+def test_a_class_without_mode_auto_says_so_and_nothing_else():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="CurvatureWarmup has no mode auto: use HomotopyLR"):
+        CurvatureWarmup(optimizer, model, nn.CrossEntropyLoss(), mode="auto", total_steps=50)
+
+
+def test_the_founding_order_of_arguments_needs_no_keywords():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), 0.1)
+    assert scheduler.get_last_lr() == [0.1]
+    assert CurvatureEstimator(model, nn.CrossEntropyLoss(), "power").method == "power"

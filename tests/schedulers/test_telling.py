@@ -69,3 +69,24 @@ def test_rates_in_the_measured_line_are_held_by_it(dear):
 
 def test_a_ceiling_that_does_not_act_watches_nothing(dear):
     assert not _events(_warmed(), alpha=0.0)[0]
+
+
+@pytest.mark.parametrize("signal", ["auto", "trust_ratio"])
+@pytest.mark.parametrize(
+    ("given", "n"), [(None, 1), ("cross_entropy", 0), (nn.CrossEntropyLoss(), 0)]
+)
+def test_a_loss_that_was_guessed_is_told_once(given, n, signal):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = HomotopyLR(optimizer, model, given, signal=signal, total_steps=10)
+    x, y = torch.randn(16, 4), torch.randint(3, (16,))
+    for _ in range(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        scheduler.update_curvature(x, y)
+        optimizer.step()
+        scheduler.step()
+    told = [event for event in scheduler.drain_events() if event.code == "LOSS_GUESSED"]
+    assert len(told) == n
+    assert all("class indices" in event.message for event in told)
