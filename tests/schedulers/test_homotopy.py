@@ -462,7 +462,7 @@ def test_the_edge_is_that_of_the_clipped_step():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(4.0 * 2.0 / 100.0, rel=1e-6)
     assert scheduler.last_probe["edge_ratio"] == pytest.approx(1.0, rel=1e-6)
     assert scheduler.last_probe["lambda_max"] == pytest.approx(100.0, rel=1e-6)
-    for wrong in (0.0, 1.5, math.nan):
+    for wrong in (-0.5, 1.5, math.inf):
         with pytest.raises(ValueError, match="clip_coef is"):
             scheduler.update_curvature(batch=DUMMY, clip_coef=wrong)
 
