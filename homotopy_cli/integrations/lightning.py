@@ -7,7 +7,6 @@ silenced. The module's LR scheduler stays; the ceiling lowers its rate where cur
 """
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -112,7 +111,7 @@ def _clip_coef(trainer: Any, module: Any) -> float:
         return 1.0
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
-    return min(1.0, limit / norm) if 0.0 < norm < math.inf else 1.0
+    return min(1.0, limit / norm) if norm else 1.0  # 0 where the norm is inf
 
 
 @contextmanager

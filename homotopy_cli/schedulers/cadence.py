@@ -104,7 +104,10 @@ class Cadence:
         return self.allowance(step) - self.spent
 
     def affords_from(self, step: int, cost: float) -> int | None:
-        """The first step from `step` on that can pay `cost` G; None: none in the run."""
+        """The first step from `step` on that can pay `cost` G.
+
+        None: none in the run, or in UNKNOWN_HORIZON steps where its length is unknown.
+        """
         steps = range(step, self.total_steps or step + UNKNOWN_HORIZON)
         at = bisect_left(steps, cost, key=self.left)
         return steps[at] if at < len(steps) else None

@@ -194,6 +194,7 @@ class Ceiling:
             if self.kappa_target is not None:
                 self.kappa.advance(self.kappa_target, self.settings.floor, rate)
             self.advanced_to = passed
+            self.reach.highest = max(self.reach.highest, self.reach.current)
         self.reach.current = schedule
         self.advanced_to = max(self.advanced_to, step)
 

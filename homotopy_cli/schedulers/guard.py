@@ -136,6 +136,7 @@ class CurvatureGuard:
             ProblemError, RuntimeError: The very first probe cannot be taken at all: a mistake
                 in the set-up. Once one has succeeded, a failing probe is an event.
         """
+        clip_coef = float(clip_coef)  # or a tensor, as clip_grad_norm_ returns the norm
         known = norm_is_finite(clip_coef)
         step, top = self.n_steps, max(rates, default=0.0)
         self.ceiling.advance_to(step, top)
@@ -157,7 +158,7 @@ class CurvatureGuard:
                 return None
             chosen = len(costs) - 1
         effort, cost = options[chosen], costs[chosen]
-        overflows = not (gradient_is_finite(self.optimizer) and known)  # no step to judge
+        overflows = not gradient_is_finite(self.optimizer, known=known)  # no step to judge
         self.events.overflow(overflows, step)
         if overflows:
             self.ceiling.hold()
@@ -205,6 +206,7 @@ class CurvatureGuard:
     ) -> None:
         """Turn a measurement into a ceiling, the next probe's date, and columns of the log."""
         step, ceiling, top = self.n_steps, self.ceiling, max(rates, default=0.0)
+        self.events.watched()
         if self.last_step < 0 and self.probe.guessed:
             self.events.guessed(step, self.probe.guessed)
         used = top * ceiling.factor(top)  # what this step would have used without the probe

@@ -114,11 +114,12 @@ class Reach:
     peak: float = 0.0  # largest scheduled rate so far
     share: float = 1.0  # of it, allowed at or since the last step at the peak
     current: float = 0.0  # scheduled rate of the step to come
+    highest: float = 0.0  # largest before; `peak` leaves out steps before the first measurement
 
     @property
     def rises(self) -> bool:
         """Whether the schedule asks for more than it ever did."""
-        return self.current > self.peak * (1.0 + 1e-9) and self.peak > 0.0
+        return self.current > self.highest * (1.0 + 1e-9) and self.highest > 0.0
 
     def of(self, schedule: float) -> float:
         """The factor on a scheduled rate; 1 at the peak and on the first way up to it."""
@@ -133,8 +134,9 @@ class Reach:
 
     def state_dict(self) -> dict[str, Any]:
         """What moves."""
-        return {"peak": self.peak, "share": self.share, "current": self.current}
+        return {name: getattr(self, name) for name in ("peak", "share", "current", "highest")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         self.peak, self.share, self.current = state["peak"], state["share"], state["current"]
+        self.highest = state.get("highest", self.peak)  # 0.1.0 wrote none

@@ -34,10 +34,15 @@ def mean_over_ranks(values: Sequence[float]) -> list[float]:
     return (total / world).tolist()
 
 
-def gradient_is_finite(optimizer: Optimizer) -> bool:
-    """Whether every entry of `.grad` is, on every rank; each of them must call it."""
+def gradient_is_finite(optimizer: Optimizer, *, known: bool = True) -> bool:
+    """Whether every entry of `.grad` is, on every rank; each of them must call it.
+
+    Args:
+        optimizer: Of the parameters.
+        known: False: this rank knows already that its gradient is not.
+    """
     groups = optimizer.param_groups
     grads = [shard_of(p.grad) for g in groups for p in g["params"] if p.grad is not None]
     entries = (grad.coalesce().values() if grad.is_sparse else grad for grad in grads)
-    finite = all(bool(torch.isfinite(values).all()) for values in entries)
+    finite = known and all(bool(torch.isfinite(values).all()) for values in entries)
     return mean_over_ranks([float(finite)])[0] == 1.0

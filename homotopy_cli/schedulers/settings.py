@@ -102,15 +102,15 @@ class GuardSettings:
 
 
 def norm_is_finite(clip_coef: float) -> bool:
-    """Whether clipping saw a finite norm: 0 and NaN are max_norm over one that is not.
+    """Whether clipping left a step to judge: 0 and NaN are max_norm over a norm that is inf or NaN.
 
     Raises:
         ValueError: The coefficient is none of these, nor in (0, 1].
     """
-    if clip_coef == 0.0 or clip_coef != clip_coef:
-        return False
-    _within("clip_coef", clip_coef, 0.0, 1.0, closed=True)
-    return True
+    if clip_coef != 0.0 and not math.isnan(clip_coef):
+        _within("clip_coef", clip_coef, 0.0, 1.0, closed=True)
+        return True
+    return False
 
 
 def _within(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:

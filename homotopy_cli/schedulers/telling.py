@@ -2,7 +2,7 @@
 
 import warnings
 
-from homotopy_cli.schedulers.cadence import Cadence
+from homotopy_cli.schedulers.cadence import UNKNOWN_HORIZON, Cadence
 from homotopy_cli.schedulers.ceiling import Ceiling
 from homotopy_cli.schedulers.events import EventLog
 
@@ -14,7 +14,7 @@ class GuardEvents(EventLog):
     """The events of one CurvatureGuard."""
 
     def overflow(self, holds: bool, step: int) -> None:
-        """The gradient is not finite; a GradScaler skips such a step."""
+        """The gradient or its norm is not finite; a GradScaler skips such a step."""
         text = "inf or NaN: nothing to probe"
         self.add_if_new(holds, step, "info", "GRADIENT_NONFINITE", text)
 
@@ -43,25 +43,31 @@ class GuardEvents(EventLog):
         self.add(step, "warning", "PROBE_FAILED", f"probe {n_probes} failed ({why}): {kept}")
 
     def unwatched(self, step: int, cadence: Cadence, cost: float, ceiling: Ceiling) -> None:
-        """The schedule still rises, and no probe can be paid for a tenth of the run: once.
+        """The schedule still rises, and no probe can be paid for a tenth of the run.
 
         On a GPU a probe of a small model costs as much as 17 gradients, since launching is what
         takes the time: the start's seven were all that 2,000 steps paid for.
         """
-        total = cadence.total_steps
+        horizon = cadence.total_steps or UNKNOWN_HORIZON
         free = ceiling.lowers and not ceiling.in_line and ceiling.reach.rises
-        if not free or not ceiling.is_stale(step) or total < SHORT_RUN:
+        if not free or not ceiling.is_stale(step) or horizon < SHORT_RUN:
             return
         next_one = cadence.affords_from(step, cost)
-        if (total if next_one is None else next_one) - step < LONG * total:
+        if next_one is not None and next_one - step < LONG * horizon:
             return
-        until = "to the end of the run" if next_one is None else f"before step {next_one:,}"
+        until = "for the rest of the run" if cadence.total_steps else f"for {horizon:,} steps"
+        until = until if next_one is None else f"before step {next_one:,}"
+        line = ", or give it no warmup: a rate too high then rises in a measured line"
         self.add_if_new(
             True,
             step,
             "warning",
             "UNWATCHED",
-            f"the schedule rises unwatched: probes have spent what a budget of {cadence.budget:g} "
-            f"allows, and none can be paid {until}. Raise the budget, or leave out the schedule's "
-            "warmup: rates then rise in a measured line",
+            "the schedule rises unwatched: probes have spent what a budget of "
+            f"{ceiling.settings.budget:g} allows, and none can be paid {until}. Raise the budget"
+            f"{line if ceiling.rise is not None else ''}",
         )
+
+    def watched(self) -> None:
+        """A probe was taken: the next such gap is told again."""
+        self.lasting.pop("UNWATCHED", None)

@@ -79,7 +79,7 @@ class TrustGuard(CurvatureGuard):
         Raises:
             ProblemError, RuntimeError: The very first probe cannot be taken at all.
         """
-        norm_is_finite(clip_coef)  # refuses what is no share; the rest is the step's own
+        norm_is_finite(float(clip_coef))  # refuses what is no share; the rest is the step's own
         step, top = self.n_steps, max(rates, default=0.0)
         self.ceiling.advance_to(step, top)
         loss = as_number(loss) if world_size() == 1 else None  # each rank has its own
@@ -111,7 +111,10 @@ class TrustGuard(CurvatureGuard):
         rows = n_rows(batch)
         share = self.probe.slice_size(rows, self.settings.probe_fraction) / max(1, rows)
         costs = mean_over_ranks([trust.cost(share, self.probe.per_pass)])
-        return self.cadence.choose(step, costs) is not None or blind
+        if self.cadence.choose(step, costs) is not None or blind:
+            return True
+        self.events.unwatched(step, self.cadence, costs[0], self.ceiling)
+        return False
 
     def _arm(self, batch: Batch, top: float, *, paired: bool) -> None:
         step, ceiling = self.n_steps, self.ceiling

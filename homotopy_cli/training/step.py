@@ -53,7 +53,7 @@ def optimizer_step(run: Run, step: int) -> StepOutcome:
             step=step,
             loss=value,
             norm=norm,
-            clip_coef=max(coefficient, 1e-30),
+            clip_coef=coefficient,
             layers=lambda: layer_values(run, coefficient),
         )
     )

@@ -4,6 +4,7 @@ import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def _spikes(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def basin(rows: Sequence[Row], title: str = "Character GPT, 300 steps: the basin") -> list[str]:
+def basin(rows: Sequence[Row], title: str) -> list[str]:
     """Sensitivity to the rate, arm by arm."""
     found = cells(rows, ("profile", "optimizer.lr"), "val_loss")
     first = statistics.median(float(row["first_loss"]) for row in rows)
@@ -308,21 +309,22 @@ def _rule(n: int) -> str:
     return "|" + "---|" * n
 
 
+BASINS = {
+    "char_gpt_basin": "Character GPT, 300 steps: the basin",
+    "char_gpt_post": "Character GPT with post-LN, 1,000 steps",
+    "char_gpt_qk": "Character GPT with normed queries and keys, 2,000 steps",
+    "char_gpt_gpu": "Character GPT on a GPU, 2,000 steps",
+    "bpe_gpu": "GPT over 4,096 BPE tokens on a GPU, 1,000 steps",
+    "spikes": "Spikes: a small GPT under SGD with momentum, 400 steps",
+    "muon": "Muon with AdamW under the trust ratio, 1,000 steps",
+    "lion": "Lion under the trust ratio, 1,000 steps",
+}
 SECTIONS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "convex": convex,
     "char_gpt": char_gpt,
-    "char_gpt_basin": basin,
-    "char_gpt_post": lambda rows: basin(rows, "Character GPT with post-LN, 1,000 steps"),
-    "char_gpt_qk": lambda rows: basin(
-        rows, "Character GPT with normed queries and keys, 2,000 steps"
-    ),
-    "char_gpt_gpu": lambda rows: basin(rows, "Character GPT on a GPU, 2,000 steps"),
-    "bpe_gpu": lambda rows: basin(rows, "GPT over 4,096 BPE tokens on a GPU, 1,000 steps"),
+    **{name: partial(basin, title=title) for name, title in BASINS.items()},
     "cifar10": cifar10,
-    "cifar10_gpu": lambda rows: cifar10(rows, "CIFAR-10, ResNet-20: held-out accuracy, %"),
+    "cifar10_gpu": partial(cifar10, title="CIFAR-10, ResNet-20: held-out accuracy, %"),
     "depth": depth,
-    "spikes": lambda rows: basin(rows, "Spikes: a small GPT under SGD with momentum, 400 steps"),
-    "muon": lambda rows: basin(rows, "Muon with AdamW under the trust ratio, 1,000 steps"),
-    "lion": lambda rows: basin(rows, "Lion under the trust ratio, 1,000 steps"),
     "overhead": overhead,
 }

@@ -58,3 +58,12 @@ def test_what_is_no_share_is_refused(coefficient):
     nn.functional.cross_entropy(model(x), y).backward()
     with pytest.raises(ValueError, match=r"clip_coef is .*: it must be in \(0, 1\]"):
         scheduler.update_curvature(x, y, clip_coef=coefficient)
+
+
+def test_a_coefficient_of_tensors_leaves_numbers_in_the_log():
+    model, _, scheduler, _ = _parts()
+    x, y = torch.randn(16, 8), torch.randint(3, (16,))
+    nn.functional.cross_entropy(model(x), y).backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+    scheduler.update_curvature(x, y, clip_coef=min(1, 0.01 / norm))
+    assert type(scheduler.last_probe["edge_ratio"]) is float

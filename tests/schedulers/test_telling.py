@@ -11,13 +11,21 @@ from homotopy_cli.schedulers.baselines import cosine
 STEPS = 300
 
 
-def _events(inner=None, lr=1e-3, **settings):
-    """UNWATCHED events of one run, and the steps of its probes."""
+def _events(inner=None, **settings):
+    return _run(inner, **settings)[:2]
+
+
+def _run(inner, lr=1e-3, optimizer_class=torch.optim.Adam, **settings):
+    """UNWATCHED events of one run, the steps of its probes, and the scheduler."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = optimizer_class(model.parameters(), lr=lr)
     scheduler = HomotopyLR(
-        optimizer, model, nn.functional.mse_loss, inner=inner, total_steps=STEPS, **settings
+        optimizer,
+        model,
+        nn.functional.mse_loss,
+        inner=inner,
+        **{"total_steps": STEPS} | settings,
     )
     inputs = torch.randn(64, 8)
     batch = inputs, inputs.square().sum(1, keepdim=True)
@@ -30,7 +38,7 @@ def _events(inner=None, lr=1e-3, **settings):
         optimizer.step()
         scheduler.step()
         told += [e for e in scheduler.drain_events() if e.code == "UNWATCHED"]
-    return told, probes
+    return told, probes, scheduler
 
 
 @pytest.fixture
@@ -48,7 +56,8 @@ def test_a_schedule_that_no_probe_watches_is_told_once(dear):
     assert [e.level for e in told] == ["warning"]
     later = [step for step in probes if step > told[0].step]
     assert not later or later[0] - told[0].step >= 0.1 * STEPS
-    assert f"before step {later[0]}" in told[0].message if later else "end of" in told[0].message
+    until = f"before step {later[0]}" if later else "for the rest of the run"
+    assert until in told[0].message
 
 
 def test_a_budget_that_reaches_is_not(dear):
@@ -64,7 +73,9 @@ def test_a_rate_that_no_longer_rises_is_left_alone(dear):
 
 
 def test_rates_in_the_measured_line_are_held_by_it(dear):
-    assert not _events(lr=100.0)[0]
+    told, _, scheduler = _run(_warmed(), lr=1e3)
+    assert scheduler._guard.ceiling.in_line
+    assert not told
 
 
 def test_a_ceiling_that_does_not_act_watches_nothing(dear):
@@ -90,3 +101,19 @@ def test_a_loss_that_was_guessed_is_told_once(given, n, signal):
     told = [event for event in scheduler.drain_events() if event.code == "LOSS_GUESSED"]
     assert len(told) == n
     assert all("class indices" in event.message for event in told)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"total_steps": 0}, {"scale_decay": False}, {"signal": "directional"}, {"layers_freq": 50}],
+    ids=str,
+)
+def test_it_is_told_whatever_else_is_set(dear, settings):
+    told, _ = _events(_warmed(), **settings)
+    assert told and "budget of 0.05 allows" in told[0].message
+
+
+def test_the_line_is_recommended_only_where_there_is_one(dear):
+    assert "measured line" in _events(_warmed())[0][0].message
+    (told, *_), _ = _events(_warmed(), optimizer_class=torch.optim.SGD)
+    assert "measured line" not in told.message

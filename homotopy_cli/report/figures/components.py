@@ -28,7 +28,7 @@ LAYERED = {  # a column's twin by layer
     "norm_eps_over_var": "layer_norm_eps_over_var",
 }
 # column, alarm, +1 where values above it are past it, its name in a sentence, what past it means
-ALARMS = (
+COMPONENT_ALARMS = (
     (
         "attention_max_logit",
         1e4,
@@ -117,7 +117,7 @@ def _seed_kappa(columns: dict[str, np.ndarray]) -> list[str]:
 def _alarms(columns: dict[str, np.ndarray]) -> list[str]:
     """What the last values say."""
     found = []
-    for name, limit, sign, _, meaning in ALARMS:
+    for name, limit, sign, _, meaning in COMPONENT_ALARMS:
         values = columns.get(name)
         last = last_finite(values) if values is not None else None
         if last is not None and sign * (last - limit) > 0:
@@ -128,7 +128,7 @@ def _alarms(columns: dict[str, np.ndarray]) -> list[str]:
 def alarms(log: RunLog) -> list[str]:
     """The first look at which each alarm was passed: how much, when, in which layer."""
     found = []
-    for name, limit, sign, subject, _ in ALARMS:
+    for name, limit, sign, subject, _ in COMPONENT_ALARMS:
         values = column(log.probes, name)
         past = np.empty(0) if values is None else np.flatnonzero(sign * (values - limit) > 0)
         if values is None or not len(past):
