@@ -147,13 +147,14 @@ class CurvatureGuard:
         options = self._efforts(step, rates)
         costs = [self.probe.predicted(effort, batch) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
-        if blind or self.cadence.wants(step):  # ranks with other batch sizes must decide alike
+        wanted = self.cadence.wants(step)
+        if blind or wanted:  # ranks with other batch sizes must decide alike
             costs = mean_over_ranks(costs)
         chosen = self.cadence.choose(step, costs)
         if chosen is None:
             if not blind:
                 self.ceiling.confirm()
-                if self.cadence.wants(step):
+                if wanted:
                     self.events.unwatched(step, self.cadence, costs[-1], self.ceiling)
                 return None
             chosen = len(costs) - 1
@@ -179,8 +180,7 @@ class CurvatureGuard:
                 raise
             return self._failed(step, cost, str(error))
         self.seconds += found.seconds
-        if self.probe.whole and not sliced:
-            self.events.whole(step, self.probe.why_whole)
+        self.events.whole(step, self.probe, sliced)
         # In a rise the residual on top would hold down what training can bear.
         upper = step <= self.cadence.early_steps or self.ceiling.rise is None
         both = step < FIRST_TRUSTED and self.ceiling.rise is not None

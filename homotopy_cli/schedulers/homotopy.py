@@ -147,13 +147,13 @@ class HomotopyLR(CurvatureScheduler):
         if mode not in BUDGET:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(BUDGET)}")
         self.ramp = None
-        if mode == "auto" and type(self)._after_probe is not HomotopyLR._after_probe:
-            raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
-        if mode == "auto" and not 0.0 < warmup <= 1.0:
-            raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
         if not 0.0 <= final <= 1.0:
             raise ValueError(f"final is {final}: it must be in [0, 1]")
         if mode == "auto":
+            if type(self)._after_probe is not HomotopyLR._after_probe:
+                raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
+            if not 0.0 < warmup <= 1.0:
+                raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
             if base_lr is not None or inner is not None or not enabled:
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
             if resolve_signal(signal, optimizer) == trust.SIGNAL:

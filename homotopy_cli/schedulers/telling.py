@@ -5,6 +5,7 @@ import warnings
 from homotopy_cli.schedulers.cadence import UNKNOWN_HORIZON, Cadence
 from homotopy_cli.schedulers.ceiling import Ceiling
 from homotopy_cli.schedulers.events import EventLog
+from homotopy_cli.schedulers.probing import CurvatureProbe
 
 LONG = 0.1  # share of the run without a probe that is told; our choice
 SHORT_RUN = 200  # steps; the start is most of a shorter one, and nothing could be done about it
@@ -22,9 +23,10 @@ class GuardEvents(EventLog):
         """A free alarm: what is out of its range, or ""."""
         self.add_if_new(bool(fired), step, "info", "ALARM", f"{fired} out of range")
 
-    def whole(self, step: int, why: str) -> None:
-        """No slice of the batch stands for it."""
-        self.add(step, "warning", "WHOLE_BATCH", f"{why}: all rows are measured")
+    def whole(self, step: int, probe: CurvatureProbe, before: bool | None) -> None:
+        """No slice of the batch stands for it, and `before` this probe that was not known."""
+        if probe.whole and not before:
+            self.add(step, "warning", "WHOLE_BATCH", f"{probe.why_whole}: all rows are measured")
 
     def guessed(self, step: int, reason: str) -> None:
         """No loss was given: which one is measured, and why."""
@@ -55,8 +57,10 @@ class GuardEvents(EventLog):
         next_one = cadence.affords_from(step, cost)
         if next_one is not None and next_one - step < LONG * horizon:
             return
-        until = "for the rest of the run" if cadence.total_steps else f"for {horizon:,} steps"
-        until = until if next_one is None else f"before step {next_one:,}"
+        if next_one is not None:
+            until = f"before step {next_one:,}"
+        else:
+            until = "for the rest of the run" if cadence.total_steps else f"for {horizon:,} steps"
         line = ", or give it no warmup: a rate too high then rises in a measured line"
         self.add_if_new(
             True,

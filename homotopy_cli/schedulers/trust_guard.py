@@ -138,8 +138,7 @@ class TrustGuard(CurvatureGuard):
             self._failed(step, 0.0, str(error))
         else:
             self.cadence.spent += self.watch.armed.cost  # read or not
-            if self.probe.whole and not sliced:
-                self.events.whole(self.n_steps, self.probe.why_whole)
+            self.events.whole(step, self.probe, sliced)
 
     def _take_reading(
         self, batch: Batch, rates: Sequence[float], *, paired: bool, alarm: bool
