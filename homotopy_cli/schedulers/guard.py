@@ -13,7 +13,7 @@ from homotopy_cli.problems.nest import Batch
 from homotopy_cli.records import CurvatureEstimate
 from homotopy_cli.schedulers import rules, thresholds
 from homotopy_cli.schedulers.alarms import Alarms, as_number
-from homotopy_cli.schedulers.cadence import Cadence
+from homotopy_cli.schedulers.cadence import GUARANTEED, Cadence
 from homotopy_cli.schedulers.ceiling import SCHEDULE, Ceiling
 from homotopy_cli.schedulers.columns import steering_value
 from homotopy_cli.schedulers.counting import StepCounter
@@ -144,10 +144,13 @@ class CurvatureGuard:
         alarm = self._alarmed(loss, grad_norm)
         if loss is not None:
             self.relapse(loss, step=step, top=top)
-        options = self._efforts(step, rates)
-        costs = [self.probe.predicted(effort, batch) for effort in options]
         blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
         wanted = self.cadence.wants(step)
+        if not (blind or wanted or step in GUARANTEED):  # most steps: they cost next to nothing
+            self.ceiling.confirm()
+            return None
+        options = self._efforts(step, rates)
+        costs = [self.probe.predicted(effort, batch) for effort in options]
         if blind or wanted:  # ranks with other batch sizes must decide alike
             costs = mean_over_ranks(costs)
         chosen = self.cadence.choose(step, costs)
