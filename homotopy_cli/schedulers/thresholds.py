@@ -38,6 +38,7 @@ Adagrad and decoupled decay derived here.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch.optim import Optimizer
@@ -146,11 +147,14 @@ def live_threshold(
     Args:
         optimizer, step, family, lr: See stability_threshold.
     """
-    family = family or (optimizer_family(optimizer) if isinstance(optimizer, Optimizer) else None)
+    if isinstance(optimizer, Optimizer):
+        family = family or optimizer_family(optimizer)
+        at = next_step(optimizer) if step is None else step
+        return min(
+            live_threshold(group, at, family=family, lr=lr) for group in optimizer.param_groups
+        )
     c = stability_threshold(optimizer, step, family=family, lr=lr)
-    groups = optimizer.param_groups if isinstance(optimizer, Optimizer) else [optimizer]
-    at = next_step(optimizer) if step is None and isinstance(optimizer, Optimizer) else step
-    return c * min(_live_room(family, group, 10**9 if at is None else at) for group in groups)
+    return c * _live_room(family, optimizer, 10**9 if step is None else step)
 
 
 def _live_room(family: str, group: Mapping[str, Any], t: int) -> float:
@@ -195,18 +199,30 @@ def _edge(b: float, *, gain: float, gradient: float, buffer: float) -> float:
 
 def _nadam_mu(group: Mapping[str, Any], i: int) -> float:
     """The momentum that NAdam's step number i counts with."""
-    decay = 0.96 ** (i * float(group["momentum_decay"]))
-    return float(group["betas"][0]) * (1.0 - 0.5 * decay)
+    return _nadam_momentum(float(group["betas"][0]), float(group["momentum_decay"]), i)
+
+
+def _nadam_momentum(beta: float, decay: float, i: int) -> float:
+    return beta * (1.0 - 0.5 * 0.96 ** (i * decay))
 
 
 def _nadam_edge(group: Mapping[str, Any], t: int) -> float:
-    """NAdam's edge at step t; Π, the product of all μ so far, is 0 to rounding by t = 2000."""
-    b, product = float(group["betas"][0]), 1.0
-    for i in range(1, min(t, 2000) + 1):
-        product *= _nadam_mu(group, i)
-    gradient = (1.0 - _nadam_mu(group, t)) / (1.0 - product)
-    buffer = _nadam_mu(group, t + 1) / (1.0 - product * _nadam_mu(group, t + 1))
+    """NAdam's edge at step t."""
+    b, now, then = float(group["betas"][0]), _nadam_mu(group, t), _nadam_mu(group, t + 1)
+    product = _nadam_product(b, float(group["momentum_decay"]), t)
+    gradient, buffer = (1.0 - now) / (1.0 - product), then / (1.0 - product * then)
     return _edge(b, gain=1.0 - b, gradient=gradient, buffer=buffer)
+
+
+@lru_cache(maxsize=64)
+def _nadam_product(beta: float, decay: float, t: int) -> float:
+    """The product of the first t momenta, as far as 1 - product is not 1 to rounding."""
+    product = 1.0
+    for i in range(1, t + 1):
+        product *= _nadam_momentum(beta, decay, i)
+        if product < 2.0**-60:
+            break
+    return product
 
 
 def resolve_signal(signal: str, optimizer: Optimizer) -> str:

@@ -83,6 +83,12 @@ def test_it_follows_bias_correction_and_the_momentum_of_nadam():
     assert live_threshold(nadam, 10**6) == pytest.approx(16.0, rel=1e-3)
 
 
+def test_the_lowest_edge_of_the_groups_counts_each_with_its_own_momentum():
+    weights = [nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))]
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "betas": (0.5, 0.99)}]
+    assert live_threshold(ADAM(groups), 10**6) == pytest.approx(16.0)
+
+
 def test_other_signals_keep_the_linear_edge():
     model = nn.Linear(3, 2)
     optimizer = torch.optim.RMSprop(model.parameters())
