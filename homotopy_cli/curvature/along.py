@@ -46,7 +46,7 @@ def measure_along(
 
     Returns:
         An estimate that holds the directional sharpness and no eigenvalue. The sharpness is None
-        where g is 0.
+        where g is 0, and where what raised the loss was rounding.
     """
     with problem.measuring():
         graph = GradientGraph(problem, method="forward_difference")
@@ -62,7 +62,10 @@ def measure_along(
     if slope > 0.0 and signal == "forward":
         found = critical_lr(problem, graph.grad, graph.loss, diagonal=diagonal, resolution=0.125)
         cost += FORWARD_SHARE * found.n_forwards
-        value = 2.0 / found.critical if found.critical else 0.0  # no rate raised the loss
+        if found.critical is not None:
+            value = 2.0 / found.critical
+        elif found.high is None:
+            value = 0.0  # no rate raised the loss: there is no edge
     finite = value is not None and math.isfinite(value)
     return CurvatureEstimate(
         n_params=graph.n,

@@ -229,17 +229,22 @@ class Ceiling:
         """Whether rates are in the measured line, which goes up to the edge by plan."""
         return self.in_line and step <= self.rise.ramp_steps
 
-    def holds_blindly(self, step: int) -> bool:
+    def holds_blindly(self, step: int, tried_at: int) -> bool:
         """Whether rates are held down on old or doubted evidence: worth a probe over the budget.
 
         One outlier just before a short run's budget is spent would hold the rate for all the rest
         of it. The overdraft is at most the poorest probe every `patience` steps.
+
+        Args:
+            step: The coming optimizer step.
+            tried_at: Step of the last probe, failed or not.
         """
+        last = max(self.taken_at, tried_at)
         if self.edge.doubted:
-            return step > self.taken_at
+            return step > last
         held = self.reason in (CEILING, RELEASE, FLOOR)
         rising = self.reason == SCALED and self.rise is not None and step <= self.rise.ramp_steps
-        return self.measured and (held or rising) and self.is_stale(step)
+        return self.measured and (held or rising) and step - last > self.patience
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""

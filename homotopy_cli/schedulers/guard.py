@@ -144,7 +144,8 @@ class CurvatureGuard:
         alarm = self._alarmed(loss, grad_norm)
         if loss is not None:
             self.relapse(loss, step=step, top=top)
-        blind = self.ceiling.holds_blindly(step)  # then the poorest probe, budget or not
+        # then the poorest probe, budget or not
+        blind = self.ceiling.holds_blindly(step, self.cadence.last_probe)
         wanted = self.cadence.wants(step)
         if not (blind or wanted or step in GUARANTEED):  # most steps: they cost next to nothing
             self.ceiling.confirm()

@@ -105,7 +105,7 @@ class TrustGuard(CurvatureGuard):
         step = self.n_steps
         if waits and not self.cadence.in_burst(step):
             return False
-        blind = self.ceiling.holds_blindly(step)
+        blind = self.ceiling.holds_blindly(step, self.cadence.last_probe)
         if not blind and not self.cadence.wants(step):
             return False
         rows = n_rows(batch)

@@ -75,6 +75,31 @@ def test_zero_gradient_gives_no_number():
         assert measure_along(problem, signal, 0.1, diagonal=None).directional_sharpness is None
 
 
+class Scalar(nn.Module):
+    def __init__(self, value, function):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([value]))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.theta).sum()
+
+
+def test_forward_tells_a_loss_that_never_rises_from_one_whose_rise_is_rounding():
+    slope = Scalar(1.0, lambda x: x)
+    flat = Scalar(1e-6, lambda x: 1000.0 + 0.5 * x**2)  # float32 sees it from 8e-3 on
+    found = [
+        measure_along(
+            Problem.from_module(model, lambda m, b: m(b), [torch.zeros(1)]),
+            "forward",
+            0.1,
+            diagonal=None,
+        ).directional_sharpness
+        for model in (slope, flat)
+    ]
+    assert found == [0.0, None]
+
+
 @pytest.mark.parametrize("noise", [0.1, 1.0, 4.0])
 @pytest.mark.parametrize("metric", [False, True])
 def test_the_fraction_is_that_of_a_known_noise(noise, metric):

@@ -61,6 +61,14 @@ def held_run(optimizer_kind=torch.optim.SGD, tensor=False):
     return model, optimizer, scheduler
 
 
+def test_a_probe_that_keeps_failing_is_tried_by_plan_not_at_every_step():
+    model, optimizer, scheduler = held_run()
+    limit = scheduler.ceiling
+    used = train(model, optimizer, scheduler, batches(200), start=4, poison=range(4, 204))
+    assert 10 <= scheduler.n_failed_probes <= 30  # every estimation_freq steps, 10
+    assert limit <= max(rates[0] for rates in used) < 30.0  # old evidence releases ever less
+
+
 @pytest.mark.parametrize("tensor", [False, True])
 def test_a_loaded_optimizers_rate_is_not_taken_for_somebody_elses_cut(tensor):
     """The checkpoint's rate is an old ceiling: without the scheduler's state it means nothing."""
