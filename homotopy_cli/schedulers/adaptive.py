@@ -12,6 +12,7 @@ from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.ceiling import RISE, SCALED
 from homotopy_cli.schedulers.homotopy import HomotopyLR
 from homotopy_cli.schedulers.probing import LossLike
+from homotopy_cli.schedulers.settings import within
 
 WINDOW = 256  # probes remembered
 LEAST = 8  # probes needed before a target is learned
@@ -47,10 +48,8 @@ class AdaptiveHomotopyLR(HomotopyLR):
         percentile: float = 75.0,
         **settings: Any,
     ) -> None:
-        if not 0.0 < adaptation_rate < 1.0:
-            raise ValueError(f"adaptation_rate is {adaptation_rate}: it must be in (0, 1)")
-        if not 0.0 <= percentile <= 100.0:
-            raise ValueError(f"percentile is {percentile}: it must be in [0, 100]")
+        within("adaptation_rate", adaptation_rate, "(0, 1)")
+        within("percentile", percentile, "[0, 100]")
         total = settings.get("total_steps", 0)
         self.warmup_steps = (
             warmup_steps if warmup_steps is not None else total // 10 if total else 1000

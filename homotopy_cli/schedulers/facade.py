@@ -16,6 +16,7 @@ from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch, n_rows
 from homotopy_cli.schedulers.groups import unwrapped
 from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.settings import within
 
 # Of an optimizer whose edge nothing gives, the steps tell more than any curvature: signal auto.
 MODES: dict[str, dict[str, Any]] = {
@@ -65,8 +66,7 @@ class CurvatureAdaptiveLR(HomotopyLR):
         mode: str | None = None,
         **settings: Any,
     ) -> None:
-        if not 0.0 < adaptation_rate <= 1.0:
-            raise ValueError(f"adaptation_rate is {adaptation_rate}: it must be in (0, 1]")
+        within("adaptation_rate", adaptation_rate, "(0, 1]")
         if mode is not None and mode not in MODES:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(MODES)}, or None")
         own = dict(MODES.get(mode or "", {}))

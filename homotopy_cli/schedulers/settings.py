@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Signal = Literal[
     "auto",
@@ -52,21 +52,19 @@ class GuardSettings:
         if self.signal not in SIGNALS:
             raise ValueError(f"signal is {self.signal!r}: one of {', '.join(SIGNALS)}")
         if self.target is not None:
-            _within("target", self.target, 0.0, math.inf)
-        _within("alpha", self.alpha, -1e-300, math.inf)
+            within("target", self.target, "(0, inf)")
+        within("alpha", self.alpha, "[0, inf)")
         if self.release is not None:
-            _within("release", self.release, 1.0 - 1e-12, math.inf)
-        _within("budget", self.budget, 0.0, math.inf, closed=True)
-        _within("probe_fraction", self.probe_fraction, 0.0, 1.0, closed=True)
-        if not 0.0 <= self.warmup <= 1.0:
-            raise ValueError(f"warmup is {self.warmup}: it must be in [0, 1]")
+            within("release", self.release, "[1, inf)")
+        within("budget", self.budget, "(0, inf]")
+        within("probe_fraction", self.probe_fraction, "(0, 1]")
+        within("warmup", self.warmup, "[0, 1]")
         if self.start_ratio is not None:
-            _within("start_ratio", self.start_ratio, 0.0, math.inf)
-        _within("floor", self.floor, -1e-300, 1.0, closed=True)
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing is {self.smoothing}: it must be in [0, 1)")
+            within("start_ratio", self.start_ratio, "(0, inf)")
+        within("floor", self.floor, "[0, 1]")
+        within("smoothing", self.smoothing, "[0, 1)")
         if self.curvature_target is not None:
-            _within("curvature_target", self.curvature_target, 0.0, math.inf)
+            within("curvature_target", self.curvature_target, "(0, inf)")
         for name in ("total_steps", "burst", "layers_freq"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
@@ -108,13 +106,15 @@ def norm_is_finite(clip_coef: float) -> bool:
         ValueError: The coefficient is none of these, nor in (0, 1].
     """
     if clip_coef != 0.0 and not math.isnan(clip_coef):
-        _within("clip_coef", clip_coef, 0.0, 1.0, closed=True)
+        within("clip_coef", clip_coef, "(0, 1]")
         return True
     return False
 
 
-def _within(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:
-    """Refuse NaN and everything outside (low, high), or (low, high] where closed."""
-    if not (low < value < high or (closed and value == high)):
-        end = "]" if closed else ")"
-        raise ValueError(f"{name} is {value}: it must be in ({max(low, 0):g}, {high:g}{end}")
+def within(name: str, value: float, interval: str) -> None:
+    """Raise ValueError where a value, NaN too, is outside an interval like "(0, 1]"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low or (interval[0] == "[" and value == low)
+    below = value < high or (interval[-1] == "]" and value == high)
+    if not (above and below):
+        raise ValueError(f"{name} is {value}: it must be in {interval}")
