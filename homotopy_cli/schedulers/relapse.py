@@ -51,7 +51,7 @@ class Relapse:
         used = top * ceiling.factor(top)
         blame = max([used, *self.recent])
         self.recent = [*self.recent[1 - RECENT :], used]
-        acts = ceiling.lowers and ceiling.measured and ceiling.by_edge
+        acts = ceiling.lowers and ceiling.measured and ceiling.by_edge and used > 0.0
         if not acts or not FIRST <= step <= LAST:
             return
         ratio = rules.edge_ratio(used, ceiling.edge.curvature, ceiling.threshold(step))
