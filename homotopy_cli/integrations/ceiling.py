@@ -37,7 +37,7 @@ class BorrowedCeiling:
         optimizer: Any torch optimizer.
         model: The model in training.
         loss_fn: See schedulers.probing.CurvatureProbe.
-        settings: Keywords of GuardSettings: target, signal, budget, estimation_freq, ...
+        settings: Keywords of GuardSettings: target, signal, budget, layers_freq, ...
 
     Attributes:
         last: The last probe as columns of the log (kappa, edge_ratio, ceiling, ...).

@@ -31,7 +31,7 @@ class HomotopyAdam(Adam):
         model: The model in training, in place of the estimator's.
         loss_fn: See CurvatureScheduler.
         adam_options: Further keywords of torch.optim.Adam (foreach, fused, ...).
-        settings: Keywords of GuardSettings: target, budget, total_steps, ...
+        settings: Keywords of GuardSettings: target, budget, total_steps, layers_freq, ...
     """
 
     guard: CurvatureGuard | None = None  # also after unpickling, of which torch keeps only state
@@ -80,6 +80,9 @@ class HomotopyAdam(Adam):
         targets: Any = None,
         *,
         batch: Batch = None,
+        loss: float | Tensor | None = None,
+        grad_norm: float | Tensor | None = None,
+        clip_coef: float = 1.0,
     ) -> Tensor | None:
         """Take one step; with a batch, probe first if due.
 
@@ -87,14 +90,17 @@ class HomotopyAdam(Adam):
             closure: Re-evaluates the loss and its gradient, once.
             inputs, targets: The training batch of the gradient, for loss_fn(outputs, targets).
             batch: The training batch, for loss_fn(model, batch).
+            loss, grad_norm, clip_coef: Of this step; see CurvatureScheduler.update_curvature. The
+                closure's loss is taken where none is given.
 
         Returns:
             The closure's loss, or None.
         """
-        loss = None
+        found = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                found = closure()
+            loss = found if loss is None else loss
         guard = self.guard
         if guard is None:
             if not self._told and (inputs is not None or batch is not None):
@@ -105,7 +111,7 @@ class HomotopyAdam(Adam):
                     stacklevel=2,
                 )
             super().step()
-            return loss
+            return found
         guard.counter.settle(depth=1)
         if inputs is None and batch is None and guard.n_steps == 2 and not guard.ceiling.measured:
             warnings.warn(
@@ -119,22 +125,29 @@ class HomotopyAdam(Adam):
             paired = batch is None and targets is not None
             given = batch if batch is not None else (inputs, targets) if paired else inputs
             with torch.enable_grad():
-                guard.observe(given, planned, paired=paired)
+                guard.observe(
+                    given,
+                    planned,
+                    paired=paired,
+                    loss=loss,
+                    grad_norm=grad_norm,
+                    clip_coef=clip_coef,
+                )
         guard.ceiling.advance_to(guard.n_steps, top)
         factor = guard.ceiling.factor(top)
         if factor == 1.0:
             super().step()
-            return loss
+            return found
         write_rates(self, [rate * factor for rate in planned])
         try:
             super().step()
         finally:
             write_rates(self, planned)
-        return loss
+        return found
 
     @property
     def current_curvature(self) -> float:
-        """κ of the last probe, 1/loss; NaN before the first or without a model."""
+        """κ of the last probe that measured it, 1/loss; NaN before, or without a model."""
         return float("nan") if self.guard is None else self.guard.current_curvature
 
     def state_dict(self) -> dict[str, Any]:

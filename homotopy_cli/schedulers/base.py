@@ -152,8 +152,6 @@ class CurvatureScheduler(Readings, LRScheduler):
                 grad_norm=grad_norm,
                 clip_coef=clip_coef,
             )
-            if estimate is not None:
-                self._guard.observe_layers(given, paired=paired)
         if estimate is not None:
             self._after_probe(given, paired=paired)
             probe = self._guard.last

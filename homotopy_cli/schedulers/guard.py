@@ -21,7 +21,7 @@ from homotopy_cli.schedulers.effort import Effort, efforts
 from homotopy_cli.schedulers.layer_watch import LayerWatch
 from homotopy_cli.schedulers.loss_scaling import unscaled
 from homotopy_cli.schedulers.metric import GuardMetric
-from homotopy_cli.schedulers.probing import CurvatureProbe, LayerMeasurement, LossLike, Measurement
+from homotopy_cli.schedulers.probing import CurvatureProbe, LossLike, Measurement
 from homotopy_cli.schedulers.ramp import FIRST_TRUSTED, MeasuredRamp, measured_rise
 from homotopy_cli.schedulers.ranks import gradient_is_finite, mean_over_ranks, world_size
 from homotopy_cli.schedulers.relapse import Relapse
@@ -196,6 +196,7 @@ class CurvatureGuard:
             return self._failed(step, found.cost, f"curvature is {sharpness}")
         self.ceiling.take_fraction(fraction)
         self._take(found, sharpness, kappa, rates, alarm=alarm, clip_coef=clip_coef)
+        self._observe_layers(batch, paired=paired)
         return found.estimate
 
     def _take(
@@ -239,21 +240,21 @@ class CurvatureGuard:
         if math.isfinite(ceiling.level):
             self.last["ceiling"] = ceiling.level
 
-    def observe_layers(self, batch: Batch, *, paired: bool) -> LayerMeasurement | None:
+    def _observe_layers(self, batch: Batch, *, paired: bool) -> None:
         """Measure the layers at a step that was just probed, where layers_freq says so."""
-        if self.last_step != (step := self.n_steps) or not self.layers.due(step):
-            return None
+        step = self.n_steps
+        if not self.layers.due(step):
+            return
         try:
             found = self.layers.measure(self.probe, batch, paired=paired, step=step)
         except MEASUREMENT_ERRORS as error:
             self.events.add(step, "warning", "LAYER_PROBE_FAILED", str(error))
-            return None
+            return
         if found is not None:
             self.seconds += found.seconds
             self.last |= found.columns
             self.last["gradient_equivalents"] += found.cost
             self.last["probe_seconds"] += found.seconds
-        return found
 
     def metric(self, rates: Sequence[float]) -> Callable[[list[Tensor]], Tensor | None]:
         """Live parameters -> P for these group rates."""

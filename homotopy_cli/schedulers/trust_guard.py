@@ -92,6 +92,8 @@ class TrustGuard(CurvatureGuard):
         found = self._take_reading(batch, rates, paired=paired, alarm=alarm)
         if due or (self.ceiling.edge.doubted and not armed):
             self._arm(batch, top, paired=paired)
+        if found is not None:
+            self._observe_layers(batch, paired=paired)
         return found
 
     def _read(self) -> None:

@@ -140,7 +140,6 @@ class PassiveProbe:
             return None
         if found is None:
             return None
-        guard.observe_layers(made.batch, paired=False)
         return record(made.step, guard.last, made.layers())
 
     def reading(self, lr: float) -> dict[str, float]:

@@ -77,6 +77,45 @@ def test_closure_loss_is_returned_and_evaluated_once():
     assert len(calls) == 1
 
 
+def test_it_knows_of_clipping_as_the_schedulers_do():
+    """λ of the clipped step is a tenth, so the rate that the edge allows is ten times as high."""
+    rates = []
+    for coefficient in (1.0, 0.1):
+        model = Quadratic([100.0, 1.0])
+        optimizer = HomotopyAdam(
+            model.parameters(), 1e3, weight_decay=0.0, model=model, loss_fn=quadratic_loss
+        )
+        model(DUMMY).backward()
+        optimizer.step(batch=DUMMY, loss=1.0, grad_norm=1.0, clip_coef=coefficient)
+        rates.append(optimizer.guard.ceiling.level)
+    assert rates[1] == pytest.approx(10.0 * rates[0])
+
+
+def test_it_watches_the_loss_of_a_closure():
+    model = Quadratic([1.0])
+    optimizer = HomotopyAdam(model.parameters(), 1e-3, model=model, loss_fn=quadratic_loss)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(DUMMY)
+        loss.backward()
+        return loss
+
+    first = model(DUMMY).item()
+    for _ in range(3):
+        optimizer.step(closure, batch=DUMMY)
+    assert optimizer.guard.relapse.first == first
+
+
+def test_it_measures_the_layers():
+    model = network()
+    optimizer = HomotopyAdam(
+        model.parameters(), 1e-3, model=model, loss_fn=nn.CrossEntropyLoss(), layers_freq=1
+    )
+    run_adam(optimizer, model, batches(1), probe=True)
+    assert len(optimizer.guard.last["layer_grad_norm"]) == 3
+
+
 def test_the_founding_estimator_argument_names_model_and_loss():
     model = network()
     estimator = CurvatureEstimator(model, nn.CrossEntropyLoss())
