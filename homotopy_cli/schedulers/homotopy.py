@@ -13,7 +13,7 @@ from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.groups import unwrapped
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
-from homotopy_cli.schedulers.settings import GuardSettings, Signal
+from homotopy_cli.schedulers.settings import GuardSettings, Signal, within
 from homotopy_cli.schedulers.thresholds import resolve_signal
 
 BUDGET = {"guard": 0.05, "auto": 0.03}  # share of the work; our choice
@@ -80,7 +80,8 @@ class HomotopyLR(CurvatureScheduler):
             held against what a live P bears: see thresholds.live_threshold.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py. None
             takes 0.05, in mode auto 0.03, with which a six-layer GPT ended no worse.
-        total_steps: Length of the run; without it the start is paid for over 1000 steps.
+        total_steps: Length of the run; without it the start is paid for over 1000 steps, and mode
+            auto rises for as many, does not decay, and says so in an event.
         floor: Least factor on the schedule.
         release: Largest rise of the ceiling per optimizer step; None takes 1.05, or in a run of
             fewer than 380 steps what brings it from the floor to its level in a quarter of the run.
@@ -147,8 +148,7 @@ class HomotopyLR(CurvatureScheduler):
         if mode not in BUDGET:
             raise ValueError(f"mode is {mode!r}: one of {', '.join(BUDGET)}")
         self.ramp = None
-        if not 0.0 <= final <= 1.0:
-            raise ValueError(f"final is {final}: it must be in [0, 1]")
+        within("final", final, "[0, 1]")
         if mode == "auto":
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
@@ -201,6 +201,8 @@ class HomotopyLR(CurvatureScheduler):
             rise=self.ramp,
             last_epoch=last_epoch,
         )
+        if self.ramp is not None and not total_steps:
+            self._guard.events.endless(self.ramp.ramp_steps)
 
     def _has_warmup(self) -> bool:
         return self.ramp is not None or super()._has_warmup()

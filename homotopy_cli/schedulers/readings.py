@@ -35,7 +35,10 @@ class Readings:
 
     @property
     def current_curvature(self) -> float:
-        """κ = ‖H‖₂/‖g‖² of the last probe, 1/loss; NaN before the first. Logged, not steering."""
+        """κ = ‖H‖₂/‖g‖² of the last probe that measured it, 1/loss; NaN before the first.
+
+        Under an adaptive optimizer that is every `kappa_freq`-th probe. Logged, not steering.
+        """
         return self._guard.current_curvature
 
     @property
@@ -52,6 +55,11 @@ class Readings:
     def layer_names(self) -> tuple[str, ...]:
         """Names in the order of the layer_* arrays; empty before the first per-layer probe."""
         return self._guard.probe.layer_names
+
+    @property
+    def n_probes(self) -> int:
+        """Probes so far, failed ones too."""
+        return self._guard.cadence.n_probes
 
     @property
     def n_failed_probes(self) -> int:

@@ -24,7 +24,13 @@ class GuardEvents(EventLog):
         self.add_if_new(bool(fired), step, "info", "ALARM", f"{fired} out of range")
 
     def whole(self, step: int, probe: CurvatureProbe, before: bool | None) -> None:
-        """No slice of the batch stands for it, and `before` this probe that was not known."""
+        """From this probe on all rows are measured, since slices do not represent the batch.
+
+        Args:
+            step: Of the probe.
+            probe: What knows why.
+            before: `probe.whole` before it.
+        """
         if probe.whole and not before:
             self.add(step, "warning", "WHOLE_BATCH", f"{probe.why_whole}: all rows are measured")
 
@@ -34,7 +40,7 @@ class GuardEvents(EventLog):
         self.add(step, "info", "LOSS_GUESSED", text)
 
     def scaled(self, step: int, text: str) -> None:
-        """The gradient was found scaled."""
+        """The gradient in `.grad` is still multiplied by a loss scale."""
         self.add(step, "warning", "GRADIENT_SCALED", text)
         warnings.warn(text, UserWarning, stacklevel=3)
 
@@ -71,6 +77,11 @@ class GuardEvents(EventLog):
             f"{ceiling.settings.budget:g} allows, and none can be paid {until}. Raise the budget"
             f"{line if ceiling.rise is not None else ''}",
         )
+
+    def endless(self, rise: int) -> None:
+        """Mode auto without the run's length."""
+        text = f"total_steps is not given: the rate rises for {rise:,} steps and never decays"
+        self.add(0, "warning", "NO_DECAY", text)
 
     def watched(self) -> None:
         """A probe was taken: the next such gap is told again."""

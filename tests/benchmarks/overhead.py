@@ -69,7 +69,7 @@ def main() -> None:
         "overhead_total": total,
         "overhead_median_block": statistics.median(shares),
         "overhead_after_first_tenth": statistics.median(shares[len(shares) // 10 :]),
-        "probes": guard._guard.cadence.n_probes,
+        "probes": guard.n_probes,
         "booked_share": guard.overhead,
         "seconds_plain": sum(b["plain"] for b in blocks),
     }

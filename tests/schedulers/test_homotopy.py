@@ -542,12 +542,12 @@ def test_events_mark_where_the_ceiling_begins_and_ends_to_decide():
         ({"signal": "gradient"}, "signal is 'gradient': one of auto, sharpness"),
         ({"target": 0.0}, "target is 0.0"),
         ({"target": math.nan}, "target is nan"),
-        ({"alpha": -1.0}, "alpha is -1.0"),
-        ({"release": 0.9}, "release is 0.9"),
-        ({"budget": 0.0}, "budget is 0.0"),
+        ({"alpha": -1.0}, r"alpha is -1.0: it must be in \[0, inf\)"),
+        ({"release": 0.9}, r"release is 0.9: it must be in \[1, inf\)"),
+        ({"budget": 0.0}, r"budget is 0.0: it must be in \(0, inf\]"),
         ({"probe_fraction": 1.5}, "probe_fraction is 1.5"),
-        ({"floor": 1.5}, "floor is 1.5"),
-        ({"smoothing": 1.0}, "smoothing is 1.0"),
+        ({"floor": 1.5}, r"floor is 1.5: it must be in \[0, 1\]"),
+        ({"smoothing": 1.0}, r"smoothing is 1.0: it must be in \[0, 1\)"),
         ({"warmup": 1.5}, "warmup is 1.5"),
         ({"start_ratio": 0.0}, "start_ratio is 0.0"),
         ({"mode": "auto", "warmup": 0.0}, "mode auto rises"),
@@ -561,3 +561,12 @@ def test_impossible_settings_are_refused(settings, words):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=words):
         HomotopyLR(optimizer, model, quadratic_loss, **settings)
+
+
+@pytest.mark.parametrize("total", [0, 50])
+def test_mode_auto_says_that_it_never_decays_where_the_length_is_unknown(total):
+    model = Quadratic([1.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = HomotopyLR(optimizer, model, quadratic_loss, mode="auto", total_steps=total)
+    told = [event for event in scheduler.drain_events() if event.code == "NO_DECAY"]
+    assert len(told) == (total == 0)

@@ -144,9 +144,9 @@ def test_probing_without_acting_leaves_no_trace(name, optimizer_name):
     hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
     rng = torch.get_rng_state()
     scheduler._guard.cadence.period, scheduler._guard.cadence.budget = 1, 1.0
-    probes = scheduler._guard.cadence.n_probes
+    probes = scheduler.n_probes
     scheduler.update_curvature(x, y)
-    assert scheduler._guard.cadence.n_probes == probes + 1
+    assert scheduler.n_probes == probes + 1
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     torch.testing.assert_close([p.grad for p in model.parameters()], grads, rtol=0, atol=0)
     torch.testing.assert_close(optimizer.state_dict()["state"], states, rtol=0, atol=0)

@@ -401,7 +401,7 @@ def test_the_captured_loss_and_a_whole_fraction_of_it_are_the_one_that_is_measur
             scheduler.step(loss)
             optimizer.step()
     assert not [e for e in scheduler.events if e.code == "OTHER_LOSS"]
-    assert scheduler._guard.cadence.n_probes > 0
+    assert scheduler.n_probes > 0
 
 
 def test_a_class_without_mode_auto_says_so_and_nothing_else():

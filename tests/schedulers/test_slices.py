@@ -134,7 +134,7 @@ def test_a_gradient_that_overflowed_is_no_probe(bad):
     for p in model.parameters():
         p.grad.fill_(bad)
     assert scheduler.update_curvature(batch=DUMMY) is None
-    assert scheduler._guard.cadence.n_probes == 0 and scheduler._guard.n_failed == 0
+    assert scheduler.n_probes == 0 and scheduler._guard.n_failed == 0
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)  # the floor, till it is measured
     for p, grad in zip(model.parameters(), good, strict=True):
         p.grad.copy_(grad)

@@ -215,9 +215,9 @@ def test_warmup_rises_geometrically_and_hands_over():
     assert used[25] == pytest.approx(0.2)
     assert scheduler.finished
     assert "WARMUP_DONE" in [e.code for e in scheduler.drain_events()]
-    probes = scheduler._guard.cadence.n_probes
+    probes = scheduler.n_probes
     drive(scheduler, model, optimizer, 40)
-    assert scheduler._guard.cadence.n_probes == probes
+    assert scheduler.n_probes == probes
 
 
 def test_warmup_holds_inside_the_band_and_never_reaches_a_rate_beyond_the_edge():
@@ -293,7 +293,7 @@ def test_facade_founding_loop(kind):
         loss.backward()
         scheduler.step(loss)
         optimizer.step()
-    assert scheduler._guard.cadence.n_probes >= 6  # steps 0, 1, 2, 3, 4 and 8 in any case
+    assert scheduler.n_probes >= 6  # steps 0, 1, 2, 3, 4 and 8 in any case
     assert scheduler.last_epoch == 11
     assert optimizer.param_groups[0]["lr"] < 0.4
     assert scheduler.get_last_lr() == [optimizer.param_groups[0]["lr"]]
