@@ -36,6 +36,9 @@ class CurvatureScheduler(Readings, LRScheduler):
         optimizer.step()
         scheduler.step()                              # advances the schedule, releases slowly
 
+    Ranks of torch.distributed's default group measure together and have one rate: each makes these
+    calls at every step, with its own part of one model's batch.
+
     Args:
         optimizer: Any torch optimizer, with any groups; also inside a wrapper like accelerate's.
         model: The model in training; taken from `estimator` where left out.
@@ -115,10 +118,9 @@ class CurvatureScheduler(Readings, LRScheduler):
     ) -> CurvatureEstimate | None:
         """Probe if due, between backward() and optimizer.step(), and lower the rates at once.
 
-        Give (inputs, targets), or batch=. Rows of it are measured, in the model's present mode
-        and with no trace left on it; hooks of yours fire in a probe too. Under a GradScaler call
-        scaler.unscale_(optimizer) before: Adam's metric counts the gradient in `.grad`, and leaves
-        out one that is still scaled.
+        Give (inputs, targets), or batch=. Rows of it are measured in the model's present mode, with
+        no trace left on it; your hooks fire in a probe too. Under a GradScaler call
+        scaler.unscale_(optimizer) before: Adam's metric leaves out a gradient that is still scaled.
 
         Args:
             inputs: Of the training batch whose gradient is in `.grad`.

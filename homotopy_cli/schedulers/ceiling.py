@@ -109,11 +109,10 @@ class Ceiling:
     def take(self, sharpness: float, kappa: float, *, step: int, elapsed: int) -> None:
         """Apply a probe's finite λ at once; κ too where it is defined (not NaN).
 
-        Early on, P and λ move by orders of magnitude per step, so the average would remember
-        what has nothing to do with the next step: it is left out. Later, one reading of a small
-        slice may be 25 times the next one (a six-layer GPT, step 27), and rising back from such a
-        cut takes 66 steps. So one probe cuts the edge by at most UNCONFIRMED; the next step's, or
-        the lack of one (`confirm`), decides.
+        Early on, P and λ move by orders of magnitude per step, and the average is left out. Later,
+        one reading of a small slice may be 25 times the next one (a six-layer GPT, step 27), and
+        rising back takes 66 steps. So one probe cuts the edge by at most UNCONFIRMED; the next
+        step's, or the lack of one (`confirm`), decides.
         """
         self.held = False
         # The optimizer's own count: a checkpoint may have been loaded into it since construction.
@@ -135,13 +134,12 @@ class Ceiling:
         self.taken_at = step
 
     def _see_whether_it_needs_the_line(self, step: int) -> None:
-        """Left to the edge alone, a schedule far too high would ride on it from the start on.
+        """Take the measured line where two probes in a row, early on, find the schedule too high.
 
-        Two probes in a row must say so, within the start. A schedule that the network can bear
-        does not pass the edge there, and the line, which has to be gentle, would only hold it
-        back: 300 steps of a GPT over BPE tokens ended at 5.51 in the line and at 5.26 without, at
-        a rate that is right. On a six-layer GPT whose best peak is 1e-2 a peak of 1e-1 was 1.0 to
-        1.4 times the edge law's limit in steps 4 to 8, one of 3e-1 3 to 4 times, the best 0.2.
+        Under the edge alone a schedule far too high would ride on it from the start on; one that
+        the network can bear does not pass the edge so early, and the line would only hold it back
+        (5.51 for 5.26: a GPT over BPE tokens). On a six-layer GPT a peak ten times the best was 1.0
+        to 1.4 times the edge's limit in steps 4 to 8, one thirty times 3 to 4, the best one 0.2.
         """
         if FIRST_TRUSTED <= step <= LAST_EARLY and not self.edge.doubted:
             beyond = self.reach.current > self.edge.goal(self._numerator(step))
@@ -154,7 +152,7 @@ class Ceiling:
         return self.acts and self.settings.alpha > 0.0
 
     def hold(self) -> None:
-        """A probe has failed: the floor holds until the first one that succeeds."""
+        """A probe has failed: the floor holds until the first that succeeds."""
         self.held = self.lowers and not self.measured
 
     def confirm(self) -> None:
@@ -232,12 +230,9 @@ class Ceiling:
     def holds_blindly(self, step: int, tried_at: int) -> bool:
         """Whether rates are held down on old or doubted evidence: worth a probe over the budget.
 
-        One outlier just before a short run's budget is spent would hold the rate for all the rest
-        of it. The overdraft is at most the poorest probe every `patience` steps.
-
-        Args:
-            step: The coming optimizer step.
-            tried_at: Step of the last probe, failed or not.
+        One outlier just before a short run's budget is spent would hold the rate to its end. The
+        overdraft is at most the poorest probe every `patience` steps after `tried_at`, the last
+        probe's step, failed or not.
         """
         last = max(self.taken_at, tried_at)
         if self.edge.doubted:

@@ -63,7 +63,7 @@ class Alignment:
 
 
 class Excess:
-    """Called with the slice's gradient; how much longer the one in `.grad` is.
+    """Called with the slice's gradient; `value` is ‖.grad‖ over its norm.
 
     Args:
         params: Live parameters; those without a gradient are left out of both lengths.

@@ -89,7 +89,7 @@ def test_it_goes_on_after_a_resume():
 
 def test_a_step_at_rate_0_is_not_halved():
     parts = scheduler_of(floor=0.0, inner=lambda k: float(k != 7))
-    for k in range(7):
+    for _ in range(7):
         step(*parts, loss=2.0)
     step(*parts, loss=20.0)
     assert parts[2].ceiling > 0.0
