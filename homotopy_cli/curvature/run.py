@@ -289,8 +289,9 @@ class Run:
             said.append(
                 f"not reached by the loss, κ undefined there: {listed(missed, 6, quote='')}"
             )
-        idle = [b.name for b in blocks if b.state == "not_reached"]
-        idle = [name for name in idle if not any(m.startswith(name) for m in missed)]
+        told = {n for kept in missed for n in (kept, *self.problem.aliases.get(kept, ()))}
+        silent = [b for b in blocks if b.state == "not_reached"]
+        idle = [b.name for b in silent if not told.issuperset(b.parameters)]
         if idle:
             said.append(
                 "not reached by this batch (gradient and Hessian rows zero): "
