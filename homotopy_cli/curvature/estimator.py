@@ -100,7 +100,6 @@ class CurvatureEstimator:
         partition: Partition,
         *,
         preconditioner: Tensor | None = None,
-        n_trace_probes: int = 0,
     ) -> tuple[BlockEstimate, ...]:
         """Measure the blocks only, on one graph, with the configured steps for each.
 
@@ -108,14 +107,14 @@ class CurvatureEstimator:
             problem: What to measure.
             partition: The blocks.
             preconditioner: Diagonal P, shape (n,): measure the blocks of P^-1/2 H P^-1/2.
-            n_trace_probes: Full products for the traces of all blocks together; 0 leaves
-                them out, else at least 2.
+
+        Returns:
+            One row for each block, without traces: those need products with the whole of H.
         """
         with problem.measuring(), spread_out(problem.shards):
-            asked = {"blocks": blocks_asked(partition), "quantities": n_trace_probes}
+            asked = {"blocks": blocks_asked(partition), "quantities": "blocks only"}
             run = self._run(problem, preconditioner, asked=asked)
-            moments = run.sample_traces(n_trace_probes) if n_trace_probes else None
-            return run.layers(partition, moments, run.inv_sqrt)
+            return run.layers(partition, None, run.inv_sqrt)
 
     def forecast(self, problem: Problem, partition: Partition | None = None) -> Forecast:
         """Predict products, seconds and memory; costs two gradients."""

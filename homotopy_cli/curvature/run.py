@@ -239,13 +239,6 @@ class Run:
             progress=self.phase("trace"),
         )
 
-    def sample_traces(self, n_probes: int) -> Moments:
-        """Block traces from a fixed number of random products."""
-        config = replace(self.config, max_probes=max(2, n_probes), trace_rtol=0.0)
-        return sampled_moments(
-            self.hessian, self.lengths, config, generator=seeded(self.seed + 1), known=None
-        )
-
     def layers(
         self, partition: Partition, moments: Moments | None, inv_sqrt: Tensor | None
     ) -> tuple[BlockEstimate, ...]:
