@@ -142,6 +142,15 @@ def test_one_number_form_needs_a_model():
         CurvatureEstimator(method="trace")
 
 
+def test_one_number_form_takes_no_keywords_of_the_other(problem):
+    estimator = CurvatureEstimator(problem.model, nn.functional.cross_entropy)
+    given = {"preconditioner": torch.ones(problem.n_params), "whole": False, "stop": lambda: True}
+    for name, value in given.items():
+        with pytest.raises(TypeError, match=rf"estimate\(inputs, targets\) takes no {name}: make"):
+            estimator.estimate(*problem.batches[0], **{name: value})
+    assert estimator.curvature_history == []
+
+
 def test_full_hessian_refuses_above_its_limit(problem):
     with pytest.raises(ProblemError, match=r"of 1,404 parameters is above the limit of 1,000"):
         full_hessian(problem, limit=1000)
