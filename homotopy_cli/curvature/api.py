@@ -6,6 +6,7 @@ from torch import Tensor
 
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.estimator import CurvatureEstimator
+from homotopy_cli.curvature.exact import require_small
 from homotopy_cli.curvature.validate import validate as _validate
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
@@ -36,10 +37,22 @@ def probe(
 def validate(problem: Problem, *, limit: int = 5000, **config: Any) -> list[Validation]:
     """Estimate a small Problem and compare every number with the full Hessian's.
 
+    Costs a thorough estimate with its per-layer table, n products for the rows of the full
+    Hessian, 8n² bytes for each copy of it, and O(n³) for its eigenvalues.
+
     Args:
         problem: At most `limit` parameters.
-        limit: Refuse above it.
+        limit: Refuse above it, before anything is measured.
         config: Changes to `EstimatorConfig.thorough()`.
+
+    Returns:
+        One row for each quantity: estimate, exact value, relative error, the estimate's own
+        bound, and whether the exact value lies within it.
+
+    Raises:
+        NonFiniteError: Loss, gradient or a product holds NaN or infinity.
+        ProblemError: More than `limit` parameters, or the problem cannot be measured so.
     """
+    require_small(problem, limit)
     partition = Partition.by_module(problem)
     return _validate(problem, probe(problem, partition, **config), partition, limit=limit)
