@@ -1,6 +1,6 @@
 """The whole core in one call."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from homotopy_cli.records import CurvatureEstimate, Validation
 
 def probe(
     problem: Problem,
-    partition: Partition | None = None,
+    partition: Partition | Literal["module"] | None = "module",
     *,
     preconditioner: Tensor | None = None,
     **config: Any,
@@ -24,14 +24,22 @@ def probe(
 
     Args:
         problem: Parameters, loss and fixed batches.
-        partition: Blocks for the per-layer table; by module when None, Partition.none for none.
-        preconditioner: Diagonal P of the optimizer, shape (n,).
+        partition: Blocks of the per-layer table; "module" for `Partition.by_module(problem)`,
+            None for no table, as in `CurvatureEstimator.estimate`.
+        preconditioner: Diagonal P > 0 of the optimizer, shape (n,), for λ_max(P⁻¹H).
         config: Changes to `EstimatorConfig.thorough()`.
+
+    Returns:
+        CurvatureEstimate. Slow convergence is said in it, never raised.
+
+    Raises:
+        NonFiniteError: Loss, gradient or a product holds NaN or infinity.
+        ProblemError: The problem cannot be measured so.
+        TypeError: `partition` is none of these, or `config` names no setting.
     """
-    if partition is None:
-        partition = Partition.by_module(problem)
     estimator = CurvatureEstimator(config=EstimatorConfig.thorough(**config))
-    return estimator.estimate(problem, partition, preconditioner=preconditioner)
+    blocks = Partition.by_module(problem) if partition == "module" else partition
+    return estimator.estimate(problem, blocks, preconditioner=preconditioner)
 
 
 def validate(problem: Problem, *, limit: int = 5000, **config: Any) -> list[Validation]:
