@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn as nn
+from benchmarks.accuracy import small_problem
 
 from homotopy_cli.cli.document import estimate_document
-from homotopy_cli.curvature.accuracy import small_problem
 from homotopy_cli.curvature.api import probe
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.exact import full_hessian
