@@ -92,7 +92,8 @@ PROBE_VALUES = (
         directional_sharpness | 1/lr | u'Hu / u'Pu along the update direction u = P⁻¹g
         trust_ratio | 1 | Decrease of the loss in the step before, over what its gradient promised
         signal_fraction | 1 | Share of the gradient that is signal, not batch noise
-        edge_ratio | 1 | lr × sharpness / stability threshold; 1 = edge of stability
+        edge_ratio | 1 | lr × curvature / edge_threshold, clipping counted in; 1 = edge of stability
+        edge_threshold | 1 | Stability threshold c that lr × curvature is held against
         ceiling | lr | Ceiling on lr after this probe
         residual | loss/parameter² | Residual ‖Av - λv‖ of the leading eigenpair
         n_hvp | product | Hessian-vector products this probe spent

@@ -1,5 +1,6 @@
 """What a probe says of learning rates, and of a second checkpoint, by the real command."""
 
+import html
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from e2e.commands import homotopy, is_two_lines
 
+from homotopy_cli.report.words import number, rate
 from homotopy_cli.runlog.reader import read_log
 
 MODEL = """
@@ -138,6 +140,18 @@ def test_a_rate_given_is_the_rate_judged(folder):
     document = json.loads(homotopy("probe", "late.pt", *argv, cwd=folder).out)
     assert document["lr"] == {"value": 0.5, "source": "--lr"}
     assert document["edge_ratios"]["sgd"] == pytest.approx(0.5 / document["edges"]["sgd"])
+
+
+@pytest.mark.parametrize("name", ["late.pt", "early.pt"])
+def test_the_page_names_the_edge_that_the_terminal_names(folder, name):
+    """Of a young Adam, too: its bias correction lowers c from 38."""
+    outputs = ("--json", "e.json", "--html", "e.html", "--out", f"e{name}.h5")
+    homotopy("probe", name, *FOREIGN, "--quick", *outputs, cwd=folder)
+    document = json.loads((folder / "e.json").read_text())
+    c, log = document["optimizer"]["threshold"], read_log(folder / f"e{name}.h5")
+    assert log.probes["edge_threshold"].tolist() == [c]
+    told = f"lies at a learning rate of {rate(document['edges']['own'])} ({number(c, 3)}/"
+    assert told in html.unescape((folder / "e.html").read_text(encoding="utf-8"))
 
 
 def test_a_second_checkpoint_that_is_not_there_costs_no_measurement(folder):

@@ -22,6 +22,12 @@ def run(tmp_path, *sets, **settings):
     return recipe, result, read_log(tmp_path / "out" / "run.h5")
 
 
+def probed(log):
+    """Steps and columns of the probes; the last row is the snapshot beside the evaluation."""
+    n = int(np.isfinite(log.probes["n_hvp"]).sum())
+    return log.probe_step[:n], {name: values[:n] for name, values in log.probes.items()}
+
+
 def dense_hessian(recipe):
     """λ_max and ‖g‖ of step 0's batch by torch.func, which shares no code with the probe."""
     torch.manual_seed(1)
@@ -58,6 +64,20 @@ def test_edge_ratio_is_lr_times_sharpness_over_two_for_sgd(tmp_path):
     rates = log.steps["lr"][log.probe_step]
     expected = rates * log.probes["lambda_max"] / 2
     np.testing.assert_allclose(log.probes["edge_ratio"], expected, rtol=1e-12)
+
+
+def test_ratio_times_threshold_is_the_clipped_rate_times_the_curvature_that_steers(tmp_path):
+    """Adam under a clip that always acts; c = 38 (1 - 0.9^(t+1))."""
+    adam = {"optimizer": "{name: adamw, lr: 1e-3}", "more": "clip: {name: norm, max_norm: 0.05}"}
+    _, _, log = run(tmp_path, **adam)
+    at, probes = probed(log)
+    c = 38 * (1 - 0.9 ** (at + 1.0)) * (1 - 1e-3 * 0.01 / 2)
+    np.testing.assert_allclose(probes["edge_threshold"], c)
+    clip = log.steps["clip_coef"][at]
+    assert (clip < 0.5).all()
+    product = log.steps["lr"][at] * clip * probes["preconditioned_sharpness"]
+    found = probes["edge_ratio"] * probes["edge_threshold"]
+    np.testing.assert_allclose(found, product, rtol=1e-12)
 
 
 def test_per_layer_columns_follow_the_partition(tmp_path):
