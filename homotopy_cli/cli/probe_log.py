@@ -108,7 +108,7 @@ _OTHER_MATRIX = {
     "ggn": ("the columns of H (λ, ‖H‖, κ, trace, layers) hold those of the Gauss-Newton matrix",),
     "preconditioned": ("P^-1/2 H P^-1/2 was measured, not H, whose columns are empty",),
 }
-_OF_H = ("lambda_max", "lambda_min", "hessian_norm", "kappa", "trace", "trace_stderr")
+_OF_H = ("lambda_max", "lambda_min", "hessian_norm", "kappa", "residual", "trace", "trace_stderr")
 
 
 def probe_values(estimate: Any, metric: Any) -> dict[str, float]:
@@ -122,7 +122,6 @@ def probe_values(estimate: Any, metric: Any) -> dict[str, float]:
 
     parts = {} if estimate.components is None else component_columns(estimate.components)
     more = {
-        "residual": estimate.lambda_max and estimate.lambda_max.residual,
         "edge_threshold": own_threshold(estimate, metric),
         "converged": estimate.converged,
         "gradient_equivalents": estimate.cost.gradient_equivalents,

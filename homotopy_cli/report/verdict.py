@@ -192,7 +192,7 @@ def _probe_findings(log: RunLog) -> list[Finding]:
     if top is not None and bottom is not None:
         text = f"Spectrum from {words.number(bottom)} to {words.number(top)}"
         if residual is not None:
-            text += f", residual {words.number(residual, 2)}"
+            text += f" ± {words.number(residual, 2)}"
         found.append(Finding("Spectrum", text + "."))
     if top is not None and top > 0:
         text = f"Gradient descent diverges above a learning rate of {words.number(2 / top, 3)}"
@@ -201,7 +201,7 @@ def _probe_findings(log: RunLog) -> list[Finding]:
     found.append(Finding("Edge", own))
     converged = column(log.probes, "converged")
     if converged is not None and converged[-1] == 0:
-        text = "Not every eigenvalue met its tolerance; see the residual."
+        text = "Not every eigenvalue met its tolerance; see the ±."
         found.append(Finding("Accuracy", text, "watch"))
     return found
 

@@ -95,7 +95,8 @@ PROBE_VALUES = (
         edge_ratio | 1 | lr × curvature / edge_threshold, clipping counted in; 1 = edge of stability
         edge_threshold | 1 | Stability threshold c that lr × curvature is held against
         ceiling | lr | Ceiling on lr after this probe
-        residual | loss/parameter² | Residual ‖Av - λv‖ of the leading eigenpair
+        residual | loss/parameter² | Residual ‖Hv - λv‖ of lambda_max; an eigenvalue lies within it
+        preconditioned_residual | 1/lr | The same of preconditioned_sharpness
         n_hvp | product | Hessian-vector products this probe spent
         gradient_equivalents | gradient | Its cost, in forward + backward passes
         probe_seconds | s | Its duration

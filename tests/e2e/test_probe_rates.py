@@ -150,6 +150,11 @@ def test_the_page_names_the_edge_that_the_terminal_names(folder, name):
     document = json.loads((folder / "e.json").read_text())
     c, log = document["optimizer"]["threshold"], read_log(folder / f"e{name}.h5")
     assert log.probes["edge_threshold"].tolist() == [c]
+    for column, value in (
+        ("residual", document["lambda_max"]["residual"]),
+        ("preconditioned_residual", document["preconditioned_sharpness"]["residual"]),
+    ):
+        assert log.probes[column].tolist() == [value]
     told = f"lies at a learning rate of {rate(document['edges']['own'])} ({number(c, 3)}/"
     assert told in html.unescape((folder / "e.html").read_text(encoding="utf-8"))
 
@@ -171,5 +176,6 @@ def test_eigenvalues_in_the_optimizers_metric_give_no_edge_of_sgd(found, folder)
     assert "λ_max(P⁻¹H) = " in done.out and "plain gradient descent" not in done.out
     log = read_log(folder / "p.h5")
     assert math.isnan(log.probes["lambda_max"][0]) and math.isnan(log.probes["kappa"][0])
+    assert math.isnan(log.probes["residual"][0])
     top = scaled["preconditioned_sharpness"]["value"]
     assert log.probes["preconditioned_sharpness"][0] == pytest.approx(top)

@@ -321,6 +321,7 @@ def test_numbers_and_curves_are_there_without_scripts(page):
 
 def test_a_probe_has_its_own_page():
     made = render([samples.probe_log()])
+    assert "Spectrum from −11.7 to 41.7 ± 0.004." in text_of(made)
     text = text_of(made)
     assert "Sharpness λ_max = 41.7 at loss 1.93." in text
     assert "κ = 3.2: a gradient step of 1/‖H‖ is sure to gain 0.156 of loss" in text

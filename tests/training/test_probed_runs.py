@@ -80,6 +80,17 @@ def test_ratio_times_threshold_is_the_clipped_rate_times_the_curvature_that_stee
     np.testing.assert_allclose(found, product, rtol=1e-12)
 
 
+def test_each_residual_is_in_the_unit_of_its_eigenvalue(tmp_path):
+    """Under Adam three of four probes leave H itself out: no residual of another matrix there."""
+    _, _, log = run(tmp_path, "curvature.budget=0", optimizer="{name: adam, lr: 1e-3}", steps=40)
+    _, probes = probed(log)
+    of_h, known = probes["lambda_max"], np.isfinite(probes["lambda_max"])
+    assert known.any() and not known.all()
+    np.testing.assert_array_equal(np.isfinite(probes["residual"]), known)
+    assert (probes["residual"] < of_h)[known].all()
+    assert (probes["preconditioned_residual"] < probes["preconditioned_sharpness"]).all()
+
+
 def test_per_layer_columns_follow_the_partition(tmp_path):
     recipe, result, log = run(tmp_path, optimizer="{name: adamw, lr: 1e-2}", scheduler="homotopy")
     model = load_target("model.py:build", recipe.parent)()
