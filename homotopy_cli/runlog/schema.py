@@ -54,8 +54,8 @@ STEP_VALUES = (
         "f8",
         """
         loss | loss | Mini-batch loss used for this step
-        lr | lr | Learning rate used for this step (first group)
-        schedule_lr | lr | What the schedule asked for, before any ceiling
+        lr | lr | Learning rate used for this step (the largest group's)
+        schedule_lr | lr | What the schedule asked for (the largest group's), before any ceiling
         ceiling_lr | lr | Largest rate that measured curvature allowed
         grad_norm | loss/parameter | Norm of the gradient, before clipping
         update_norm | parameter | Norm of the parameter change made by this step

@@ -91,6 +91,32 @@ def test_each_residual_is_in_the_unit_of_its_eigenvalue(tmp_path):
     assert (probes["preconditioned_residual"] < probes["preconditioned_sharpness"]).all()
 
 
+def test_the_rates_of_the_log_are_the_largest_group_s(tmp_path):
+    recipe = folder(tmp_path, optimizer="{name: 'model.py:TwoRates', lr: 1.0e+3}")
+    text = (tmp_path / "model.py").read_text() + (
+        "import torch\n"
+        "class TwoRates(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr):\n"
+        "        low, high = params[:2], params[2:]\n"
+        "        groups = [{'params': low, 'lr': 0.01 * lr}, {'params': high}]\n"
+        "        super().__init__(groups, lr=lr)\n"
+    )
+    (tmp_path / "model.py").write_text(text)
+    for name in ("constant", "homotopy"):
+        out = tmp_path / name / "run.h5"
+        train(load_recipe(recipe, (f"scheduler={name}",)), out)
+        log = read_log(out)
+        assert (log.steps["schedule_lr"] == 1e3).all()
+        at, probes = probed(log)
+        low, high = log.layer_values["layer_lr"][: len(at)].T
+        used = log.steps["lr"][at]
+        np.testing.assert_allclose(low, 0.01 * high, rtol=1e-6)
+        np.testing.assert_allclose(high, used, rtol=1e-6)
+        found = probes["edge_ratio"] * probes["edge_threshold"]
+        np.testing.assert_allclose(found, used * probes["preconditioned_sharpness"], rtol=1e-9)
+    assert (log.steps["lr"] <= log.steps["ceiling_lr"] * (1 + 1e-9)).all()
+
+
 def test_per_layer_columns_follow_the_partition(tmp_path):
     recipe, result, log = run(tmp_path, optimizer="{name: adamw, lr: 1e-2}", scheduler="homotopy")
     model = load_target("model.py:build", recipe.parent)()
