@@ -8,6 +8,8 @@ the log. One folder per layer, imports go one way:
     errors, records -> linalg -> curvature -> schedulers -> training -> cli
     recipe -> zoo -> problems ----^        runlog -> report -----------^
 
+`crossings` is what a spike of a series is, for training and the report alike.
+
 Public names resolve on first use (PEP 562): `homotopy --help` and `homotopy report` must
 not pay for importing torch.
 """

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "homotopy_cli"
 LAYERS = {
     "errors": set(),
     "records": {"errors"},
+    "crossings": set(),
     "linalg": {"errors", "records"},
     "recipe": {"errors"},
     "zoo": {"errors", "recipe"},
@@ -18,7 +19,7 @@ LAYERS = {
     "schedulers": {"curvature", "problems", "records", "errors"},
     "integrations": {"schedulers", "problems", "errors"},
     "runlog": {"records", "errors"},
-    "report": {"runlog", "records", "errors"},
+    "report": {"runlog", "records", "errors", "crossings"},
 }
 ALL = {*LAYERS, "training", "_version"}
 LAYERS["training"] = ALL - {"training", "report", "integrations"}
@@ -26,6 +27,7 @@ LAYERS["cli"] = ALL
 THIRD_PARTY = {
     "errors": set(),
     "records": {"numpy"},
+    "crossings": set(),
     "linalg": {"torch", "numpy"},
     "recipe": {"yaml", "pydantic"},
     "zoo": {"torch", "numpy", "transformers", "tokenizers", "PIL", "sklearn", "datasets"},

@@ -30,6 +30,15 @@ def edges(estimate: Any, metric: Any) -> dict[str, float | None]:
     }
 
 
+def own_threshold(estimate: Any, metric: Any) -> float | None:
+    """c of the checkpoint's optimizer, where the λ that it is about was measured."""
+    if metric is None:
+        return None
+    scaled = metric.diagonal is not None
+    measured = estimate.preconditioned_sharpness if scaled else estimate.lambda_max
+    return None if measured is None else metric.threshold
+
+
 def edge_ratios(edge: dict[str, float | None], lr: float | None) -> dict[str, float | None]:
     """The rate over each edge: above 1 is beyond it."""
     return {name: None if lr is None or not at else lr / at for name, at in edge.items()}

@@ -63,7 +63,7 @@ def refuse_gates(options: ProbeOptions) -> None:
     from homotopy_cli.cli.document import estimate_document
     from homotopy_cli.cli.edges import edge_ratios, edges
     from homotopy_cli.records import CurvatureEstimate, HvpCost
-    from homotopy_cli.report.gates import evaluate
+    from homotopy_cli.report.gates import evaluate_all
 
     unknown: dict[str, Any] = dict.fromkeys(("lambda_max", "lambda_min", "hessian_norm", "kappa"))
     nothing = CurvatureEstimate(
@@ -87,9 +87,8 @@ def refuse_gates(options: ProbeOptions) -> None:
     }
     baseline = made if options.compare is not None else None
     names = gate_names(made, baseline)
-    for expression in options.fail_on:
-        if "layers." not in expression:
-            evaluate(expression, names, baseline=OF_BASELINE)
+    known = [expression for expression in options.fail_on if "layers." not in expression]
+    evaluate_all(known, names, baseline=OF_BASELINE)
 
 
 def write_forecast(options: ProbeOptions, loaded: Any, forecast: Any) -> None:
@@ -237,16 +236,15 @@ def apply_gates(
     """1 when one of the expressions is true of the document, else 0."""
     if not expressions:
         return 0
-    from homotopy_cli.report.gates import evaluate
+    from homotopy_cli.report.gates import evaluate_all
 
     names = gate_names(document, baseline)
-    fired = 0
-    for expression in expressions:
-        result = evaluate(expression, names, baseline=OF_BASELINE)
-        if result.failed:
-            fired = 1
-            print(result.alarm, file=sys.stderr)
-    return fired
+    failed = [
+        gate for gate in evaluate_all(expressions, names, baseline=OF_BASELINE) if gate.failed
+    ]
+    for gate in failed:
+        print(gate.alarm, file=sys.stderr)
+    return int(bool(failed))
 
 
 def gate_names(document: dict[str, Any], baseline: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def write_log(path: Path, options: ProbeOptions, found: Any) -> None:
         writer.append_probe(
             ProbeRecord(
                 step,
-                probe_values(estimate),
+                probe_values(estimate, found.subject.metric),
                 layers if blocks else {},
                 spectrum if of_h else None,
             )
@@ -108,20 +108,21 @@ _OTHER_MATRIX = {
     "ggn": ("the columns of H (λ, ‖H‖, κ, trace, layers) hold those of the Gauss-Newton matrix",),
     "preconditioned": ("P^-1/2 H P^-1/2 was measured, not H, whose columns are empty",),
 }
-_OF_H = ("lambda_max", "lambda_min", "hessian_norm", "kappa", "trace", "trace_stderr")
+_OF_H = ("lambda_max", "lambda_min", "hessian_norm", "kappa", "residual", "trace", "trace_stderr")
 
 
-def probe_values(estimate: Any) -> dict[str, float]:
+def probe_values(estimate: Any, metric: Any) -> dict[str, float]:
     """The columns a training probe fills, and what only a thorough one measures.
 
     Eigenvalues of P^-1/2 H P^-1/2 have another unit than those of H: their columns stay empty.
     """
+    from homotopy_cli.cli.edges import own_threshold
     from homotopy_cli.curvature.components_columns import component_columns
     from homotopy_cli.schedulers.columns import columns
 
     parts = {} if estimate.components is None else component_columns(estimate.components)
     more = {
-        "residual": estimate.lambda_max and estimate.lambda_max.residual,
+        "edge_threshold": own_threshold(estimate, metric),
         "converged": estimate.converged,
         "gradient_equivalents": estimate.cost.gradient_equivalents,
         "probe_seconds": estimate.cost.seconds,

@@ -4,10 +4,8 @@ The same command continues an interrupted sweep: finished runs are left alone, a
 off goes on from its checkpoint.
 """
 
-import csv
 import json
 import signal
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from homotopy_cli.cli.progress import duration, number
+from homotopy_cli.cli.progress import duration
 from homotopy_cli.cli.sweep_worker import Ending, Worker
 from homotopy_cli.errors import INTERRUPTED, HomotopyError, TrainingDiverged
 
@@ -26,15 +24,6 @@ if TYPE_CHECKING:
 
 DIVERGED = TrainingDiverged.exit_code  # a result here, no failure
 PAGE, TABLE = "sweep.html", "sweep.csv"
-COLUMNS = (
-    "val_loss",
-    "best_val_loss",
-    "val_metric",
-    "final_loss",
-    "max_edge_ratio",
-    "overhead",
-    "spikes",
-)
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ def run_sweep(
     A sweep whose first run to end is refused, for its data or its model, ends there.
 
     Raises:
-        HomotopyError: The folder cannot be made.
+        HomotopyError: The folder cannot be made, or page or table not written.
     """
     there = folder.exists()
     try:
@@ -217,7 +206,8 @@ def _arguments(plan: Plan, recipe: Path | None) -> list[str]:
 
 def _publish(plans: Sequence[Plan], folder: Path) -> None:
     """sweep.csv, sweep.html and the table on stdout, of the runs that have a log."""
-    from homotopy_cli.cli.writing import write_text
+    from homotopy_cli.cli.sweep_table import csv_text, metrics_of, print_rows
+    from homotopy_cli.cli.writing import write_all, write_text
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 
@@ -228,87 +218,14 @@ def _publish(plans: Sequence[Plan], folder: Path) -> None:
         except HomotopyError:
             continue
         logs.append(log)
-        rows.append((plan, _metrics(log)))
+        rows.append((plan, metrics_of(log)))
     if not rows:
         return
-    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
-        keys = [key for key, _ in plans[0].cell.settings]
-        writer = csv.writer(file)
-        writer.writerow([*keys, "seed", "status", "steps", *COLUMNS])
-        for plan, found in rows:
-            values = [value for _, value in plan.cell.settings]
-            seed = plan.loaded.recipe.seed
-            numbers = ["" if found[c] is None else repr(found[c]) for c in COLUMNS]
-            writer.writerow([*values, seed, found["status"], found["steps"], *numbers])
-    write_text(str(folder / PAGE), render(logs, title=f"{folder.name}: {len(logs)} runs"))
-    _print_table(rows)
-    print(f"\ntable       {folder / TABLE}\nreport      {folder / PAGE}")
-
-
-def _metrics(log: Any) -> dict[str, Any]:
-    import numpy as np
-
-    from homotopy_cli.report.metrics import metric_name, summarise
-
-    evals = np.asarray(log.evals.get("eval_loss", ()), dtype=float)
-    finite = evals[np.isfinite(evals)]
-    best = float(finite.min()) if len(finite) else None
-    more = {"best_val_loss": best, "status": log.status, "metric_name": metric_name(log)}
-    return {**summarise(log), **more}
-
-
-def _print_table(rows: Sequence[tuple[Plan, dict[str, Any]]]) -> None:
-    """One line per setting, over its seeds: the median held-out loss and its range."""
-    from homotopy_cli.cli.render import console, plain_table, print_table
-
-    arms: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
-    for plan, found in rows:
-        arms.setdefault(plan.cell.settings, []).append(found)
-    keys = [key for key, _ in rows[0][0].cell.settings]
-    name = "val_loss" if any(found["val_loss"] is not None for _, found in rows) else "final_loss"
-    cut = any(_is_cut(found) for _, found in rows)
-    told = {found["metric_name"] for _, found in rows if found["val_metric"] is not None}
-    metric = "metric" if told else ""
-    if len(told) == 1:
-        metric = told.pop() or metric
-    title = "held-out loss" if name == "val_loss" else "training loss"
-    table = plain_table(
-        "",
-        *((key, "left") for key in keys),
-        ("runs", "right"),
-        (f"{title}, median", "right"),
-        ("lowest", "right"),
-        ("highest", "right"),
-        *(((f"held-out {metric}, median", "right"),) if metric else ()),
-        ("diverged", "right"),
-        *((("unfinished", "right"),) if cut else ()),
-        ("largest edge ratio", "right"),
+    table, page = csv_text(rows), render(logs, title=f"{folder.name}: {len(logs)} runs")
+    unwritten = write_all(
+        [lambda: write_text(folder / TABLE, table), lambda: write_text(folder / PAGE, page)]
     )
-    for settings, found in arms.items():
-        values = [f[name] for f in found if f[name] is not None]
-        edges = [f["max_edge_ratio"] for f in found if f["max_edge_ratio"] is not None]
-        middle = _median(found, name)
-        table.add_row(
-            *(value for _, value in settings),
-            str(len(found)),
-            *(_loss(x) for x in (middle, min(values, default=None), max(values, default=None))),
-            *([_loss(_median(found, "val_metric"))] if metric else ()),
-            str(sum(f["status"] == "diverged" for f in found) or ""),
-            *([str(sum(_is_cut(f) for f in found) or "")] if cut else ()),
-            number(max(edges, default=None)),
-        )
-    print_table(console(), table)
-
-
-def _median(found: Sequence[dict[str, Any]], name: str) -> float | None:
-    values = [f[name] for f in found if f[name] is not None]
-    return statistics.median(values) if values else None
-
-
-def _is_cut(found: dict[str, Any]) -> bool:
-    """Whether the run was stopped on its way: its losses are those of fewer steps."""
-    return found["status"] not in ("finished", "diverged")
-
-
-def _loss(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
+    print_rows(rows)
+    if unwritten is not None:
+        raise unwritten
+    print(f"\ntable       {folder / TABLE}\nreport      {folder / PAGE}")

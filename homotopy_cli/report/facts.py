@@ -52,6 +52,8 @@ def adam_beta1(log: RunLog) -> float | None:
     name = setting(log, "optimizer", "name")
     if not isinstance(name, str) or "adam" not in name.lower():
         return None
+    if any(other in name.lower() for other in ("nadam", "radam", "adamax")):
+        return None  # other laws
     betas = setting(log, "optimizer", "betas")
     beta1 = betas[0] if isinstance(betas, (list, tuple)) and betas else 0.9
     usable = isinstance(beta1, (int, float)) and not isinstance(beta1, bool) and 0 <= beta1 < 1

@@ -86,9 +86,18 @@ def evaluate(
     return GateResult(expression, fired, True, shown, walker.used)
 
 
-def evaluate_all(expressions: Sequence[str], names: Mapping[str, Any]) -> tuple[GateResult, ...]:
-    """Decide every gate; all are parsed before the first is decided."""
-    return tuple(evaluate(expression, names) for expression in expressions)
+def evaluate_all(
+    expressions: Sequence[str], names: Mapping[str, Any], *, baseline: str = "--baseline OLD.h5"
+) -> tuple[GateResult, ...]:
+    """Decide every gate, or none where one of them cannot be: nothing is told of the others then.
+
+    Args:
+        expressions, names, baseline: See evaluate.
+
+    Raises:
+        HomotopyError: As evaluate, for the first that is at fault.
+    """
+    return tuple(evaluate(expression, names, baseline=baseline) for expression in expressions)
 
 
 def _show(value: Any) -> str:

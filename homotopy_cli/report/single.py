@@ -112,6 +112,14 @@ def _component_panels(log: RunLog) -> tuple[Panel, ...]:
     return (components_panel(log), *(() if by_layer is None else (by_layer,)))
 
 
+# Value -> the column of its error: residuals of eigenvalues, a standard error.
+_ERRORS = {
+    "lambda_max": "residual",
+    "preconditioned_sharpness": "preconditioned_residual",
+    "trace": "trace_stderr",
+}
+
+
 def _probe_cards(log: RunLog) -> str:
     shown = (
         ("loss", "probe_loss"),
@@ -122,7 +130,6 @@ def _probe_cards(log: RunLog) -> str:
         ("κ", "kappa"),
         ("λ_max(P⁻¹H)", "preconditioned_sharpness"),
         ("trace", "trace"),
-        ("residual", "residual"),
         ("products", "n_hvp"),
         ("seconds", "probe_seconds"),
     )
@@ -131,10 +138,10 @@ def _probe_cards(log: RunLog) -> str:
         values = column(log.probes, name)
         if values is None:
             continue
-        stderr = column(log.probes, "trace_stderr") if name == "trace" else None
+        error = column(log.probes, _ERRORS[name]) if name in _ERRORS else None
         small = ""
-        if stderr is not None:
-            small = f"<small>± {words.number(float(stderr[-1]), 2)}</small>"
+        if error is not None:
+            small = f"<small>± {words.number(float(error[-1]), 2)}</small>"
         cards.append(
             f'<div class="card"><dt>{safe(label)}</dt>'
             f"<dd>{safe(words.number(float(values[-1])))}{small}</dd></div>"

@@ -1,11 +1,6 @@
-"""Loss spikes, found in a finished log with the rule that training uses while it runs.
+"""Loss spikes in a finished log, by the rule that training uses while it runs: crossings.
 
-z_t = (x_t − mean) / sd over the last 128 healthy values before t. An event needs z > 6 on three
-consecutive steps, or one value beyond 20 sd; crossings closer than 10 steps belong to one event.
-Spiking values stay out of the window, unless a new level persists.
-
-Source: window 128 and 6 sd are OLMo-core's defaults for short runs; three consecutive steps are
-the practice reported for K2-V2; 20 sd is our choice. The spike score is OLMo 2's.
+The spike score is OLMo 2's.
 """
 
 import math
@@ -14,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW, THRESHOLD, SEVERE, PERSISTENCE, MERGE, WARMUP = 128, 6.0, 20.0, 3, 10, 32
+from homotopy_cli.crossings import MERGE, THRESHOLD, WARMUP, WINDOW, crossed
+
 SCORE_WINDOW, SCORE_SD = 1000, 7.0  # of the spike score; short runs: WINDOW and THRESHOLD
 
 
@@ -63,12 +59,10 @@ def _starts(values: np.ndarray) -> list[tuple[int, float, float, float]]:
             spread = max(spread, abs(mean + shift) * 1e-12, 1e-300)
             score = (x - mean) / spread if math.isfinite(x) else math.inf
         if score > THRESHOLD:
-            above += 1
-            fires = above >= PERSISTENCE or score > SEVERE
-            if fires and since > MERGE:
+            above, since, begins, settles = crossed(score, above=above, since=since)
+            if begins:
                 events.append((row, score, mean + shift, spread))
-            joins = above >= 2 * PERSISTENCE and since <= MERGE and math.isfinite(x)
-            since = 0 if fires else since
+            joins = settles and math.isfinite(x)
         else:
             joins = math.isfinite(x)
             above, since = 0, since + 1

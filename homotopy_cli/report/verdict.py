@@ -192,18 +192,36 @@ def _probe_findings(log: RunLog) -> list[Finding]:
     if top is not None and bottom is not None:
         text = f"Spectrum from {words.number(bottom)} to {words.number(top)}"
         if residual is not None:
-            text += f", residual {words.number(residual, 2)}"
+            text += f" ± {words.number(residual, 2)}"
         found.append(Finding("Spectrum", text + "."))
     if top is not None and top > 0:
         text = f"Gradient descent diverges above a learning rate of {words.number(2 / top, 3)}"
         found.append(Finding("Edge", text + " (2/λ_max)."))
-    preconditioned, beta1 = one("preconditioned_sharpness"), adam_beta1(log)
-    if preconditioned is not None and preconditioned > 0 and beta1 is not None:
-        threshold = 2 * (1 + beta1) / (1 - beta1)  # Cohen et al. 2022
-        text = f"Adam's edge lies at a learning rate of {words.rate(threshold / preconditioned)}"
-        found.append(Finding("Edge", f"{text} ({words.number(threshold, 3)}/λ_max(P⁻¹H))."))
+    own = _own_edge(one("edge_threshold"), one("preconditioned_sharpness"), top, adam_beta1(log))
+    found.append(Finding("Edge", own))
     converged = column(log.probes, "converged")
     if converged is not None and converged[-1] == 0:
-        text = "Not every eigenvalue met its tolerance; see the residual."
+        text = "Not every eigenvalue met its tolerance; see the ±."
         found.append(Finding("Accuracy", text, "watch"))
     return found
+
+
+def _own_edge(
+    c: float | None, scaled: float | None, plain: float | None, beta1: float | None
+) -> str:
+    """The edge of the optimizer in the checkpoint; "" where it has none of its own.
+
+    Args:
+        c: Its stability threshold; None in older logs, where `beta1` tells Adam's.
+        scaled: λ_max(P⁻¹H), 1/lr; None for an optimizer without a P.
+        plain: λ_max, loss/parameter².
+        beta1: Of the recipe's optimizer; None if it is no Adam.
+    """
+    whose = "The edge of this checkpoint's optimizer"
+    if c is None and scaled is not None and beta1 is not None:
+        whose, c = "Adam's edge", 2 * (1 + beta1) / (1 - beta1)  # Cohen et al. 2022
+    sharp, symbol = (plain, "λ_max") if scaled is None else (scaled, "λ_max(P⁻¹H)")
+    if c is None or sharp is None or sharp <= 0 or (scaled is None and c == 2):
+        return ""
+    rate = words.rate(c / sharp)
+    return f"{whose} lies at a learning rate of {rate} ({words.number(c, 3)}/{symbol})."

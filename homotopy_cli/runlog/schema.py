@@ -54,8 +54,8 @@ STEP_VALUES = (
         "f8",
         """
         loss | loss | Mini-batch loss used for this step
-        lr | lr | Learning rate used for this step (first group)
-        schedule_lr | lr | What the schedule asked for, before any ceiling
+        lr | lr | Learning rate used for this step (the largest group's)
+        schedule_lr | lr | What the schedule asked for (the largest group's), before any ceiling
         ceiling_lr | lr | Largest rate that measured curvature allowed
         grad_norm | loss/parameter | Norm of the gradient, before clipping
         update_norm | parameter | Norm of the parameter change made by this step
@@ -92,9 +92,11 @@ PROBE_VALUES = (
         directional_sharpness | 1/lr | u'Hu / u'Pu along the update direction u = P⁻¹g
         trust_ratio | 1 | Decrease of the loss in the step before, over what its gradient promised
         signal_fraction | 1 | Share of the gradient that is signal, not batch noise
-        edge_ratio | 1 | lr × sharpness / stability threshold; 1 = edge of stability
+        edge_ratio | 1 | lr × curvature / edge_threshold, clipping counted in; 1 = edge of stability
+        edge_threshold | 1 | Stability threshold c that lr × curvature is held against
         ceiling | lr | Ceiling on lr after this probe
-        residual | loss/parameter² | Residual ‖Av - λv‖ of the leading eigenpair
+        residual | loss/parameter² | Residual ‖Hv - λv‖ of lambda_max; an eigenvalue lies within it
+        preconditioned_residual | 1/lr | The same of preconditioned_sharpness
         n_hvp | product | Hessian-vector products this probe spent
         gradient_equivalents | gradient | Its cost, in forward + backward passes
         probe_seconds | s | Its duration

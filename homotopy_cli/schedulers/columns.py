@@ -7,16 +7,17 @@ from homotopy_cli.records import CurvatureEstimate
 
 def columns(estimate: CurvatureEstimate) -> dict[str, float]:
     """The per-probe columns of the log that an estimate fills; non-finite and None are absent."""
-    sharp = estimate.preconditioned_sharpness
-    pairs = [e for e in (estimate.lambda_max, estimate.lambda_min, sharp) if e is not None]
+    top, sharp = estimate.lambda_max, estimate.preconditioned_sharpness
+    pairs = [e for e in (top, estimate.lambda_min, sharp) if e is not None]
     found = {
         "kappa": estimate.kappa,
-        "lambda_max": estimate.lambda_max and estimate.lambda_max.value,
+        "lambda_max": top and top.value,
         "lambda_min": estimate.lambda_min and estimate.lambda_min.value,
         "hessian_norm": estimate.hessian_norm,
         "preconditioned_sharpness": sharp and sharp.value,
         "directional_sharpness": estimate.directional_sharpness,
-        "residual": max((e.residual for e in pairs[:2]), default=None),
+        "residual": top and top.residual,
+        "preconditioned_residual": sharp and sharp.residual,
         "converged": float(all(e.converged for e in pairs)),
         "n_hvp": estimate.cost.n_hvp,
         "probe_loss": estimate.loss,

@@ -236,7 +236,7 @@ class CurvatureGuard:
             self.cadence.period = 1
         measured = clip_coef * found.values.get(self._column(rates), math.nan)
         now = rules.edge_ratio(top * ceiling.factor(top), measured, c)
-        self.last = found.values | {"edge_ratio": now}
+        self.last = found.values | {"edge_ratio": now, "edge_threshold": c}
         if math.isfinite(ceiling.level):
             self.last["ceiling"] = ceiling.level
 

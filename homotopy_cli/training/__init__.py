@@ -18,7 +18,7 @@
     evaluate.py     mean loss and metric on held-out batches, without a trace on the run
     snapshot.py     spectrum, attention, norms and output beside an evaluation
     signs.py        early signs of instability that cost no pass over the data
-    spikes.py       what a spike of a series is
+    spikes.py       spikes of a series, found as it grows
     watch.py        spikes and signs as events
     stopping.py     the best evaluation, an early end, a limit on time
     checkpoint.py   run.pt: atomic, plain, self-describing; RNG captured and restored

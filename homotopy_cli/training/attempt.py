@@ -1,6 +1,5 @@
 """One attempt at a run: its steps, evaluations, checkpoints and rows, to whichever end."""
 
-import math
 import time
 from typing import Any
 
@@ -110,7 +109,7 @@ class Attempt:
             self.writer.append_probe(outcome.probe)
             seen = outcome.probe.values
             self.standing.curvature = {name: seen[name] for name in SHOWN if name in seen}
-            self.standing.tally.probe(step, outcome.probe.values, lr=values.get("lr", math.nan))
+            self.standing.tally.probe(step, seen, clip_coef=values.get("clip_coef", 1.0))
         for event in self.run.probe.drain_events():
             self.writer.append_event(event)
         self.writer.append_step(StepRecord(step, values))

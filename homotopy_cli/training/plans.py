@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from homotopy_cli.errors import RecipeError
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.recipe.schema import FIXED_SPECS
+from homotopy_cli.schedulers import groups
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.baselines import build_schedule
 from homotopy_cli.schedulers.replay import replay
@@ -101,7 +102,7 @@ def _replayed(spec: Any, optimizer: Optimizer, path: Path) -> LambdaLR:
         factors = replay(
             rates,
             plan,
-            base_lr=float(optimizer.param_groups[0]["lr"]),
+            base_lr=max(groups.rates(optimizer)),
             blocks=spec.blocks,
             seed=spec.shuffle,
         )

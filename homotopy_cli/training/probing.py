@@ -38,7 +38,10 @@ class Probe(Protocol):
     def after_backward(self, made: Gradient) -> ProbeRecord | None: ...
 
     def reading(self, lr: float) -> dict[str, float]:
-        """schedule_lr, ceiling_lr and lr_reason of the step that is about to use `lr`."""
+        """schedule_lr, ceiling_lr and lr_reason of the step that is about to use `lr`.
+
+        All three rates are the largest group's.
+        """
         ...
 
     def drain_events(self) -> list[EventRecord]: ...
@@ -88,7 +91,7 @@ class SchedulerProbe:
     def reading(self, lr: float) -> dict[str, float]:
         """What the schedule asked for, what curvature allows, and which of them holds."""
         scheduler = self._scheduler
-        found = {"schedule_lr": scheduler.schedule_rates()[0], "lr_reason": scheduler.lr_reason}
+        found = {"schedule_lr": scheduler.schedule_lr, "lr_reason": scheduler.lr_reason}
         if math.isfinite(scheduler.ceiling):
             found["ceiling_lr"] = scheduler.ceiling
         return found

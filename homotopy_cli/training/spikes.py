@@ -1,16 +1,18 @@
-"""Spikes of the loss and the gradient norm, judged against the run's own recent past.
-
-z_t = (x_t - mean) / sd over the last `window` values before t. A spike *event* needs
-z > `threshold` on `persistence` consecutive steps or one value beyond `severe`; crossings
-closer than `merge` steps belong to one event. A spike is an event, never an exception.
-
-Source: window 128 and 6 sd are OLMo-core's defaults for short runs; three consecutive steps
-are the practice reported for K2-V2. `severe` is our choice.
-"""
+"""Spikes of the loss and the gradient norm, while a run goes on, by the rule of crossings."""
 
 import math
 from collections import deque
 from typing import Any
+
+from homotopy_cli.crossings import (
+    MERGE,
+    PERSISTENCE,
+    SEVERE,
+    THRESHOLD,
+    WARMUP,
+    WINDOW,
+    crossed,
+)
 
 
 class SpikeDetector:
@@ -23,12 +25,12 @@ class SpikeDetector:
     def __init__(
         self,
         *,
-        window: int = 128,
-        threshold: float = 6.0,
-        severe: float = 20.0,
-        persistence: int = 3,
-        merge: int = 10,
-        warmup: int = 32,
+        window: int = WINDOW,
+        threshold: float = THRESHOLD,
+        severe: float = SEVERE,
+        persistence: int = PERSISTENCE,
+        merge: int = MERGE,
+        warmup: int = WARMUP,
         floor: float = -math.inf,
     ) -> None:
         self.threshold, self.severe = threshold, severe
@@ -47,15 +49,19 @@ class SpikeDetector:
             self._above = 0
             self._since += 1
             return None
-        self._above += 1
-        if self._above >= 2 * self.persistence and self._since <= self.merge:
-            self._keep(value)  # a new level, not a spike: let the window follow it
-        fires = self._above >= self.persistence or score > self.severe
-        new = fires and self._since > self.merge
-        if fires:
-            self._since = 0
-        self.n_events += new
-        return score if new else None
+        found = crossed(
+            score,
+            above=self._above,
+            since=self._since,
+            severe=self.severe,
+            persistence=self.persistence,
+            merge=self.merge,
+        )
+        self._above, self._since = found.above, found.since
+        if found.settles:
+            self._keep(value)
+        self.n_events += found.begins
+        return score if found.begins else None
 
     def _keep(self, value: float) -> None:
         """Into the window; one NaN or infinity there would leave it without a mean."""

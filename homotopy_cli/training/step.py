@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from homotopy_cli.records import ProbeRecord
+from homotopy_cli.schedulers.groups import rates
 from homotopy_cli.training.build import Run
 from homotopy_cli.training.clipping import clip
 from homotopy_cli.training.probing import Gradient
@@ -104,8 +105,8 @@ def _wide_norm(grads: Sequence[Tensor]) -> float:
 
 
 def used_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The first group's learning rate, tensor or float."""
-    return float(optimizer.param_groups[0]["lr"])
+    """The largest learning rate of a group: the one that edge and ceiling are about."""
+    return max(rates(optimizer))
 
 
 def _stopped(run: Run, out: StepOutcome, began: float, fault: str) -> StepOutcome:

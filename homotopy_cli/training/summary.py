@@ -1,6 +1,7 @@
 """What a run did, in numbers and in words."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +27,9 @@ class Tally:
     n_probes: int = 0
     peak_edge: float = 0.0  # largest edge ratio seen by a probe
     peak_edge_step: int = 0
-    peak_edge_product: float = 0.0  # lr·λ at that probe, in the optimizer's metric
-    peak_edge_threshold: float = math.nan  # what lr·λ had to stay below
+    peak_edge_product: float = 0.0  # lr·λ there, λ that of the ratio, clipping counted in
+    peak_edge_threshold: float = math.nan  # c: what it had to stay below
+    peak_edge_clipped: bool = False  # whether that step was clipped
     spikes: int = 0
 
     def row(self, step: int, values: dict[str, float]) -> None:
@@ -45,17 +47,15 @@ class Tally:
             self.capped_steps += 1
             self.capped_most = min(self.capped_most, lr / asked)
 
-    def probe(self, step: int, values: dict[str, float], *, lr: float) -> None:
-        """Count one probe, taken before the step that used `lr`."""
+    def probe(self, step: int, values: Mapping[str, float], *, clip_coef: float) -> None:
+        """Count one probe, taken before a step whose gradient was scaled with `clip_coef`."""
         self.n_probes += 1
         edge = values.get("edge_ratio", math.nan)
         if edge > self.peak_edge:
-            sharpness = values.get("preconditioned_sharpness", math.nan)
-            if math.isnan(sharpness):
-                sharpness = values.get("lambda_max", math.nan)
             self.peak_edge, self.peak_edge_step = edge, step
-            self.peak_edge_product = lr * sharpness
-            self.peak_edge_threshold = lr * sharpness / edge
+            self.peak_edge_threshold = values["edge_threshold"]
+            self.peak_edge_product = edge * self.peak_edge_threshold
+            self.peak_edge_clipped = clip_coef < 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Every field, plain."""
@@ -120,9 +120,10 @@ def findings(result: TrainResult) -> list[str]:
     if tally.peak_edge > EDGE_ALARM:
         threshold = tally.peak_edge_threshold
         above = "far above" if tally.peak_edge > 10 else "above"
+        what = "lr x curvature" + ", clipping counted in," * tally.peak_edge_clipped
         found.append(
-            f"lr x sharpness reached {tally.peak_edge_product:.3g} at step {tally.peak_edge_step}"
-            f", {above} the stability threshold {threshold:.3g}"
+            f"{what} reached {tally.peak_edge_product:.3g} at step {tally.peak_edge_step}, "
+            f"{above} the stability threshold {threshold:.3g}"
         )
     if tally.capped_steps:
         least = f"{tally.capped_most:.3g}"

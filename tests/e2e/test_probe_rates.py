@@ -1,5 +1,6 @@
 """What a probe says of learning rates, and of a second checkpoint, by the real command."""
 
+import html
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from e2e.commands import homotopy, is_two_lines
 
+from homotopy_cli.report.words import number, rate
 from homotopy_cli.runlog.reader import read_log
 
 MODEL = """
@@ -140,6 +142,23 @@ def test_a_rate_given_is_the_rate_judged(folder):
     assert document["edge_ratios"]["sgd"] == pytest.approx(0.5 / document["edges"]["sgd"])
 
 
+@pytest.mark.parametrize("name", ["late.pt", "early.pt"])
+def test_the_page_names_the_edge_that_the_terminal_names(folder, name):
+    """Of a young Adam, too: its bias correction lowers c from 38."""
+    outputs = ("--json", "e.json", "--html", "e.html", "--out", f"e{name}.h5")
+    homotopy("probe", name, *FOREIGN, "--quick", *outputs, cwd=folder)
+    document = json.loads((folder / "e.json").read_text())
+    c, log = document["optimizer"]["threshold"], read_log(folder / f"e{name}.h5")
+    assert log.probes["edge_threshold"].tolist() == [c]
+    for column, value in (
+        ("residual", document["lambda_max"]["residual"]),
+        ("preconditioned_residual", document["preconditioned_sharpness"]["residual"]),
+    ):
+        assert log.probes[column].tolist() == [value]
+    told = f"lies at a learning rate of {rate(document['edges']['own'])} ({number(c, 3)}/"
+    assert told in html.unescape((folder / "e.html").read_text(encoding="utf-8"))
+
+
 def test_a_second_checkpoint_that_is_not_there_costs_no_measurement(folder):
     done = homotopy("probe", "late.pt", *FOREIGN, "--compare", "nowhere.pt", cwd=folder)
     assert is_two_lines(done) and "nowhere.pt" in done.err
@@ -157,5 +176,6 @@ def test_eigenvalues_in_the_optimizers_metric_give_no_edge_of_sgd(found, folder)
     assert "λ_max(P⁻¹H) = " in done.out and "plain gradient descent" not in done.out
     log = read_log(folder / "p.h5")
     assert math.isnan(log.probes["lambda_max"][0]) and math.isnan(log.probes["kappa"][0])
+    assert math.isnan(log.probes["residual"][0])
     top = scaled["preconditioned_sharpness"]["value"]
     assert log.probes["preconditioned_sharpness"][0] == pytest.approx(top)

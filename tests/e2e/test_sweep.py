@@ -63,6 +63,15 @@ def test_a_grid_leaves_a_log_each_one_table_and_one_page(folder):
     assert bytes_of(folder) == before  # nothing ran again; the page has the same bytes
 
 
+@pytest.mark.parametrize(("blocked", "written"), [("csv", "html"), ("html", "csv")])
+def test_one_output_that_cannot_be_written_costs_no_other(folder, blocked, written):
+    (folder / "g" / f"sweep.{blocked}" / "taken").mkdir(parents=True)
+    done = homotopy("train", "bowl.yaml", "--seeds", "2", "--out", "g", cwd=folder)
+    assert done.code == 2 and f"sweep.{blocked}: cannot be written" in done.err
+    assert (folder / "g" / f"sweep.{written}").read_text(encoding="utf-8")
+    assert "held-out loss, median" in " ".join(done.out.split()) and "report  " not in done.out
+
+
 def test_a_task_s_own_metric_is_in_the_table(folder):
     """Digits: accuracy on held-out images, beside the loss."""
     grid = ("--sweep", "optimizer.lr=0.01,0.1", "--profile", "small", "--set", "steps=20")

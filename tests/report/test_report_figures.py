@@ -367,6 +367,38 @@ def test_the_edge_survives_adams_bias_correction():
     np.testing.assert_allclose(found.sharpness, c / rate_used)
 
 
+@pytest.mark.parametrize(("counted", "name"), [(1, "edge 7 / (lr × clipping)"), (0, "edge 7 / lr")])
+def test_a_threshold_in_the_log_is_the_one_drawn(counted, name):
+    """The λ that steers is far from constant, so that its spread would not tell it."""
+    step = np.arange(6)
+    clip = np.array([1.0, 0.5, 0.1, 0.02, 0.3, 0.7])
+    used = np.array([1e-3, 4e-3, 1e-2, 9e-3, 5e-3, 1e-3])
+    along = np.array([30.0, 2e3, 50.0, 8e4, 600.0, 9.0])
+    factor = used * clip**counted
+    log = RunLog.empty(
+        step=step,
+        steps={"lr": used, "clip_coef": clip},
+        probe_step=step,
+        probes={
+            "preconditioned_sharpness": np.linspace(7e3, 9e3, 6),
+            "directional_sharpness": along,
+            "edge_ratio": factor * along / 7.0,
+            "edge_threshold": np.full(6, 7.0),
+        },
+    )
+    found = edge.edge_of(log)
+    assert (found.signal, found.constant) == ("directional_sharpness", 7.0)
+    np.testing.assert_allclose(found.sharpness, 7.0 / factor)
+    assert curvature.sharpness_panel(log).figure.data[0].name == name
+    assert edge.edge_panel(log).table.head == ("step", "edge_ratio", "lr", "edge_threshold")
+
+
+def test_an_older_log_of_nadam_does_not_get_the_law_of_adam():
+    for name, beta1 in (("adamw", 0.9), ("nadam", None), ("radam", None), ("sgd", None)):
+        resolved = {"recipe_resolved": {"optimizer": {"name": name}}}
+        assert facts.adam_beta1(RunLog.empty(provenance=resolved)) == beta1
+
+
 def test_layers_measured_once_in_a_long_run_become_bars():
     values = np.full((50, 3), np.nan, dtype="f4")
     values[4] = [3.0, -2.0, 9.0]

@@ -128,3 +128,9 @@ def test_layers_may_be_a_list_of_records_as_the_probe_writes_them():
 def test_a_bad_expression_is_found_before_any_gate_is_decided():
     with pytest.raises(HomotopyError):
         evaluate_all(["spikes > 3", "nonsense > 3"], NAMES)
+
+
+def test_every_gate_is_told_which_option_gives_a_baseline():
+    with pytest.raises(HomotopyError) as caught:
+        evaluate_all(["spikes > baseline.spikes"], {"spikes": 1}, baseline="--compare OLD.pt")
+    assert caught.value.hint == "add --compare OLD.pt"

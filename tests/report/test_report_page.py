@@ -25,6 +25,7 @@ from homotopy_cli.runlog.reader import RunLog, Spectrum, read_log
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent.parent / "sample_runs" / "quickstart" / "run.h5"
+OLDER = {"provenance": {"recipe_resolved": {"optimizer": {"name": "adamw"}}}}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&<b>\u202e"
 
 
@@ -320,6 +321,7 @@ def test_numbers_and_curves_are_there_without_scripts(page):
 
 def test_a_probe_has_its_own_page():
     made = render([samples.probe_log()])
+    assert "Spectrum from −11.7 to 41.7 ± 0.004." in text_of(made)
     text = text_of(made)
     assert "Sharpness λ_max = 41.7 at loss 1.93." in text
     assert "κ = 3.2: a gradient step of 1/‖H‖ is sure to gain 0.156 of loss" in text
@@ -359,3 +361,25 @@ def test_a_loss_that_rose_without_ever_being_nan_is_called_worse():
     assert "Got worse: loss 1.1 → 650 over 100 steps, up 591 times." in text
     assert "at 40 times the stability limit" in text
     assert "100 probes of 100 beyond the edge" in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "said"),
+    [
+        ({"preconditioned_sharpness": 400.0, "edge_threshold": 16.0}, {}, "(16/λ_max(P⁻¹H))"),
+        (
+            {"preconditioned_sharpness": 400.0},
+            OLDER,
+            "edge lies at a learning rate of 0.095 (38/λ_max(P⁻¹H))",
+        ),
+        ({"edge_threshold": 3.8}, {}, "(3.8/λ_max)"),
+        ({"edge_threshold": 2.0}, {}, ""),
+        ({"preconditioned_sharpness": -400.0, "edge_threshold": 16.0}, {}, ""),
+    ],
+)
+def test_a_probe_s_page_takes_the_threshold_from_the_log(columns, more, said):
+    one = samples.probe_log()
+    probes = one.probes | {name: np.array([value]) for name, value in columns.items()}
+    made = text_of(render([replace(one, probes=probes, **more)]))
+    assert said in made
+    assert ("optimizer lies at a learning rate" in made) == bool(said and not more)

@@ -1,6 +1,7 @@
 """Runs that go wrong: non-finite, finite but diverged, and held by curvature (cases Y13, Y17)."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,9 +63,31 @@ def test_divergence_that_stays_finite_is_said(tmp_path):
     at = np.nanargmax(log.probes["edge_ratio"])
     product = 1e3 * log.probes["lambda_max"][at]
     assert log.probes["edge_ratio"][at] == pytest.approx(product / 2, rel=1e-9)
-    assert f"lr x sharpness reached {product:.3g} at step {log.probe_step[at]}" in sharp
+    assert f"lr x curvature reached {product:.3g} at step {log.probe_step[at]}" in sharp
     assert sharp.endswith("far above the stability threshold 2")
     assert "--set scheduler=homotopy" in advice(result)
+
+
+COLUMN = {"auto": "lambda_max"} | dict.fromkeys(
+    ("directional", "secant", "trust_ratio"), "directional_sharpness"
+)
+
+
+@pytest.mark.parametrize("signal", COLUMN)
+def test_the_threshold_is_named_with_the_product_that_it_is_of(tmp_path, signal):
+    """Under clipping, and whichever curvature steers; of a watched step clipping is part."""
+    sgd = "{name: sgd, lr: 1.0e+3}"
+    sets = (f"curvature.signal={signal}",)
+    result, log = run(tmp_path, *sets, optimizer=sgd, more="clip: {name: norm, max_norm: 0.5}")
+    at = np.nanargmax(log.probes["edge_ratio"])
+    step = log.probe_step[at]
+    clip = log.steps["clip_coef"][step]
+    product = 1e3 * log.probes[COLUMN[signal]][at] * (1.0 if "trust" in signal else clip)
+    tally = replace(result.tally, peak_edge=3.0)  # secant and trust_ratio stay below 2 here
+    (sharp,) = [text for text in findings(replace(result, tally=tally)) if "curvature" in text]
+    what = "lr x curvature, clipping counted in," if clip < 1.0 else "lr x curvature"
+    assert sharp.startswith(f"{what} reached {product:.3g} at step {step}, ")
+    assert sharp.endswith(" above the stability threshold 2")
 
 
 def test_an_uneventful_run_has_no_findings(tmp_path):

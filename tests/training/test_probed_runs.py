@@ -22,6 +22,12 @@ def run(tmp_path, *sets, **settings):
     return recipe, result, read_log(tmp_path / "out" / "run.h5")
 
 
+def probed(log):
+    """Steps and columns of the probes; the last row is the snapshot beside the evaluation."""
+    n = int(np.isfinite(log.probes["n_hvp"]).sum())
+    return log.probe_step[:n], {name: values[:n] for name, values in log.probes.items()}
+
+
 def dense_hessian(recipe):
     """λ_max and ‖g‖ of step 0's batch by torch.func, which shares no code with the probe."""
     torch.manual_seed(1)
@@ -58,6 +64,57 @@ def test_edge_ratio_is_lr_times_sharpness_over_two_for_sgd(tmp_path):
     rates = log.steps["lr"][log.probe_step]
     expected = rates * log.probes["lambda_max"] / 2
     np.testing.assert_allclose(log.probes["edge_ratio"], expected, rtol=1e-12)
+
+
+def test_ratio_times_threshold_is_the_clipped_rate_times_the_curvature_that_steers(tmp_path):
+    """Adam under a clip that always acts; c = 38 (1 - 0.9^(t+1))."""
+    adam = {"optimizer": "{name: adamw, lr: 1e-3}", "more": "clip: {name: norm, max_norm: 0.05}"}
+    _, _, log = run(tmp_path, **adam)
+    at, probes = probed(log)
+    c = 38 * (1 - 0.9 ** (at + 1.0)) * (1 - 1e-3 * 0.01 / 2)
+    np.testing.assert_allclose(probes["edge_threshold"], c)
+    clip = log.steps["clip_coef"][at]
+    assert (clip < 0.5).all()
+    product = log.steps["lr"][at] * clip * probes["preconditioned_sharpness"]
+    found = probes["edge_ratio"] * probes["edge_threshold"]
+    np.testing.assert_allclose(found, product, rtol=1e-12)
+
+
+def test_each_residual_is_in_the_unit_of_its_eigenvalue(tmp_path):
+    """Under Adam three of four probes leave H itself out: no residual of another matrix there."""
+    _, _, log = run(tmp_path, "curvature.budget=0", optimizer="{name: adam, lr: 1e-3}", steps=40)
+    _, probes = probed(log)
+    of_h, known = probes["lambda_max"], np.isfinite(probes["lambda_max"])
+    assert known.any() and not known.all()
+    np.testing.assert_array_equal(np.isfinite(probes["residual"]), known)
+    assert (probes["residual"] < of_h)[known].all()
+    assert (probes["preconditioned_residual"] < probes["preconditioned_sharpness"]).all()
+
+
+def test_the_rates_of_the_log_are_the_largest_group_s(tmp_path):
+    recipe = folder(tmp_path, optimizer="{name: 'model.py:TwoRates', lr: 1.0e+3}")
+    text = (tmp_path / "model.py").read_text() + (
+        "import torch\n"
+        "class TwoRates(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr):\n"
+        "        low, high = params[:2], params[2:]\n"
+        "        groups = [{'params': low, 'lr': 0.01 * lr}, {'params': high}]\n"
+        "        super().__init__(groups, lr=lr)\n"
+    )
+    (tmp_path / "model.py").write_text(text)
+    for name in ("constant", "homotopy"):
+        out = tmp_path / name / "run.h5"
+        train(load_recipe(recipe, (f"scheduler={name}",)), out)
+        log = read_log(out)
+        assert (log.steps["schedule_lr"] == 1e3).all()
+        at, probes = probed(log)
+        low, high = log.layer_values["layer_lr"][: len(at)].T
+        used = log.steps["lr"][at]
+        np.testing.assert_allclose(low, 0.01 * high, rtol=1e-6)
+        np.testing.assert_allclose(high, used, rtol=1e-6)
+        found = probes["edge_ratio"] * probes["edge_threshold"]
+        np.testing.assert_allclose(found, used * probes["preconditioned_sharpness"], rtol=1e-9)
+    assert (log.steps["lr"] <= log.steps["ceiling_lr"] * (1 + 1e-9)).all()
 
 
 def test_per_layer_columns_follow_the_partition(tmp_path):

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from homotopy_cli.report import words
 from homotopy_cli.report.figures.draw import add_line, log_axis
-from homotopy_cli.report.figures.edge import SIGNALS, implied_edge
+from homotopy_cli.report.figures.edge import SIGNALS, edge_of
 from homotopy_cli.report.panel import Panel, data_table
 from homotopy_cli.report.series import (
     absence,
@@ -33,11 +33,10 @@ def _build_sharpness(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.Fi
     positive = any(wants_log(values) for values in columns.values())
     if positive:
         log_axis(figure)
-    edge = implied_edge(log)
+    edge = edge_of(log)
     if edge is not None and edge.signal in columns:
         line = curve(log.probe_step, edge.sharpness, "edge", positive=positive, gaps=False)
-        name = f"edge {words.number(edge.constant, 3)} / lr"
-        add_line(figure, line, name=name, role="red", dash="dash", width=1.5, markers=False)
+        add_line(figure, line, name=edge.name, role="red", dash="dash", width=1.5, markers=False)
     styles = {
         "directional_sharpness": ("teal", "dash", 1.4),
         "preconditioned_sharpness": ("blue", "solid", 2.0),
@@ -86,11 +85,10 @@ def _build_eigenvalues(log: RunLog, columns: dict[str, np.ndarray]) -> tuple[go.
     positive = top is not None and wants_log(top)
     if positive:
         log_axis(figure)
-    edge = implied_edge(log)
+    edge = edge_of(log)
     if edge is not None and edge.signal == "lambda_max":
         line = curve(log.probe_step, edge.sharpness, "edge", positive=positive, gaps=False)
-        name = f"edge {words.number(edge.constant, 3)} / lr"
-        add_line(figure, line, name=name, role="red", dash="dash", width=1.5, markers=False)
+        add_line(figure, line, name=edge.name, role="red", dash="dash", width=1.5, markers=False)
     if norm is not None and top is None:
         line = curve(log.probe_step, norm, "hessian_norm", positive=positive, gaps=False)
         add_line(figure, line, name="‖H‖₂", role="blue", width=2.0)

@@ -19,6 +19,7 @@ from homotopy_cli.runlog.reader import RunLog
 
 RED = 1.0
 NEAR = 0.7  # above which runs take damage: see the module's docstring
+SAME = 0.1  # |Δlog| within which two products are one: a rate may move after its probe
 SIGNALS = {
     "preconditioned_sharpness": "λ_max(P⁻¹H)",
     "lambda_max": "λ_max(H)",
@@ -29,27 +30,72 @@ SIGNALS = {
 
 @dataclass(frozen=True)
 class Edge:
-    """The threshold that the log's edge ratio implies: signal × lr / edge_ratio."""
+    """Where the edge lies for the signal that the log's edge ratio was made from."""
 
     signal: str  # the probe column the ratio was made from
-    sharpness: np.ndarray  # (m,) the edge in the signal's unit: c / lr
-    constant: float  # median c
+    sharpness: np.ndarray  # (m,) the edge in the signal's unit: c / lr, or c / (lr × clip_coef)
+    constant: float  # c, of the last probe: Adam's grows over the first steps
+    clipped: bool = False  # the clipping coefficient counts
+
+    @property
+    def name(self) -> str:
+        """In a legend."""
+        rate = "(lr × clipping)" if self.clipped else "lr"
+        return f"edge {words.number(self.constant, 3)} / {rate}"
 
 
 def lr_at_probes(log: RunLog) -> np.ndarray | None:
     """The learning rate used at each probe's step, NaN where that step is not in the log."""
-    lr = column(log.steps, "lr")
-    if lr is None or not len(log.probe_step):
+    return _at_probes(log, "lr")
+
+
+def _at_probes(log: RunLog, name: str) -> np.ndarray | None:
+    values = column(log.steps, name)
+    if values is None or not len(log.probe_step):
         return None
     at = np.searchsorted(log.step, log.probe_step)
     inside = at < len(log.step)
     at = np.minimum(at, len(log.step) - 1)
     inside &= log.step[at] == log.probe_step
-    return np.where(inside, lr[at], np.nan)
+    return np.where(inside, values[at], np.nan)
+
+
+def edge_of(log: RunLog) -> Edge | None:
+    """Which signal the edge ratio was made from, and the edge in its unit."""
+    return told_edge(log) or implied_edge(log)
+
+
+def told_edge(log: RunLog) -> Edge | None:
+    """The edge of a log that holds c: ratio × c is lr × signal, or with the clipping in it.
+
+    The signal is the one for which that is so; None if it is so for none.
+    """
+    ratio, c = column(log.probes, "edge_ratio"), column(log.probes, "edge_threshold")
+    lr, clip = lr_at_probes(log), _at_probes(log, "clip_coef")
+    if ratio is None or c is None or lr is None:
+        return None
+    scales = {False: 1.0} if clip is None else {False: 1.0, True: clip}
+    best: tuple[float, Edge] | None = None
+    for name in SIGNALS:
+        signal = column(log.probes, name)
+        if signal is None:
+            continue
+        for clipped, scale in scales.items():
+            with np.errstate(all="ignore"):
+                gap = np.abs(np.log(ratio * c / (lr * scale * signal)))
+                edge = c / (lr * scale)
+            if not (usable := np.isfinite(gap)).any():
+                continue
+            off = float(np.median(gap[usable]))
+            if off < SAME and (best is None or off < best[0] - 1e-9):
+                constant = float(c[np.isfinite(c)][-1])
+                sharpness = np.where(np.isfinite(edge), edge, np.nan)
+                best = (off, Edge(name, sharpness, constant, clipped))
+    return best[1] if best else None
 
 
 def implied_edge(log: RunLog) -> Edge | None:
-    """Which signal the edge ratio was made from, and the edge in its unit.
+    """The same of an older log, without c.
 
     The ratio is lr·λ/c with a c that hardly moves, but for Adam's bias correction 1 − β₁ᵗ, so
     the signal whose implied c varies least is the one; none if every one varies too much.
@@ -130,7 +176,7 @@ def _fit_range(figure: go.Figure, ratio: np.ndarray, log_scale: bool) -> None:
 
 
 def _directional_ratio(log: RunLog) -> np.ndarray | None:
-    edge, directional = implied_edge(log), column(log.probes, "directional_sharpness")
+    edge, directional = edge_of(log), column(log.probes, "directional_sharpness")
     if edge is None or directional is None or edge.signal != "preconditioned_sharpness":
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -156,6 +202,9 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     lr = lr_at_probes(log)
     if lr is not None:
         columns["lr"] = lr
+    threshold = column(log.probes, "edge_threshold")
+    if threshold is not None:
+        columns["edge_threshold"] = threshold
     return Panel(
         key,
         title,
