@@ -81,6 +81,7 @@ class Findings:
 
 def prepare(options: ProbeOptions) -> Subject:
     """Load a checkpoint, refuse what cannot be measured, predict the cost."""
+    from homotopy_cli.curvature.exact import require_small
     from homotopy_cli.curvature.forecast import forecast
     from homotopy_cli.curvature.noise import require_batches
 
@@ -95,7 +96,8 @@ def prepare(options: ProbeOptions) -> Subject:
             + (why_not or "it holds no state of an adaptive optimizer"),
             hint="probe a checkpoint that holds its optimizer, or use --curvature hessian",
         )
-    refuse_large_validation(options, problem)
+    if options.validate:
+        require_small(problem, options.validate_limit)
     if options.noise:
         require_batches(problem)
     notes = (*loaded.notes, *([why_not] if why_not else []))
@@ -244,15 +246,6 @@ def size(text: str) -> int:
         raise HomotopyError(f"--max-memory {text}: not a size", hint="write --max-memory 2GiB")
     power = " kmg".index(found[2][:1] if found[2] not in ("", "b") else " ")
     return int(value * (1024 if "i" in found[2] else 1000) ** power)
-
-
-def refuse_large_validation(options: ProbeOptions, problem: Any) -> None:
-    if options.validate and problem.n_params > options.validate_limit:
-        raise HomotopyError(
-            f"--validate: the full Hessian of {problem.n_params:,} parameters is above the limit "
-            f"of {options.validate_limit:,}",
-            hint=f"raise it with --validate-limit {problem.n_params}, or probe a smaller model",
-        )
 
 
 def forecast_line(forecasts: Sequence[Any]) -> str:

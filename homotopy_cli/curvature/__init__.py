@@ -29,7 +29,6 @@
     critical.py      the rate at which a step along -g would leave the loss where it was
     taken.py         how a step that an optimizer took changed the loss
     noise.py         batch sharpness and the gradient noise scale
-    accuracy.py      accuracy against cost, as a table: python -m homotopy_cli.curvature.accuracy
     curvature_ratio.py  the one-number interface, estimate(inputs, targets) -> kappa
     kappa.py         ‖H‖/‖g‖² and when it means nothing
     exact.py         the full Hessian of a small problem

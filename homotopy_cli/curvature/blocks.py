@@ -165,9 +165,10 @@ def _estimate_block(
 
 
 def _error(end: EigenPair, size: float | None, config: EstimatorConfig) -> float:
-    """The end's residual; where only the floor let it pass, the tolerance of that floor.
+    """The stated error of λ_max or λ_min: its residual, or the looser tolerance it stopped at.
 
-    A residual shows an eigenvalue nearby. That it is the end itself was not waited for.
+    A residual bounds the distance to some eigenvalue. Where `end_floor` loosened the tolerance,
+    the iteration may have stopped before that one was the end itself.
     """
     tolerance = Tolerance(config.rtol, 0.0, config.end_floor)
     if size is None or not end.converged or not tolerance.blurred(end.value, end.residual):

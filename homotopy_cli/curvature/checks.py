@@ -122,7 +122,7 @@ def check_kinks(graph: GradientGraph, checks: Checks, top: EigenPair) -> Checks:
 
 
 def sentences(checks: Checks) -> tuple[str, ...]:
-    """What of it a reader must know."""
+    """The faults that the checks found, in words for the estimate's warnings."""
     said = []
     if checks.symmetry_error > checks.symmetry_bound:
         said.append(

@@ -32,12 +32,11 @@ from homotopy_cli.records import Components
 def measure_components(problem: Problem, *, heads: bool = True) -> Components:
     """Return how peaked attention is, what the norms divide by, how sure the output is.
 
-    One forward pass over all batches, without gradients unless it takes some itself, with the
-    problem's mode, seed and weights; the model, its buffers and the generators are left bitwise
-    as they were. Attention
-    logits are computed a second time, in pieces of at most 2¹⁹ numbers. Measured on
-    small GPTs on a CPU: the seconds of 0.6 to 1.3 gradients, and 0.02 GB beside what the forward
-    pass itself needs, at 4096 tokens.
+    One forward pass over all batches, with the problem's mode, seed and weights, and without
+    gradients unless the model itself takes derivatives in it; the model, its buffers and the
+    generators are left bitwise as they were. Attention logits are computed a second time, in
+    pieces of at most 2¹⁹ numbers. Measured on small GPTs on a CPU: the seconds of 0.6 to 1.3
+    gradients, and 0.02 GB beside what the forward pass itself needs, at 4096 tokens.
 
     A call site is named by the module that makes the call; "#2" is the second such call within
     one run of that module, "(root)" the model itself, "(loss)" code outside every module. A

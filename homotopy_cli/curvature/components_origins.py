@@ -159,7 +159,7 @@ class Origins:
         tensors: Sequence[Tensor],
         results: Sequence[Tensor],
     ) -> None:
-        """Casts, views and shifts: what a tensor came from, what it becomes came from too."""
+        """Give the result of a cast, view or shift the origin of the tensor it was made from."""
         known = [t for t in tensors if not isinstance(self.of(t), OfParameters | None)]
         source = next(iter(known), tensors[0])
         weights = (o for t in known if isinstance(o := self.of(t), Weights))

@@ -234,7 +234,7 @@ class Watch(TorchFunctionMode):
     def picked(
         self, log_p: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
     ) -> None:
-        """A nll_loss: cross entropy if its input is a log_softmax over the classes."""
+        """F.nll_loss: counts as cross entropy if its input is a log_softmax over the classes."""
         origin = self.origins.of(log_p)
         if isinstance(origin, Squashed) and origin.by == "log_softmax" and normalised(log_p):
             self.classify(origin.logits, target, weight, ignore_index)
@@ -246,7 +246,7 @@ class Watch(TorchFunctionMode):
         self._judge(self.output.add(logits, target, weight, ignore_index), "the output")
 
     def decided(self, p: Tensor, target: Tensor, weight: Tensor | None) -> None:
-        """A binary cross entropy of probabilities: if they are a sigmoid of something."""
+        """F.binary_cross_entropy: counts if its probabilities are a sigmoid of known logits."""
         origin = self.origins.of(p)
         if isinstance(origin, Squashed) and origin.by == "sigmoid":
             self.decide(origin.logits, target, weight)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.linalg.vectors import spread_out
 from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
-from homotopy_cli.records import BlockEstimate
+from homotopy_cli.records import BlockEstimate, CurvatureEstimate
 
 
 class CurvatureEstimator:
@@ -25,7 +25,8 @@ class CurvatureEstimator:
     Args:
         model: Only for the one-number form `estimate(inputs, targets)`.
         loss_fn: loss_fn(model(inputs), targets) -> scalar, for the same form.
-        method: What that form's ‖H‖ is: "hutchinson" ‖H‖_F, "power" and "lanczos" ‖H‖₂.
+        method: Of that form alone: "power" and "lanczos" give κ = ‖H‖₂/‖g‖², "hutchinson" gives
+            ‖H‖_F/‖g‖² from random products, which is larger: ‖H‖₂ <= ‖H‖_F <= √n·‖H‖₂.
         config: Effort; `EstimatorConfig.thorough()` when None.
 
     Attributes:
@@ -48,6 +49,22 @@ class CurvatureEstimator:
         self._warm = WarmStarts()
         self._n_estimates = 0
 
+    @overload
+    def estimate(
+        self,
+        problem: Problem,
+        partition: Partition | None = None,
+        *,
+        preconditioner: Tensor | None = None,
+        whole: bool | None = None,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] | None = None,
+        on_gradient: Callable[[Tensor], None] | None = None,
+    ) -> CurvatureEstimate: ...
+
+    @overload
+    def estimate(self, inputs: Any, targets: Any = None, /) -> float: ...
+
     def estimate(
         self,
         problem: Any,
@@ -61,9 +78,12 @@ class CurvatureEstimator:
     ) -> Any:
         """Measure a Problem; or, called as estimate(inputs, targets), return κ as a float.
 
+        The second form measures one batch with the constructor's model, loss and `method`, and
+        takes nothing but the two.
+
         Args:
             problem: A Problem (or the inputs of one batch).
-            partition: Blocks for the per-layer table, None for none (or the targets).
+            partition: Blocks of the per-layer table, None for no table (or the targets).
             preconditioner: Diagonal P > 0 of the optimizer, shape (n,), for λ_max(P⁻¹H).
             whole: False skips the pair of H itself this time; None as configured.
             progress: Called with (phase, done, most that may come); its `layer(record)`, where
@@ -72,18 +92,29 @@ class CurvatureEstimator:
             on_gradient: Called with g, shape (n,).
 
         Returns:
-            CurvatureEstimate. Slow convergence is said in it, never raised.
+            CurvatureEstimate; slow convergence is said in it, never raised. From
+            (inputs, targets) a float, 1/loss: ‖H‖/‖g‖² by `method`, inf where g = 0.
 
         Raises:
             NonFiniteError: Loss, gradient or a product holds NaN or infinity.
             ProblemError: The problem cannot be measured so.
+            TypeError: A partition that is none, or a keyword that only a Problem takes.
         """
         if not isinstance(problem, Problem):
+            _refuse_keywords(
+                preconditioner=preconditioner,
+                whole=whole,
+                progress=progress,
+                stop=stop,
+                on_gradient=on_gradient,
+            )
             value = curvature_ratio(
                 self.model, self.loss_fn, problem, partition, self.method, self.config.seed
             )
             self.curvature_history.append(value)
             return value
+        if partition is not None and not isinstance(partition, Partition):
+            raise TypeError(f"partition must be a Partition or None, got {partition!r}")
         if problem.shards is not None:
             refuse_on_shards(partition, preconditioner, self.config)
         with problem.measuring(), spread_out(problem.shards):
@@ -100,7 +131,6 @@ class CurvatureEstimator:
         partition: Partition,
         *,
         preconditioner: Tensor | None = None,
-        n_trace_probes: int = 0,
     ) -> tuple[BlockEstimate, ...]:
         """Measure the blocks only, on one graph, with the configured steps for each.
 
@@ -108,14 +138,14 @@ class CurvatureEstimator:
             problem: What to measure.
             partition: The blocks.
             preconditioner: Diagonal P, shape (n,): measure the blocks of P^-1/2 H P^-1/2.
-            n_trace_probes: Full products for the traces of all blocks together; 0 leaves
-                them out, else at least 2.
+
+        Returns:
+            One row for each block, without traces: those need products with the whole of H.
         """
         with problem.measuring(), spread_out(problem.shards):
-            asked = {"blocks": blocks_asked(partition), "quantities": n_trace_probes}
+            asked = {"blocks": blocks_asked(partition), "quantities": "blocks only"}
             run = self._run(problem, preconditioner, asked=asked)
-            moments = run.sample_traces(n_trace_probes) if n_trace_probes else None
-            return run.layers(partition, moments, run.inv_sqrt)
+            return run.layers(partition, None, run.inv_sqrt)
 
     def forecast(self, problem: Problem, partition: Partition | None = None) -> Forecast:
         """Predict products, seconds and memory; costs two gradients."""
@@ -151,4 +181,14 @@ class CurvatureEstimator:
             report=progress,
             stop=stop,
             asked=asked,
+        )
+
+
+def _refuse_keywords(**given: Any) -> None:
+    """Raise TypeError for what estimate(inputs, targets) would have to ignore."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise TypeError(
+            f"estimate(inputs, targets) takes no {' or '.join(names)}: "
+            "make a Problem of the batch, Problem.from_module(model, loss, [batch])"
         )

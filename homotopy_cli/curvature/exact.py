@@ -8,6 +8,18 @@ from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.problem import Problem
 
 
+def require_small(problem: Problem, limit: int) -> None:
+    """Raise ProblemError above `limit` parameters; costs nothing, so ask before measuring."""
+    n = problem.n_params
+    if n > limit:
+        raise ProblemError(
+            f"the full Hessian of {n:,} parameters is above the limit of {limit:,} "
+            f"({8 * n * n / 2**30:.1f} GiB, {n:,} products)",
+            hint=f"raise it with --validate-limit {n} (limit={n} in Python), or take a smaller "
+            "model",
+        )
+
+
 def full_hessian(problem: Problem, *, limit: int = 5000, curvature: str = "hessian") -> Tensor:
     """Return H, shape (n, n), float64 on the CPU, computed in the problem's dtype.
 
@@ -21,13 +33,8 @@ def full_hessian(problem: Problem, *, limit: int = 5000, curvature: str = "hessi
     Raises:
         ProblemError: More than `limit` parameters.
     """
+    require_small(problem, limit)
     n = problem.n_params
-    if n > limit:
-        raise ProblemError(
-            f"the full Hessian of {n:,} parameters is above the limit of {limit:,} "
-            f"({8 * n * n / 2**30:.1f} GiB, {n:,} products)",
-            hint=f"raise it with --validate-limit {n}, or validate on a smaller model",
-        )
     hessian = torch.empty((n, n), dtype=torch.float64)
     with problem.measuring():
         graph = gradient_graph(problem, curvature)

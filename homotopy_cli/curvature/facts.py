@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Facts:
-    """One rank's, or all ranks': every later decision rests on these and on reduced vectors."""
+    """What one rank's graph shows, or all ranks' together (`merged`).
+
+    Ranks decide on the merged facts and on vectors summed over ranks only, so all decide alike.
+    """
 
     loss: float  # this rank's share of L, weighted; or L
     reached: frozenset[str]  # parameters with a gradient

@@ -1,9 +1,9 @@
 """The gradient of a Problem with its graph kept, and Hessian products from that graph.
 
-H v is the derivative of gᵀv: one backward pass
-through the graph of g, about two gradients' cost; building the graph costs about one. The
-graph is built once, never per product. `autograd.grad` only: `backward(create_graph=True)`
-would tie parameters and gradients into a reference cycle that leaks.
+Hv is the derivative of gᵀv: one backward pass through the graph of g, about two gradients' cost;
+building the graph costs about one, and it is built once, never per product. `autograd.grad`
+only: `backward(create_graph=True)` would tie parameters and gradients into a reference cycle that
+leaks.
 """
 
 from collections.abc import Sequence

@@ -66,8 +66,9 @@ def kappa(
 def norm_error(found: CurvatureEstimate | BlockEstimate) -> float | None:
     """Return the error of ‖H‖₂ = max(|λ_max|, |λ_min|), each known to within its residual.
 
-    It is that of the larger end, and more only where the other may be the larger one. None where
-    ‖H‖ has no value; of a layer, whose ends share one residual, that.
+    The residual of the end that is larger in magnitude; more where the other end, moved by its
+    own residual, would exceed ‖H‖. A layer's two ends share one residual, which is returned.
+    None where ‖H‖ has no value.
     """
     if found.hessian_norm is None:
         return None

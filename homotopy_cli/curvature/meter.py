@@ -55,9 +55,9 @@ class Meter:
             self._times.setdefault(kind, []).append(self.clock() - started)
 
     def seconds(self) -> float:
-        """Return the time of all products: of each kind, how many times the fastest.
+        """Return the time of all products: for each kind, its count times its fastest time.
 
-        A first call's setting up and whatever else the machine does only ever add to a time.
+        The fastest, since setting up and other work on the machine only ever add to a time.
         """
         return sum(len(times) * min(times) for times in self._times.values())
 

@@ -45,8 +45,9 @@ def exact_moments(
 ) -> Moments:
     """Return the sums from n unit products, free of sampling error; for small n.
 
-    Their standard error is 0 where the products are exact; of differences of gradients it is
-    ‖A - Aᵀ‖_F/√2 as multiplied, about ‖error‖_F where errors of entries are independent.
+    Their standard error is 0 where the products are exact. Products by differences of gradients
+    give a matrix B = A + E; the standard error is then ‖B - Bᵀ‖_F/√2, which is about ‖E‖_F where
+    the entries of E are independent.
 
     Args:
         operator: A, shape (n, n).

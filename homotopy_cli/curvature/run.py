@@ -241,13 +241,6 @@ class Run:
             progress=self.phase("trace"),
         )
 
-    def sample_traces(self, n_probes: int) -> Moments:
-        """Block traces from a fixed number of random products."""
-        config = replace(self.config, max_probes=max(2, n_probes), trace_rtol=0.0)
-        return sampled_moments(
-            self.hessian, self.lengths, config, generator=seeded(self.seed + 1), known=None
-        )
-
     def layers(
         self, partition: Partition, moments: Moments | None, inv_sqrt: Tensor | None
     ) -> tuple[BlockEstimate, ...]:
@@ -291,8 +284,9 @@ class Run:
             said.append(
                 f"not reached by the loss, κ undefined there: {listed(missed, 6, quote='')}"
             )
-        idle = [b.name for b in blocks if b.state == "not_reached"]
-        idle = [name for name in idle if not any(m.startswith(name) for m in missed)]
+        told = {n for kept in missed for n in (kept, *self.problem.aliases.get(kept, ()))}
+        silent = [b for b in blocks if b.state == "not_reached"]
+        idle = [b.name for b in silent if not told.issuperset(b.parameters)]
         if idle:
             said.append(
                 "not reached by this batch (gradient and Hessian rows zero): "

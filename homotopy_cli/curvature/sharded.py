@@ -91,7 +91,7 @@ class ShardedGraph(GradientGraph):
         return found
 
     def _compare_with_slope(self) -> None:
-        """Refuse a gradient that the loss does not follow: FSDP can be told to scale or keep it."""
+        """Refuse a gradient that is not the loss's slope: FSDP can scale it, or not sum it."""
         if not self._reached:
             raise ProblemError(
                 "no gradient came to the shards: FSDP's reduction is switched off, or the loss "

@@ -128,10 +128,10 @@ def extremes(
 
 
 def _widened(found: ExtremeResult, operator: LinearOperator) -> ExtremeResult:
-    """The pairs with what differences of gradients may be off by in their residuals.
+    """The pairs, with the error of products by differences of gradients added to residuals.
 
-    A residual tells how near λ is to an eigenvalue of the matrix that was multiplied with. The
-    iteration's own decides what has converged: more products do not make these better.
+    A residual bounds the distance to an eigenvalue of the matrix that was multiplied with, which
+    is not quite A. `converged` stays as it is: more products would not lessen this error.
     """
     share = getattr(operator, "product_error", 0.0)
     if not share:
@@ -191,9 +191,9 @@ def _met(pair: EigenPair, rtol: float) -> bool:
 def size_of(found: ExtremeResult, ends: str, rtol: float) -> float | None:
     """Return ‖A‖₂, or None where only λ_max was asked for and |λ_min| may be larger.
 
-    With `ends` "max" a Krylov space still shows the other end: far from -λ_max where its first
-    vector was random, or larger and converged by itself, which its residual tells. One that
-    began near the top eigenvector shows nothing of it.
+    With `ends` "max" the smallest Ritz value decides. If the first vector was random and that
+    value is far from -λ_max, ‖A‖ = λ_max. If it is the larger in magnitude and its own residual
+    has converged, ‖A‖ = -λ_min. A start near the top eigenvector shows nothing of the other end.
     """
     if ends == "both":
         return max(abs(found.largest.value), abs(found.smallest.value))

@@ -55,7 +55,7 @@ def depart(problem: Problem) -> Departure:
 
 
 def _noise(problem: Problem, graph: GradientGraph) -> float:
-    """What a change of 1e-4 of each parameter does to the loss beyond its gradient's word.
+    """|L(θ + d) - L(θ) - g'd| for a d of ±1e-4 of each parameter: rounding inside the model.
 
     On a smooth loss in full precision next to nothing; where the forward pass rounds to half
     precision inside (autocast), as much as rounding moves it.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from homotopy_cli.curvature.exact import full_hessian
+from homotopy_cli.curvature.exact import full_hessian, require_small
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.kappa import ROUNDINGS, kappa_error, norm_error
 from homotopy_cli.errors import HomotopyError
@@ -46,9 +46,13 @@ def validate(
         preconditioner: Diagonal P, shape (n,), where the estimate has used one.
         limit: Refuse above this many parameters.
 
+    Returns:
+        One row for each quantity of the estimate.
+
     Raises:
         ProblemError: More than `limit` parameters.
     """
+    require_small(problem, limit)
     ggn = estimate.curvature == "ggn"
     exact = yardstick(problem, estimate)
     hessian = full_hessian(exact, limit=limit, curvature="ggn" if ggn else "hessian")

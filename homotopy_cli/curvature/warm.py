@@ -19,7 +19,7 @@ NOISE = 0.05  # random share of ‖v‖: an exact eigenvector could never leave 
 
 
 class WarmStarts:
-    """Vectors (n,) by name; a changed size forgets silently, which costs products only."""
+    """Start vectors (n,) by name; one of another size counts as none: that costs products only."""
 
     def __init__(self) -> None:
         self._vectors: dict[str, Tensor] = {}

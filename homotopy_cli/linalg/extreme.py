@@ -158,7 +158,7 @@ def confirmed(
     *,
     explicit: Explicit,
 ) -> tuple[list[EigenPair], int]:
-    """Ritz pairs whose residuals are taken from a product of their own, as far as asked.
+    """Make pairs of Ritz values; one product each, as far as asked, replaces their residuals.
 
     Args:
         operator: A, shape (n, n).
@@ -166,7 +166,8 @@ def confirmed(
         vector_of: Index -> Ritz vector, (n,), of any length.
         tolerance: Says what has converged.
         scale: ‖A‖ as far as it is known.
-        explicit: True for every pair, False for none; else until one keeps its promise.
+        explicit: True for every pair, False for none; "one" until a pair's residual is about
+            what the recurrence promised.
 
     Returns:
         The pairs, largest |value| first, and the number of products.
@@ -206,7 +207,7 @@ class Tolerance:
         return residual <= self.at(value, scale)
 
     def blurred(self, value: float, residual: float) -> bool:
-        """Whether a residual that was accepted would not have been without the floor."""
+        """Whether an accepted residual is large beside |value|: `end_floor` alone let it pass."""
         return residual > BLURRED * self.rtol * abs(value)
 
     def all_met(self, values: Floats, residuals: Floats, scale: float) -> bool:

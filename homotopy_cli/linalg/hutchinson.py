@@ -161,6 +161,8 @@ def sketched(
         generator: Draws G.
         n_matvecs: At least 2.
         known: Eigenpairs that are left out of the sketch and kept in the result.
+
+    Source: Meyer, Musco, Musco & Woodruff, Hutch++ (2021), Algorithm 1.
     """
     rank = max(1, min(n_matvecs // 2, operator.n - (0 if known is None else len(known.values))))
     draw = {"generator": generator, "dtype": operator.dtype, "device": operator.device}
@@ -204,26 +206,3 @@ def squared_frobenius_norm(
     """Estimate ‖A‖_F² = tr A² from `n_probes` products."""
     samples = probe_samples(operator, generator=generator, known=known)
     return mean_with_error([next(samples).squared_norm for _ in range(n_probes)])
-
-
-def trace_hutch_plus_plus(
-    operator: LinearOperator, *, generator: torch.Generator, n_matvecs: int
-) -> MeanEstimate:
-    """Estimate tr A by Hutch++: exact on a sketched range, random signs for the rest.
-
-    Error O(1/n_matvecs) instead of O(1/√n_matvecs) for positive semidefinite A. The standard
-    error comes from the signs.
-
-    Args:
-        operator: A, shape (n, n), symmetric.
-        generator: Draws the sketch and the signs.
-        n_matvecs: At least 6; two thirds for the sketch and its range, the rest for signs.
-
-    Source: Meyer, Musco, Musco & Woodruff, Hutch++ (2021), Algorithm 1.
-    """
-    if n_matvecs < 6:
-        raise ValueError(f"Hutch++ needs at least 6 products, got {n_matvecs}")
-    rank = min(n_matvecs // 3, operator.n)
-    known = sketched(operator, generator=generator, n_matvecs=2 * rank)
-    rest = trace(operator, generator=generator, n_probes=max(2, n_matvecs - 2 * rank), known=known)
-    return MeanEstimate(rest.value, rest.stderr, 2 * rank + rest.n_probes)

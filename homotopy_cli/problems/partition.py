@@ -16,7 +16,7 @@ class Block:
     """One subset of the parameters; H_bb is its diagonal block of the Hessian."""
 
     name: str  # path of the owning module, "(root)" for the top one
-    kind: str  # class name of the owning module, "parameter", "pattern" or "all"
+    kind: str  # class name of the owning module, "function", "parameter" or "pattern"
     params: tuple[str, ...]  # keys of problem.params, in their order
 
 
@@ -77,20 +77,9 @@ class Partition:
         return partition
 
     @classmethod
-    def none(cls, problem: Problem) -> "Partition":
-        """One block with everything."""
-        return cls._grouped(problem, lambda name: ("(all)", "all"))
-
-    @classmethod
     def _grouped(cls, problem: Problem, key: Callable[[str], tuple[str, str]]) -> "Partition":
         """Blocks by (name, kind), in the order of first appearance."""
         members: dict[tuple[str, str], list[str]] = {}
         for name in problem.params:
             members.setdefault(key(name), []).append(name)
         return cls(tuple(Block(*label, tuple(names)) for label, names in members.items()))
-
-
-by_module = Partition.by_module
-by_parameter = Partition.by_parameter
-by_pattern = Partition.by_pattern
-none = Partition.none

@@ -7,8 +7,8 @@ variance Σ/b. In the metric P⁻¹, with ⟨g_B, g_b⟩ ≈ |g_B|² because the
 
 estimates |G|²/E|g_B|² = 1/(1 + B_noise/B): the cosine between g_B and an independent batch of
 the same size (McCandlish et al. 2018, arXiv:1812.06162, with the scale of g_B taken out, so that
-clipping and loss scaling change nothing). It costs two dot products. Other dropout masks in the
-slice's gradient count as noise.
+clipping and loss scaling change nothing). It costs three dot products and one wait for the
+device. Other dropout masks in the slice's gradient count as noise.
 """
 
 import math
@@ -37,7 +37,7 @@ class Alignment:
 
     def __call__(self, gradient: Tensor) -> None:
         """Take g of the slice, shape (n,), in the order of the parameters."""
-        at, both, mine, theirs = 0, 0.0, 0.0, 0.0
+        at, dots = 0, []
         for parameter in self.params:
             piece = gradient[at : at + parameter.numel()]
             scale = None if self.diagonal is None else self.diagonal[at : at + parameter.numel()]
@@ -47,9 +47,11 @@ class Alignment:
             whole = dense(full(parameter.grad.detach())).reshape(-1).to(piece.dtype)
             scaled = piece if scale is None else piece / scale
             other = whole if scale is None else whole / scale
-            both += float(torch.dot(scaled, whole))
-            mine += float(torch.dot(scaled, piece))
-            theirs += float(torch.dot(other, whole))
+            dots += [torch.dot(scaled, whole), torch.dot(scaled, piece), torch.dot(other, whole)]
+        both, mine, theirs = 0.0, 0.0, 0.0
+        answers = torch.stack(dots).view(-1, 3).tolist() if dots else []  # one to wait for
+        for products in answers:  # float64, one after the other: sum() compensates since 3.12
+            both, mine, theirs = both + products[0], mine + products[1], theirs + products[2]
         if mine > 0.0 and theirs > 0.0:
             self.cosine = both / math.sqrt(mine) / math.sqrt(theirs)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.optim import Optimizer
 
 from homotopy_cli.problems.reducer import LOCAL, ProcessGroupReducer, Reducer
@@ -44,5 +45,13 @@ def gradient_is_finite(optimizer: Optimizer, *, known: bool = True) -> bool:
     groups = optimizer.param_groups
     grads = [shard_of(p.grad) for g in groups for p in g["params"] if p.grad is not None]
     entries = (grad.coalesce().values() if grad.is_sparse else grad for grad in grads)
-    finite = known and all(bool(torch.isfinite(values).all()) for values in entries)
+    finite = known and _all_finite(list(entries))
     return mean_over_ranks([float(finite)])[0] == 1.0
+
+
+def _all_finite(parts: Sequence[Tensor]) -> bool:
+    """Whether every entry of every tensor is, with one answer to wait for."""
+    if not parts:
+        return True
+    flags = [torch.isfinite(part).all().to(parts[0].device) for part in parts]
+    return bool(torch.stack(flags).all())

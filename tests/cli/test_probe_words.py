@@ -71,6 +71,15 @@ def test_a_number_out_of_range_is_a_usage_error(folder, capsys, option, value, w
     assert not Path("log.h5").exists()
 
 
+def test_a_validation_above_its_limit_is_refused_before_the_cost_is_predicted(folder, capsys):
+    options = ("--loss", "mse", "--batch", "one.pt", "--validate", "--validate-limit", "74")
+    assert probe(*options, "--out", "log.h5") == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: the full Hessian of 75 parameters is above the limit of 74 (")
+    assert hint.startswith("hint:  raise it with --validate-limit 75 ")
+    assert not Path("log.h5").exists()
+
+
 def test_more_eigenvalues_than_parameters_are_no_more_products(folder, capsys):
     options = ("--loss", "mse", "--batch", "one.pt", "--dry-run", "--top-k")
     run(["probe", "ckpt.pt", "--model", "model.py:build", *options, "75"])

@@ -3,12 +3,18 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.accuracy import HEADER, curves, main, small_problem, trace_hutch_plus_plus
 
-from homotopy_cli.curvature.accuracy import HEADER, curves, main, small_problem
 from homotopy_cli.curvature.exact import full_hessian
+from homotopy_cli.linalg.hutchinson import trace
+from homotopy_cli.linalg.operator import DenseOperator
+from homotopy_cli.linalg.vectors import generator
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_curves_fall_as_they_must():
@@ -26,10 +32,26 @@ def test_curves_fall_as_they_must():
             assert row.worst_error <= row.median_stated_error + 1e-12
 
 
+def test_hutch_plus_plus_beats_plain_probes_and_its_error_is_true():
+    """Three large eigenvalues over a small bulk."""
+    values = torch.cat([torch.tensor([80.0, 50.0, -40.0]), torch.linspace(-1, 2, 117)]).double()
+    q = torch.linalg.qr(torch.randn(120, 120, dtype=torch.float64, generator=generator(5))).Q
+    operator = DenseOperator((q * values) @ q.T)
+    better = trace_hutch_plus_plus(operator, generator=generator(0), n_matvecs=45)
+    plain = trace(operator, generator=generator(0), n_probes=45)
+    assert better.stderr < plain.stderr / 3
+    assert abs(better.value - values.sum().item()) < 4 * better.stderr
+    assert better.n_probes == operator.n_matvecs - 45 == 45
+    with pytest.raises(ValueError, match="at least 6"):
+        trace_hutch_plus_plus(operator, generator=generator(0), n_matvecs=5)
+
+
 def test_module_command_writes_the_file(tmp_path):
     out = tmp_path / "accuracy.csv"
-    command = [sys.executable, "-m", "homotopy_cli.curvature.accuracy", "--out", str(out)]
-    done = subprocess.run([*command, "--seeds", "2"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.benchmarks.accuracy", "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--seeds", "2"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     assert "635 parameters, 2 seeds" in done.stdout
     with out.open(encoding="utf-8") as file:

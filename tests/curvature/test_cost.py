@@ -83,7 +83,7 @@ def test_the_clock_of_a_cpu_is_not_the_wall_s():
 def test_products_of_layers_count_one_each(small):
     partition = Partition.by_module(small)
     estimate = probe(small, partition)
-    without = probe(small, Partition(())).cost
+    without = probe(small, None).cost
     of_layers = sum(block.n_hvp for block in estimate.blocks)
     assert of_layers > 0
     assert estimate.cost.n_hvp == without.n_hvp + of_layers
@@ -109,7 +109,7 @@ def test_json_and_sentence_say_what_was_counted_and_how(small):
 def test_a_cap_on_products_holds_where_a_small_model_would_be_exact(small, cap, quick):
     """The whole, each layer and the traces keep to it; the two tests of the products are extra."""
     changes = QUICK | {"settle_norm": False} if quick else {"density": True}
-    blocks = Partition(()) if quick else Partition.by_module(small)
+    blocks = None if quick else Partition.by_module(small)
     estimate = probe(small, blocks, max_hvp=cap, **changes)
     assert all(block.n_hvp <= cap for block in estimate.blocks)
     of_layers = sum(block.n_hvp for block in estimate.blocks)

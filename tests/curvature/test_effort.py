@@ -12,7 +12,7 @@ from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 
 OFF = {"trace": False, "frobenius": False, "checks": False}
-NONE = Partition(())
+NONE = None
 
 
 @pytest.fixture(scope="module")

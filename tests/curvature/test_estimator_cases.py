@@ -5,12 +5,14 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn as nn
 from cases import BY_NAME, CASES
 from oracles import dense
 
 from homotopy_cli.curvature.api import probe
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.problems.partition import Partition
+from homotopy_cli.problems.problem import Problem
 
 
 def close(found, wanted, rtol, scale):
@@ -117,6 +119,29 @@ def test_idle_expert_is_not_reached_though_its_gradient_exists():
     assert states["experts.2"] == "not_reached"
     assert states["experts.0"] == states["experts.1"] == states["gate"] == "reached"
     assert any("experts.2" in words and "batch" in words for words in estimate.warnings)
+
+
+class ElevenExperts(nn.Module):
+    """Expert 1 is called and masked out, expert 10 is never called, all others get every row."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(11))
+
+    def forward(self, x):
+        return sum((i != 1) * expert(x) for i, expert in enumerate(self.experts[:10]))
+
+
+def test_an_idle_block_is_told_beside_a_missed_one_whose_name_begins_alike():
+    batch = torch.randn(8, 4), torch.randint(3, (8,))
+    problem = Problem.from_module(ElevenExperts(), "cross_entropy", [batch])
+    estimate = probe(problem, top_k=1, trace=False, frobenius=False)
+    states = {block.name: block.state for block in estimate.blocks}
+    assert {n for n, s in states.items() if s == "not_reached"} == {"experts.1", "experts.10"}
+    assert estimate.warnings == (
+        "not reached by the loss, κ undefined there: experts.10.weight, experts.10.bias",
+        "not reached by this batch (gradient and Hessian rows zero): experts.1",
+    )
 
 
 def test_relu_blocks_are_zero_though_the_whole_is_not():

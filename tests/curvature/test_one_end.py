@@ -48,12 +48,25 @@ def test_no_norm_is_stated_from_a_start_that_was_given():
     assert extreme_eigenvalues(DenseOperator(matrix), **given).low_seen < -1.0
 
 
-def test_restarts_see_the_other_end_too():
+@pytest.mark.parametrize(
+    ("low", "settle_norm", "norm"),
+    [(-1.5, False, None), (-1.5, True, 1.5), (-0.1, False, 1.0), (-0.1, True, 1.0)],
+)
+def test_restarts_see_the_other_end_too(low, settle_norm, norm):
     """Five largest in little memory: the smallest of the five is not the smallest of all."""
-    eigenvalues = ends(3000, -1.5, 1, bulk=0.2)
+    eigenvalues = ends(3000, low, 1, bulk=0.2)
     config = EstimatorConfig.thorough(
-        ends="max", top_k=5, max_memory=15 * 4 * 3000, trace=False, frobenius=False
+        ends="max",
+        top_k=5,
+        settle_norm=settle_norm,
+        max_memory=15 * 4 * 3000,
+        trace=False,
+        frobenius=False,
     )
     found = CurvatureEstimator(config=config).estimate(bent(eigenvalues, 1))
     assert found.lambda_max.value == pytest.approx(1.0, rel=1e-3)
-    assert found.hessian_norm is None or found.hessian_norm == pytest.approx(1.5, rel=1e-3)
+    assert found.hessian_norm == (None if norm is None else pytest.approx(norm, rel=1e-3))
+    if norm == 1.5:
+        assert found.lambda_min.value == pytest.approx(low, rel=1e-3)
+    else:
+        assert found.lambda_min is None

@@ -49,7 +49,7 @@ def test_every_quantity_is_inside_its_bound(problem, hessian):
 
 
 def test_probing_stops_when_two_standard_errors_are_small_enough(problem):
-    estimate = probe(problem, Partition(()), trace_rtol=0.4)
+    estimate = probe(problem, None, trace_rtol=0.4)
     assert 2 * estimate.trace.stderr <= 0.4 * abs(estimate.trace.value)
     assert 4 <= estimate.trace.n_probes < 64
 
@@ -61,7 +61,7 @@ def test_preconditioned_curvature(problem, hessian):
     table = against_exact(problem, estimate, partition, preconditioner=p)
     assert [row.quantity for row in table if not row.within_bound] == []
     assert estimate.preconditioned_sharpness == estimate.lambda_max
-    side = probe(problem, Partition(()), preconditioner=p, trace=False, frobenius=False)
+    side = probe(problem, None, preconditioner=p, trace=False, frobenius=False)
     assert side.curvature == "hessian"
     assert side.preconditioned_sharpness.value == pytest.approx(estimate.lambda_max.value, rel=1e-5)
 
@@ -80,7 +80,7 @@ def test_spent_time_is_said_not_hidden(problem):
 
 def test_max_hvp_is_kept_and_not_converged(problem):
     config = {"max_hvp": 4, "trace": False, "frobenius": False, "multiplicity": False}
-    estimate = probe(problem, Partition(()), explicit_residual=False, checks=False, **config)
+    estimate = probe(problem, None, explicit_residual=False, checks=False, **config)
     assert estimate.cost.n_hvp == 4.0
     assert not estimate.converged
 
@@ -122,7 +122,7 @@ def test_one_number_form_of_the_founding_document(problem):
         values[method] = estimator.estimate(inputs, targets)
         assert estimator.curvature_history == [values[method]]
     h = full_hessian(problem)
-    g = probe(problem, Partition(()), trace=False, frobenius=False).grad_norm ** 2
+    g = probe(problem, None, trace=False, frobenius=False).grad_norm ** 2
     assert values["lanczos"] == pytest.approx(torch.linalg.matrix_norm(h, 2).item() / g, rel=1e-5)
     assert values["power"] == pytest.approx(values["lanczos"], rel=0.05)
     assert values["hutchinson"] == pytest.approx(torch.linalg.matrix_norm(h).item() / g, rel=0.2)
@@ -142,6 +142,15 @@ def test_one_number_form_needs_a_model():
         CurvatureEstimator(method="trace")
 
 
+def test_one_number_form_takes_no_keywords_of_the_other(problem):
+    estimator = CurvatureEstimator(problem.model, nn.functional.cross_entropy)
+    given = {"preconditioner": torch.ones(problem.n_params), "whole": False, "stop": lambda: True}
+    for name, value in given.items():
+        with pytest.raises(TypeError, match=rf"estimate\(inputs, targets\) takes no {name}: make"):
+            estimator.estimate(*problem.batches[0], **{name: value})
+    assert estimator.curvature_history == []
+
+
 def test_full_hessian_refuses_above_its_limit(problem):
     with pytest.raises(ProblemError, match=r"of 1,404 parameters is above the limit of 1,000"):
         full_hessian(problem, limit=1000)
@@ -151,12 +160,39 @@ def test_validation_shows_a_wrong_estimate(problem):
     """A bound that is too small, or an eigenvalue that was missed, must not pass."""
     from dataclasses import replace
 
-    estimate = probe(problem, Partition(()), trace=False, frobenius=False)
+    estimate = probe(problem, None, trace=False, frobenius=False)
     missed = replace(estimate, lambda_max=estimate.eigenvalues[1])
     table = {row.quantity: row for row in against_exact(problem, missed)}
     assert not table["lambda_max"].within_bound
     assert table["lambda_max"].relative_error > 1e-3
     assert table["lambda_min"].within_bound
+
+
+def test_layers_are_by_module_a_partition_or_none_at_all():
+    problem = BY_NAME["mlp"].problem()
+    quick = {"top_k": 1, "trace": False, "frobenius": False, "checks": False}
+    by_module = Partition.by_module(problem)
+    told = CurvatureEstimator(config=EstimatorConfig.thorough(**quick)).estimate(problem, by_module)
+    assert probe(problem, **quick).blocks == told.blocks
+    assert probe(problem, by_module, **quick).blocks == told.blocks
+    finer = probe(problem, Partition.by_parameter(problem), **quick)
+    assert [block.name for block in finer.blocks] == list(problem.params)
+    without = probe(problem, None, **quick)
+    assert without.blocks == () and without.cost.n_hvp < finer.cost.n_hvp
+    assert without.lambda_max == finer.lambda_max
+
+
+@pytest.mark.parametrize("wrong", ["modul", Partition.by_module, ["0", "2"]])
+def test_what_is_no_partition_is_refused_before_anything_is_measured(wrong):
+    with pytest.raises(TypeError, match="partition must be a Partition or None, got"):
+        probe(BY_NAME["mlp"].problem(), wrong)
+
+
+def test_validate_refuses_a_large_problem_before_it_measures_anything(problem, monkeypatch):
+    monkeypatch.setattr(CurvatureEstimator, "estimate", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(ProblemError, match=r"of 1,404 parameters is above the limit of 1,000") as e:
+        validate(problem, limit=1000)
+    assert e.value.hint.startswith("raise it with --validate-limit 1404 (limit=1404 in Python)")
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-9), (torch.float32, 1e-5)])

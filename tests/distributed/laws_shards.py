@@ -112,10 +112,11 @@ def law_no_trace(rank):
 def law_refusals(rank):
     _, problem = on_shards("mlp", rank)
     estimator = CurvatureEstimator(config=CONFIG)
+    blocks = Partition.by_parameter(problem)
 
     def estimate(**changes):
         config = EstimatorConfig.thorough(**changes)
-        return lambda: CurvatureEstimator(config=config).estimate(problem, Partition.none(problem))
+        return lambda: CurvatureEstimator(config=config).estimate(problem, blocks)
 
     ones = torch.ones(problem.n_params, dtype=torch.float64)
     nan = parts("mlp")[2][0][0].clone()

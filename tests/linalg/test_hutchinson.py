@@ -13,7 +13,6 @@ from homotopy_cli.linalg.hutchinson import (
     sketched,
     squared_frobenius_norm,
     trace,
-    trace_hutch_plus_plus,
 )
 from homotopy_cli.linalg.operator import DenseOperator
 from homotopy_cli.linalg.vectors import generator
@@ -88,16 +87,6 @@ def test_segment_traces_sum_to_the_whole_and_are_unbiased():
     assert ((drawn.mean(dim=0) - truth).abs() < 4 * error).all()
 
 
-def test_hutch_plus_plus_beats_plain_probes_and_its_error_is_true():
-    operator, _, _ = outliers()
-    truth = operator.matrix.trace().item()
-    better = trace_hutch_plus_plus(operator, generator=generator(0), n_matvecs=45)
-    plain = trace(operator, generator=generator(0), n_probes=45)
-    assert better.stderr < plain.stderr / 3
-    assert abs(better.value - truth) < 4 * better.stderr
-    assert better.n_probes == 45
-
-
 def test_a_sketch_leaves_the_operator_compressed_to_its_complement():
     operator, q, values = outliers()
     ritz = LowRank(values[:2], q.T[:2].contiguous())
@@ -108,11 +97,6 @@ def test_a_sketch_leaves_the_operator_compressed_to_its_complement():
     torch.testing.assert_close(left, off @ operator.matrix @ off, atol=1e-10, rtol=0)
     torch.testing.assert_close(known.diagonal(), known_part.diagonal(), atol=1e-10, rtol=0)
     assert known.squared_norm() == pytest.approx(known_part.square().sum().item(), rel=1e-12)
-
-
-def test_hutch_plus_plus_needs_six_products():
-    with pytest.raises(ValueError, match="at least 6"):
-        trace_hutch_plus_plus(outliers()[0], generator=generator(0), n_matvecs=5)
 
 
 def test_non_finite_product_is_named():

@@ -5,13 +5,7 @@ import torch
 from torch import nn
 
 from homotopy_cli.errors import ProblemError
-from homotopy_cli.problems.partition import (
-    Partition,
-    by_module,
-    by_parameter,
-    by_pattern,
-    none,
-)
+from homotopy_cli.problems.partition import Partition
 from homotopy_cli.problems.problem import Problem
 
 
@@ -35,7 +29,8 @@ def problem():
 
 
 @pytest.mark.parametrize(
-    "make", [by_module, by_parameter, none, lambda p: by_pattern(p, r"h\.(\d+)")]
+    "make",
+    [Partition.by_module, Partition.by_parameter, lambda p: Partition.by_pattern(p, r"h\.(\d+)")],
 )
 def test_every_parameter_is_in_exactly_one_block(make):
     made = make(problem())
@@ -55,31 +50,30 @@ def test_by_module_keeps_weight_and_bias_together():
     }
 
 
-def test_by_parameter_and_none():
-    assert [b.name for b in by_parameter(problem()).blocks] == list(problem().params)
-    (block,) = none(problem()).blocks
-    assert block.name == "(all)"
+def test_by_parameter():
+    blocks = Partition.by_parameter(problem()).blocks
+    assert [b.name for b in blocks] == list(problem().params)
 
 
 def test_by_pattern_groups_by_what_it_finds():
-    blocks = {b.name: b.params for b in by_pattern(problem(), r"^h\.(\d+)").blocks}
+    blocks = {b.name: b.params for b in Partition.by_pattern(problem(), r"^h\.(\d+)").blocks}
     assert list(blocks) == ["(rest)", "0", "1", "2"]
     assert blocks["(rest)"] == ("scale", "shift", "emb.weight")
-    whole = {b.name for b in by_pattern(problem(), r"weight|bias").blocks}
+    whole = {b.name for b in Partition.by_pattern(problem(), r"weight|bias").blocks}
     assert whole == {"weight", "bias", "(rest)"}
 
 
 def test_patterns_that_cannot_be_used():
     with pytest.raises(ProblemError, match=r"layer pattern '\(' is not a regular expression"):
-        by_pattern(problem(), "(")
+        Partition.by_pattern(problem(), "(")
     with pytest.raises(ProblemError, match="'conv' matches none of 9 parameter names") as error:
-        by_pattern(problem(), "conv")
+        Partition.by_pattern(problem(), "conv")
     assert error.value.hint == "names look like: scale, shift, emb.weight"
 
 
 def test_a_closure_has_blocks_too():
     closed = Problem.from_closure({"a": torch.ones(2), "b.c": torch.ones(1)}, lambda p: p["a"][0])
-    assert [(b.name, b.kind) for b in by_module(closed).blocks] == [
+    assert [(b.name, b.kind) for b in Partition.by_module(closed).blocks] == [
         ("(root)", "function"),
         ("b", "function"),
     ]

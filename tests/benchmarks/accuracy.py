@@ -1,6 +1,6 @@
 """Accuracy against cost: products spent, and how wrong the answer then is.
 
-    python -m homotopy_cli.curvature.accuracy --out accuracy.csv
+    python -m tests.benchmarks.accuracy --out accuracy.csv
 
 One small network whose full Hessian is known: Hutchinson and Hutch++ for the trace, power
 iteration and Lanczos for λ_max, several seeds each. The file has one row for each quantity,
@@ -21,8 +21,8 @@ from torch import nn
 
 from homotopy_cli.curvature.exact import full_hessian
 from homotopy_cli.linalg.extreme import extreme_eigenvalues
-from homotopy_cli.linalg.hutchinson import trace, trace_hutch_plus_plus
-from homotopy_cli.linalg.operator import DenseOperator
+from homotopy_cli.linalg.hutchinson import MeanEstimate, sketched, trace
+from homotopy_cli.linalg.operator import DenseOperator, LinearOperator
 from homotopy_cli.linalg.power_iteration import power_iteration
 from homotopy_cli.linalg.vectors import generator
 from homotopy_cli.problems.problem import Problem
@@ -60,6 +60,29 @@ def small_problem(seed: int = 0, steps: int = 60) -> Problem:
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
     return Problem.from_module(net, "cross_entropy", [(x, y)])
+
+
+def trace_hutch_plus_plus(
+    operator: LinearOperator, *, generator: torch.Generator, n_matvecs: int
+) -> MeanEstimate:
+    """Estimate tr A by Hutch++: exact on a sketched range, random signs for the rest.
+
+    Error O(1/n_matvecs) instead of O(1/√n_matvecs) for positive semidefinite A. The standard
+    error comes from the signs.
+
+    Args:
+        operator: A, shape (n, n), symmetric.
+        generator: Draws the sketch and the signs.
+        n_matvecs: At least 6; two thirds for the sketch and its range, the rest for signs.
+
+    Source: Meyer, Musco, Musco & Woodruff, Hutch++ (2021), Algorithm 1.
+    """
+    if n_matvecs < 6:
+        raise ValueError(f"Hutch++ needs at least 6 products, got {n_matvecs}")
+    rank = min(n_matvecs // 3, operator.n)
+    known = sketched(operator, generator=generator, n_matvecs=2 * rank)
+    rest = trace(operator, generator=generator, n_probes=max(2, n_matvecs - 2 * rank), known=known)
+    return MeanEstimate(rest.value, rest.stderr, 2 * rank + rest.n_probes)
 
 
 def curves(
@@ -129,7 +152,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m homotopy_cli.curvature.accuracy")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.accuracy")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
     parser.add_argument("--seeds", type=int, default=20, help="random starts of each point")
     options = parser.parse_args(argv)
