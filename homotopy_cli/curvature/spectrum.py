@@ -157,7 +157,8 @@ def stated(
         near: The iteration began near an eigenvector.
     """
     rtol, _ = config.resolution(n)
-    size = max(abs(pair.value) for pair in found.pairs)
+    low, _ = _lowest_ritz(found)
+    size = max(0.0 if low == math.inf else abs(low), *(abs(pair.value) for pair in found.pairs))
 
     def error(pair: EigenPair) -> float:
         own = rtol * abs(pair.value)
