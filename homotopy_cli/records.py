@@ -211,6 +211,11 @@ class CurvatureEstimate:
         return None if not self.kappa else 0.5 / self.kappa
 
     @property
+    def norm_converged(self) -> bool:
+        """Both ends met their tolerance, so far as they were asked for: ‖H‖₂ and κ rest on them."""
+        return all(e.converged for e in (self.lambda_max, self.lambda_min) if e is not None)
+
+    @property
     def converged(self) -> bool:
         """Every eigenvalue that was asked for met its tolerance."""
         whole = [e for e in (self.lambda_max, self.lambda_min, *self.eigenvalues) if e is not None]

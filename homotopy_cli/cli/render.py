@@ -91,7 +91,8 @@ def overall_table(estimate: Any) -> Table:
     eigen(named.of("λ_min"), estimate.lambda_min)
     size = f"‖{named.matrix}‖"
     if estimate.hessian_norm is not None:
-        error, words = error_of(norm_error(estimate)), "larger of the two ends"
+        error = error_of(norm_error(estimate))
+        words = "larger of the two ends" if estimate.norm_converged else "not converged"
         table.add_row(f"{size}₂", short(estimate.hessian_norm, 6), error, words)
     moments = ((f"{size}_F", estimate.frobenius_norm), (named.of("trace"), estimate.trace))
     for name, record in moments:
@@ -106,11 +107,13 @@ def overall_table(estimate: Any) -> Table:
     kappa = short(estimate.kappa, 6) if estimate.kappa is not None else "undefined"
     reason = estimate.kappa_reason.removeprefix("undefined: ")
     error = kappa_error(estimate)
-    table.add_row(named.kappa, kappa, error_of(error), reason or "1/loss")
+    unit = "1/loss" if estimate.norm_converged else "1/loss; not converged"
+    table.add_row(named.kappa, kappa, error_of(error), reason or unit)
     gain = estimate.predicted_decrease
     if gain is not None:
         spread = error_of(None if error is None else gain * error / estimate.kappa)
-        table.add_row("1/(2κ)", short(gain), spread, f"loss one 1/{size} step gains")
+        words = f"loss one 1/{size} step gains" if estimate.norm_converged else "not converged"
+        table.add_row("1/(2κ)", short(gain), spread, words)
     if estimate.curvature != "preconditioned":  # there it is the first row
         eigen(named.scaled, estimate.preconditioned_sharpness)
     return table

@@ -56,8 +56,9 @@ def sharpness_sentences(estimate: Any, edge: dict[str, Any]) -> list[str]:
             what = "Sharpness λ_max"
             if estimate.curvature == "ggn":
                 what = "Of the Gauss-Newton matrix G, which stands for H here, λ_max(G)"
+            relation = "=" if top.converged else "≥"  # a Rayleigh quotient is a lower bound
             text = (
-                f"{what} = {short(top.value, 5)}: plain gradient descent diverges along "
+                f"{what} {relation} {short(top.value, 5)}: plain gradient descent diverges along "
                 f"it above lr {short(edge['sgd'], 3)}, momentum {MOMENTUM} above "
                 f"{short(edge['momentum'], 3)}"
             )
@@ -148,8 +149,8 @@ def closing(estimate: Any) -> list[str]:
     lines += check_sentences(estimate.checks)
     if not estimate.converged:
         lines.append(
-            "Not everything converged: those values say so and their ± is honest; "
-            "raise --max-hvp or loosen --rtol."
+            "Not everything converged, and those values say so. Their ± reaches some eigenvalue; "
+            "the ends may lie further out: raise --max-hvp or loosen --rtol."
         )
     lines += [f"warning: {text}" for text in estimate.warnings]
     lines += component_sentences(estimate.components)

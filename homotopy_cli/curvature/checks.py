@@ -130,6 +130,8 @@ def sentences(checks: Checks) -> tuple[str, ...]:
             f"{checks.symmetry_error:.2g} of ‖Hv‖ (bound {checks.symmetry_bound:.1g})"
         )
     causes = ", ".join((*checks.kinked_operations, *checks.custom_functions))
+    if checks.custom_functions:
+        causes += "; or a wrong second derivative of " + ", ".join(checks.custom_functions)
     if checks.kink and checks.curvature_exact is not None:
         said.append(
             f"along the top eigenvector the derivative gives {checks.curvature_exact:.6g}, "

@@ -23,7 +23,7 @@ from homotopy_cli.curvature.operators import (
     PreconditionedOperator,
     inverse_square_root,
 )
-from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, norm_and_lowest
+from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, norm_and_lowest, stated
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.errors import NonFiniteError, ProblemError
 from homotopy_cli.linalg.extreme import ExtremeResult, Which
@@ -202,6 +202,8 @@ class Run:
             deadline=self.deadline,
             progress=self.phase("eigenvalues" if key == "hessian" else "preconditioned"),
         )
+        if self.config.steps is None:
+            found = stated(found, self.config, self.graph.n, near=near is not None)
         return found if near is None else replace(found, low_seen=near.low_seen)
 
     def sharpness(self, known: ExtremeResult | None) -> Eigenvalue:

@@ -18,6 +18,7 @@ from homotopy_cli.linalg.extreme import (
     Which,
     extreme_eigenvalues,
 )
+from homotopy_cli.linalg.lanczos import ROUNDING
 from homotopy_cli.linalg.operator import LinearOperator
 from homotopy_cli.linalg.thick_restart import restarted_eigenvalues
 from homotopy_cli.problems.reducer import LOCAL, Reducer
@@ -140,6 +141,34 @@ def _widened(found: ExtremeResult, operator: LinearOperator) -> ExtremeResult:
     return replace(found, pairs=pairs)
 
 
+def stated(
+    found: ExtremeResult, config: EstimatorConfig, n: int, *, near: bool = False
+) -> ExtremeResult:
+    """The pairs with residuals that reach the end they stand for, not just some eigenvalue.
+
+    Where an end much smaller than ‖A‖ was accepted thanks to the floor of the tolerance, what lies
+    within that floor was not waited for; and an iteration that began near an eigenvector confirms
+    that one and looks for no neighbour within the tolerance.
+
+    Args:
+        found: To the tolerance of `config`.
+        config: Its rtol and end_floor.
+        n: Parameters.
+        near: The iteration began near an eigenvector.
+    """
+    rtol, _ = config.resolution(n)
+    low, _ = _lowest_ritz(found)
+    size = max(0.0 if low == math.inf else abs(low), *(abs(pair.value) for pair in found.pairs))
+
+    def error(pair: EigenPair) -> float:
+        own = rtol * abs(pair.value)
+        floored = pair.converged and pair.residual > own
+        beyond = rtol * config.end_floor * size if floored else 0.0
+        return max(pair.residual + beyond, own if near else 0.0)
+
+    return replace(found, pairs=[replace(pair, residual=error(pair)) for pair in found.pairs])
+
+
 class _Counted:
     """An operator that ends an iteration, and the search for copies after it, at a budget."""
 
@@ -177,11 +206,12 @@ def size_of(found: ExtremeResult, ends: str, rtol: float) -> float | None:
 
 
 def _lowest_ritz(found: ExtremeResult) -> tuple[float, float]:
-    """The smallest Ritz value and its residual; (inf, inf) where no tridiagonal is at hand."""
+    """The smallest Ritz value and its residual, with rounding; (inf, inf) without tridiagonal."""
     if found.tridiagonal is None:
         return math.inf, math.inf
     values, residuals, _ = found.tridiagonal.ritz()
-    return values[0].item(), residuals[0].item()
+    rounding = ROUNDING * torch.finfo(found.largest.vector.dtype).eps * values.abs().max().item()
+    return values[0].item(), residuals[0].item() + rounding
 
 
 def norm_and_lowest(

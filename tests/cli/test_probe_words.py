@@ -112,3 +112,16 @@ def test_a_transformers_folder_is_sent_to_a_text_only_with_its_tokenizer(folder,
     hint = capsys.readouterr().err.splitlines()[-1]
     named = "--text FILE.txt" if tokens else "--batch tokens.pt --loss next_token"
     assert hint.startswith(f"hint:  homotopy probe hf {named} ")
+
+
+def test_what_rests_on_an_end_that_did_not_converge_says_so(folder, capsys):
+    what = ["ckpt.pt", "--model", "model.py:build", "--loss", "mse", "--batch", "two.pt"]
+    effort = ["--max-hvp", "1", "--layers", "none", "--no-density", "--no-trace"]
+    code = run(["probe", *what, *effort])
+    text = capsys.readouterr().out
+    assert code == 0
+    for row in ("λ_max", "‖H‖₂", "κ = ‖H‖₂/‖g‖²", "1/(2κ)"):
+        (line,) = [x for x in text.splitlines() if x.strip().startswith(row + " ") and "±" in x]
+        assert line.rstrip().endswith("not converged")
+    assert "Sharpness λ_max ≥ " in text
+    assert "the ends may lie further out" in " ".join(text.split())

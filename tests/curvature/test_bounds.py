@@ -6,6 +6,7 @@ import torch.nn as nn
 from benchmarks.accuracy import small_problem
 
 from homotopy_cli.cli.document import estimate_document
+from homotopy_cli.cli.probing import QUICK
 from homotopy_cli.curvature.api import probe
 from homotopy_cli.curvature.config import EstimatorConfig
 from homotopy_cli.curvature.exact import full_hessian
@@ -73,3 +74,35 @@ def test_missing_copies_of_an_eigenvalue_are_admitted(n, sought):
     assert (estimate_document(found)["eigenvalues_note"] is None) == sought
     assert found.lambda_max.value == pytest.approx(7.0)
     assert found.lambda_min.value == pytest.approx(-5.0)
+
+
+def diagonal(*parts):
+    """½Σ dᵢwᵢ²: its eigenvalues are d."""
+    values = torch.cat([torch.as_tensor(part) for part in parts])
+    weights = torch.randn(len(values), generator=torch.Generator().manual_seed(1))
+    return Problem.from_closure({"w": weights}, lambda p: 0.5 * (values * p["w"] ** 2).sum())
+
+
+def between(low, high, n=4000):
+    return low + (high - low) * torch.rand(n, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("low", "bulk", "seeds"), [([-1.5, -1.45], 1.0, (1, 7, 8)), ([-2.7, -2.6, -2.5], 2.0, (3,))]
+)
+def test_an_end_far_smaller_than_the_norm_is_within_its_error(low, bulk, seeds):
+    """The residual alone, 0.006 to 0.05, reaches the neighbour that was found instead."""
+    problem = diagonal([1000.0, 800.0, 600.0, 400.0, 200.0], low, between(-bulk, bulk))
+    for seed in seeds:
+        found = probe(problem, None, seed=seed, trace=False, frobenius=False, checks=False)
+        assert found.lambda_min.converged
+        assert abs(found.lambda_min.value - low[0]) <= found.lambda_min.residual < 0.2
+
+
+@pytest.mark.parametrize("seed", [3, 4, 7])
+def test_a_quick_probe_counts_rounding_and_the_floor(seed):
+    problem = diagonal([-21137.0, 78.0, 77.0], between(-40.0, 60.0))
+    found = probe(problem, None, seed=seed, **QUICK)
+    assert found.lambda_min.residual > 21137.0 * torch.finfo(torch.float32).eps
+    assert abs(found.lambda_max.value - 78.0) <= found.lambda_max.residual
+    assert abs(found.lambda_max.value) * 1e-3 <= found.lambda_max.residual
