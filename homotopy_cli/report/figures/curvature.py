@@ -21,6 +21,8 @@ from homotopy_cli.report.series import (
 from homotopy_cli.report.theme import base_figure
 from homotopy_cli.runlog.reader import RunLog
 
+LARGE = 10.0  # times its median: a ‖H‖ that explains a κ by itself; our choice
+
 
 def _measured(log: RunLog, *names: str) -> dict[str, np.ndarray]:
     found = {name: column(log.probes, name) for name in names}
@@ -161,7 +163,7 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
         news = "kappa" in log.missing or failed(log.probes, "kappa")
         return Panel(key, title, "κ = ‖H‖ / ‖g‖² was not recorded.", empty=empty, news=news)
     figure, notes = _build_kappa(log, values, baseline)
-    parts = [_trend("κ = ‖H‖ / ‖g‖²", log, values), "it grows as the gradient vanishes"]
+    parts = [_trend("κ = ‖H‖ / ‖g‖²", log, values), _cause(log, values)]
     return Panel(
         key,
         title,
@@ -172,6 +174,18 @@ def kappa_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
         data_table("step", log.probe_step, {"kappa": values}),
         log_switch=True,
     )
+
+
+def _cause(log: RunLog, values: np.ndarray) -> str:
+    """Which of both made κ largest: a small gradient, as at the end of training, or a large H."""
+    plain, size = "it grows as the gradient vanishes", column(log.probes, "hessian_norm")
+    if size is None or np.isfinite(values).sum() < 2:
+        return plain
+    at = float(size[int(np.nanargmax(np.where(np.isfinite(values), values, np.nan)))])
+    usual = float(np.nanmedian(np.where(np.isfinite(size), size, np.nan)))
+    if at > LARGE * usual:
+        return f"there ‖H‖ was {words.number(at)}, {words.number(at / usual, 2)} times its median"
+    return plain
 
 
 def _trend(name: str, log: RunLog, values: np.ndarray) -> str:

@@ -20,6 +20,11 @@ from homotopy_cli.runlog.reader import RunLog
 RED = 1.0
 NEAR = 0.7  # above which runs take damage: see the module's docstring
 SAME = 0.1  # |Δlog| within which two products are one: a rate may move after its probe
+DOMINANT = 2.0  # |λ_min| over |λ_max| from which the ratio, made of λ_max, misleads: our choice
+RESIDUALS = {
+    "preconditioned_sharpness": "preconditioned_residual",
+    "lambda_max": "residual",
+}
 SIGNALS = {
     "preconditioned_sharpness": "λ_max(P⁻¹H)",
     "lambda_max": "λ_max(H)",
@@ -127,6 +132,28 @@ def implied_edge(log: RunLog) -> Edge | None:
     return best[1] if best else None
 
 
+def upper_ratio(log: RunLog, ratio: np.ndarray) -> np.ndarray | None:
+    """The edge ratio with the residual of its eigenvalue added, (m,); None where none is known.
+
+    Few steps err low: the eigenvalue lies between the two as a rule. Older logs have one column
+    for both residuals, which is that of λ_max(P⁻¹H) where λ_max(H) was not measured.
+    """
+    edge = edge_of(log)
+    signal = None if edge is None else column(log.probes, edge.signal)
+    if edge is None or signal is None or edge.signal not in RESIDUALS:
+        return None
+    residual = column(log.probes, RESIDUALS[edge.signal])
+    if residual is None and edge.signal == "preconditioned_sharpness":
+        residual, plain = column(log.probes, "residual"), column(log.probes, "lambda_max")
+        if residual is not None and plain is not None:
+            residual = np.where(np.isfinite(plain), np.nan, residual)
+    if residual is None:
+        return None
+    with np.errstate(all="ignore"):
+        found = ratio * (1.0 + residual / np.abs(signal))
+    return found if np.isfinite(found).any() else None
+
+
 def _build(
     log: RunLog, ratio: np.ndarray, baseline: RunLog | None
 ) -> tuple[go.Figure, tuple[str, ...]]:
@@ -142,9 +169,14 @@ def _build(
         drawn = curve(log.probe_step, directional, "directional", positive=log_scale, gaps=False)
         name = "along the update direction"
         add_line(figure, drawn, name=name, role="teal", dash="dash", width=1.4)
+    upper = upper_ratio(log, ratio)
+    if upper is not None:
+        line = curve(log.probe_step, upper, "upper", positive=log_scale, gaps=False)
+        add_line(figure, line, name="with its error", role="blue", dash="dot", width=1.0)
     drawn = curve(*probed(log, "edge_ratio"), "edge_ratio", positive=log_scale)
     add_line(figure, drawn, name="edge ratio", role="blue", width=2.2)
-    top = float(np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)))
+    shown = ratio if upper is None else np.fmax(ratio, upper)
+    top = float(np.nanmax(np.where(np.isfinite(shown), shown, np.nan)))
     side = _free_side(ratio[np.isfinite(ratio)])
     add_level(figure, RED, label="edge of stability", role="red", side=side)
     if top > RED:
@@ -152,7 +184,7 @@ def _build(
     goal = target(log)
     if goal is not None and goal != RED:
         add_level(figure, goal, label=f"target {words.number(goal)}", role="teal", dash="dot")
-    _fit_range(figure, ratio, log_scale)
+    _fit_range(figure, shown, log_scale)
     return figure, drawn.notes
 
 
@@ -205,6 +237,8 @@ def edge_panel(log: RunLog, baseline: RunLog | None = None) -> Panel:
     threshold = column(log.probes, "edge_threshold")
     if threshold is not None:
         columns["edge_threshold"] = threshold
+    if (upper := upper_ratio(log, ratio)) is not None:
+        columns["with its error"] = upper
     return Panel(
         key,
         title,
@@ -246,5 +280,30 @@ def edge_finding(log: RunLog) -> str:
             f"{words.plural(beyond, 'probe')} of {words.count(len(known))} beyond the edge "
             f"({words.at_steps(steps, known > RED)})"
         )
+    parts += _doubts(log, ratio, beyond)
     parts.append(unconverged(log, finite))
     return words.sentences(parts)
+
+
+def _doubts(log: RunLog, ratio: np.ndarray, beyond: int) -> list[str]:
+    """What the ratio leaves out: the error of its eigenvalue, and the other end of the spectrum."""
+    parts = []
+    upper = upper_ratio(log, ratio)
+    if upper is not None:
+        with np.errstate(all="ignore"):
+            share = upper / ratio - 1.0
+        known = np.isfinite(share) & (ratio > 0)
+        if known.any() and (typical := float(np.median(share[known]))) >= 0.05:
+            further = int((np.fmax(ratio, upper) > RED).sum())
+            more = f", with which {words.count(further)} lie beyond" if further > beyond else ""
+            parts.append(f"known to +{words.percent(typical)} in the median{more}")
+    high, low = column(log.probes, "lambda_max"), column(log.probes, "lambda_min")
+    if high is not None and low is not None:
+        with np.errstate(invalid="ignore"):
+            falls = (-low > DOMINANT * np.abs(high)) & (low < 0) & np.isfinite(ratio)
+        if falls.any():
+            parts.append(
+                "where negative curvature is far the larger "
+                f"({words.at_steps(log.probe_step, falls)}) a low ratio is no sign of safety"
+            )
+    return parts
