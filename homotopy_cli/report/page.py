@@ -80,7 +80,7 @@ def _render(
 def _document(
     body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None
 ) -> str:
-    script = payload.asset("page.js")
+    script = payload.page_script()
     figures = payload.figures_json(body.panels, step_domain(logs))
     live = any(panel.figure is not None for panel in body.panels)
     plotly = payload.plotly_gzip() if live else ""

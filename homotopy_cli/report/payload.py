@@ -30,6 +30,16 @@ def asset(name: str) -> str:
     return files("homotopy_cli.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
+SCRIPTS = ("axes.js", "layers.js", "linked.js", "page.js")  # the last one starts the others
+
+
+@cache
+def page_script() -> str:
+    """The page's own script: its files in one scope that nothing else sees."""
+    parts = "\n".join(asset(name) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
+
+
 def script_hash(script: str) -> str:
     """The CSP source expression of an inline script."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()

@@ -55,6 +55,7 @@ CONFIG = {
     "plotlyServerURL": "",
     "displaylogo": False,
     "displayModeBar": False,
+    "doubleClick": False,  # the page itself returns to the whole axis, in every linked panel
     "responsive": True,
 }
 
@@ -127,12 +128,7 @@ def template() -> dict[str, Any]:
                 "showline": True,
                 "ticks": "outside",
                 "ticklen": 4,
-                "spikemode": "across",
-                "spikethickness": 1,
-                "spikedash": "solid",
-                "spikecolor": color("axis"),
-                "showspikes": True,
-                "spikesnap": "cursor",
+                "showspikes": False,  # the page draws one cursor through all linked panels
             },
             "yaxis": {**axis, "nticks": 6},
         }
@@ -141,10 +137,14 @@ def template() -> dict[str, Any]:
 
 def base_figure(*, x_title: str = "step", height: int = HEIGHT) -> go.Figure:
     """An empty figure in the house style."""
+    at = "%{x:,d}" if x_title in ("step", "rank") else "%{x:.4~g}"
     return go.Figure(
         layout={
             "template": template(),
             "height": height,
-            "xaxis": {"title": {"text": x_title}},
+            "xaxis": {
+                "title": {"text": x_title},
+                "unifiedhovertitle": {"text": f"{x_title} {at}"},
+            },
         }
     )
