@@ -42,6 +42,14 @@ PALETTE: dict[str, tuple[str, str]] = {
 # and grey look alike: every run has a dash that none of its look-alikes has.
 RUN_ROLES = ("blue", "orange", "teal", "violet", "red", "gold", "green", "grey")
 DASHES = ("solid", "dash", "dashdot", "longdash", "dot", "longdashdot")
+DASH_PATTERNS = {  # as SVG draws them, px
+    "solid": "",
+    "dash": "5 3",
+    "dot": "1.5 3",
+    "dashdot": "5 3 1.5 3",
+    "longdash": "8 3",
+    "longdashdot": "8 3 1.5 3",
+}
 BASELINE = ("grey", "dot")
 
 FONT = (

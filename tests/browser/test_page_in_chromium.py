@@ -199,8 +199,9 @@ def test_the_theme_follows_the_system_and_the_button(opened):
     page.wait_for(f"{stroke} === {json.dumps(dark)}")
 
 
-def test_with_scripts_blocked_numbers_tables_and_curves_remain(browser, pages, tmp_path):
-    page = Page(browser, pages / "run.html", scripts=False)
+@pytest.mark.parametrize("name", ["run", "compare", "seeds"])
+def test_with_scripts_blocked_numbers_tables_and_curves_remain(browser, pages, tmp_path, name):
+    page = Page(browser, pages / f"{name}.html", scripts=False)
     page.screenshot(tmp_path / "off.png")
     document = page.send("DOM.getDocument", depth=-1)["root"]["nodeId"]
 
@@ -208,7 +209,14 @@ def test_with_scripts_blocked_numbers_tables_and_curves_remain(browser, pages, t
         found = page.send("DOM.querySelectorAll", nodeId=document, selector=selector)
         return len(found["nodeIds"])
 
-    assert count(".static") >= 7
+    assert count(".static") == count(".plot") >= 7
+    assert count(".legend button") == count(".legend button:disabled")
+    for dead in (".tools", ".controls", ".slider"):
+        for node in page.send("DOM.querySelectorAll", nodeId=document, selector=dead)["nodeIds"]:
+            page.send("CSS.enable")
+            style = page.send("CSS.getComputedStyleForNode", nodeId=node)["computedStyle"]
+            look = {entry["name"]: entry["value"] for entry in style}
+            assert look["display"] == "none" or look["visibility"] == "hidden", dead
     assert count(".js-plotly-plot") == 0
     assert count("noscript .notice") == 1
     box = page.send(

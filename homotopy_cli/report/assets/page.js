@@ -120,6 +120,7 @@ function press(button, on) {
 
 function listen(panel) {
   const { section, spec } = panel;
+  for (const button of section.querySelectorAll(".legend button")) button.disabled = false;
   section.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
