@@ -97,7 +97,10 @@ def _tools(panel: Panel) -> str:
             f'<button type="button" data-act="log" aria-pressed="{str(log).lower()}">log</button>'
         )
     buttons.append('<button type="button" data-act="reset" hidden>reset zoom</button>')
-    buttons.append('<button type="button" data-act="png">PNG</button>')
+    for act, said in (("png", "save this panel as an image"), ("csv", "save the drawn numbers")):
+        buttons.append(
+            f'<button type="button" data-act="{act}" title="{said}">{act.upper()}</button>'
+        )
     return "".join(buttons)
 
 

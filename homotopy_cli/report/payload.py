@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.panel import Panel
-from homotopy_cli.report.theme import CONFIG, dark_colors, template
+from homotopy_cli.report.theme import CONFIG, color, dark_colors, template
 
 
 @cache
@@ -30,7 +30,13 @@ def asset(name: str) -> str:
     return files("homotopy_cli.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-SCRIPTS = ("axes.js", "layers.js", "linked.js", "page.js")  # the last one starts the others
+SCRIPTS = (
+    "axes.js",
+    "layers.js",
+    "linked.js",
+    "export.js",
+    "page.js",
+)  # the last one starts the others
 
 
 @cache
@@ -60,12 +66,13 @@ def content_security_policy(script: str) -> str:
     )
 
 
-def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
+def figures_json(panels: Sequence[Panel], domain: tuple[float, float], title: str = "") -> str:
     """All figures as strict JSON that cannot leave its <script> element.
 
     Args:
         panels: Those with a figure are included.
         domain: Range of the shared step axis.
+        title: Of the page, for what is saved from it.
     """
     specs = []
     for panel in panels:
@@ -76,6 +83,8 @@ def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
         specs.append(
             {
                 "key": panel.key,
+                "title": panel.title,
+                "unit": panel.unit,
                 "data": drawn["data"],
                 "layout": drawn["layout"],
                 "linked": panel.linked,
@@ -85,6 +94,8 @@ def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
     document = {
         "panels": specs,
         "domain": list(domain),
+        "title": title,
+        "paper": color("panel"),
         "dark": dark_colors(),
         "template": template(),
         "config": CONFIG,

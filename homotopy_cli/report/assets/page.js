@@ -138,7 +138,10 @@ function listen(panel) {
       zoom(panel, null);
       return;
     } else if (button.dataset.act === "png") {
-      Plotly.downloadImage(panel.plot, { format: "png", scale: 2, filename: spec.key });
+      savePicture(panel);
+      return;
+    } else if (button.dataset.act === "csv") {
+      saveTable(panel);
       return;
     } else if (button.dataset.act === "all") {
       panel.layers.all = button.getAttribute("aria-pressed") !== "true";
