@@ -18,8 +18,8 @@ spikes that followed), gates and expressions (a small safe expression language),
 (its last word: what to do), facts (recipe, names, marks), panel (what a figure
 brings to the page), still (a figure as static SVG), tables and sparkline (static HTML and SVG),
 markup and escaping (HTML from them), single (the body about one run), payload (plotly.js, figures,
-hashes), assets (page.css; in one scope page.js, axes.js, layers.js, linked.js: one zoom, one
-cursor, export.js: PNG and CSV), page; compare (several runs), arms (which differ in their seed
+hashes), assets (page.css; in one scope page.js, axes.js, layers.js, marks.js, linked.js: one zoom,
+one cursor, export.js: PNG and CSV), page; compare (several runs), arms (which differ in their seed
 only, and by how much arms differ), seeds (that in words), figures/bands (drawn); markdown, junit.
 
 Size: a log of a million steps, 20,000 probes and 60 layers became a page of 3.7 MB in 5.3 s of

@@ -30,13 +30,7 @@ def asset(name: str) -> str:
     return files("homotopy_cli.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-SCRIPTS = (
-    "axes.js",
-    "layers.js",
-    "linked.js",
-    "export.js",
-    "page.js",
-)  # the last one starts the others
+SCRIPTS = ("axes.js", "layers.js", "marks.js", "linked.js", "export.js", "page.js")
 
 
 @cache

@@ -6,6 +6,7 @@ markers, bars, levels and marked steps. Colours are the page's variables and fol
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import unescape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -188,16 +189,23 @@ def _levels(figure: go.Figure, name: str, up: Scale, width: int) -> str:
 
 
 def _marked(figure: go.Figure, across: Scale, height: int) -> str:
-    steps = [s for s in _lines(figure) if s.xref == "x" and s.yref in ("paper", "y domain")]
-    return "".join(
-        _drawn(
-            path(across([s.x0, s.x0]), np.array([0.0, height])),
-            s.line.color,
-            1,
-            "stroke-dasharray:1.5,3",
-        )
-        for s in steps
-    )
+    """Vertical lines; those of marked steps with their names, none over another."""
+    drawn, taken = [], []
+    for shape in _lines(figure):
+        if shape.xref != "x" or shape.yref not in ("paper", "y domain"):
+            continue
+        x = float(across([shape.x0])[0])
+        color = shape.line.color
+        upright = path(np.array([x, x]), np.array([0.0, height]))
+        drawn.append(_drawn(upright, color, 1, "stroke-dasharray:1.5,3"))
+        wide = 6.5 * len(unescape(shape.name or ""))
+        left = x - wide - 3 if x + wide + 3 > across.end else x + 3
+        if shape.name and all(left > end or left + wide < start for start, end in taken):
+            taken.append((left, left + wide))
+            said = safe(unescape(shape.name))
+            style = f"fill:{_variable(color)}"
+            drawn.append(f'<text x="{left:.1f}" y="11" style="{style}">{said}</text>')
+    return "".join(drawn)
 
 
 def _words(

@@ -1,6 +1,13 @@
 """Panels that share the step axis: one cursor at one step, one zoom, heights that follow."""
 
+from dataclasses import replace
+
 import pytest
+import report_samples as samples
+from chromium_pipe import Page
+
+from homotopy_cli.records import EventRecord
+from homotopy_cli.report.page import render
 
 pytestmark = pytest.mark.browser
 
@@ -102,3 +109,34 @@ def test_a_panel_of_its_own_zooms_alone(opened):
     page.wait_for(f"Math.abs((({RANGES})('sweep'))[0][0] - {before[0][0]}) < 1e-9")
     after = page.run(f"({RANGES})('sweep')")
     assert after[1] == pytest.approx(before[1])
+
+
+LABELS = """[...document.querySelectorAll('.plot')].flatMap((plot) =>
+  [...plot.querySelectorAll('.annotation')].map((note) => {
+    const { left, right, top, bottom } = note.getBoundingClientRect();
+    return [plot.id, note.textContent, left, right, top, bottom];
+  }))"""
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_marked_steps_are_named_above_the_plot_without_overlaps(browser, tmp_path, width):
+    log = samples.transformer_log(n=600)
+    events = [EventRecord(step, "warning", "PROBE_OFF", "-") for step in (20, 45, 300, 330, 590)]
+    log = replace(log, events=(*log.events, *events))
+    file = tmp_path / "marked.html"
+    file.write_text(render([log]), encoding="utf-8")
+    page = Page(browser, file, width=width, mobile=width < 500)
+    found = page.run(LABELS)
+    spikes = {plot for plot, text, *_ in found if text == "spike 360"}
+    linked = page.run(
+        "JSON.parse(document.getElementById('homotopy-data').textContent)"
+        ".panels.filter((p) => p.linked).map((p) => `plot-${p.key}`)"
+    )
+    assert spikes == set(linked), "the gravest is named in every panel of steps"
+    assert any(text == "probe off 20" for _, text, *_ in found)
+    for i, (plot, text, left, right, top, bottom) in enumerate(found):
+        for other, its, from_x, to_x, from_y, to_y in found[:i]:
+            apart = right <= from_x or to_x <= left or bottom <= from_y + 3 or to_y <= top + 3
+            assert plot != other or apart, f"{plot}: {text} over {its}"
+    assert page.faults() == []
+    page.close()

@@ -7,7 +7,8 @@ import pytest
 import report_samples as samples
 
 from homotopy_cli.report.compare import compare_body
-from homotopy_cli.report.figures.draw import add_level
+from homotopy_cli.report.facts import Mark
+from homotopy_cli.report.figures.draw import add_level, add_marks
 from homotopy_cli.report.page import render
 from homotopy_cli.report.single import run_body
 from homotopy_cli.report.still import POINTS, path, still
@@ -69,6 +70,23 @@ def test_levels_beyond_the_axis_are_left_out_and_others_are_named():
     assert drawn.count("<path ") == 2
     assert 'style="stroke:var(--blue)"' in drawn and "var(--red)" in drawn
     assert ">100</text>" in drawn and ">1 · step 0</text>" in drawn
+
+
+def test_marks_are_named_gravest_first_and_escaped():
+    figure = base_figure()
+    figure.add_scatter(x=[0, 1000], y=[1, 2], mode="lines", line={"color": "#2460c4"})
+    marks = [
+        Mark(100, "LR_<b>", "warning"),
+        Mark(104, "spike", "spike"),
+        Mark(1000, "nan", "error"),
+    ]
+    add_marks(figure, marks)
+    names = [shape.name for shape in figure.layout.shapes]
+    assert names == ["spike 104", "nan 1\u202f000", "lr &lt;b&gt; 100"]
+    drawn = still(figure)
+    said = re.findall(r'<text x="([\d.]+)" y="11"[^>]*>([^<]*)</text>', drawn)
+    assert [text for _, text in said] == ["spike 104", "nan 1\u202f000"]  # the other has no room
+    assert float(said[1][0]) < 720 - 50
 
 
 def test_nothing_to_draw_is_no_picture():

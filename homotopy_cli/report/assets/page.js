@@ -93,6 +93,8 @@ function figure(panel, width = panel.plot.clientWidth) {
     }
   }
   if (panel.range && spec.extra.kind !== "layers") fit(data, layout, panel.range);
+  const higher = nameMarks(layout, width);
+  if (spec.extra.kind === "layers") layout.height += higher; // its rows keep their height
   tidyLogAxes(data, layout);
   layout.dragmode = coarse ? false : "zoom";
   layout.autosize = !printing;
