@@ -8,8 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-# role: (light, dark). Chosen by eye at 4.5:1 or better against the panel for text and lines,
-# and told apart without hue by dash or marker wherever two roles share a panel.
+# role: (light, dark). Against panel and page words have 4.5:1 or better, and so has every role of
+# a line but GRAPHIC, which have 3:1 (WCAG 2.2, 1.4.3 and 1.4.11); grid, axis and line are
+# ornament. Wherever two roles share a panel, dash or marker tells them apart without hue.
 PALETTE: dict[str, tuple[str, str]] = {
     "ink": ("#1b1f24", "#e7e9ec"),
     "muted": ("#5f6774", "#98a2b0"),
@@ -19,7 +20,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "panel": ("#fefefd", "#151a21"),
     "line": ("#e4e2dc", "#272e38"),
     "blue": ("#2460c4", "#78a9ff"),
-    "blue_soft": ("#a8c1ea", "#45669f"),
+    "blue_soft": ("#638dd5", "#4a6dab"),
     "orange": ("#b05506", "#f5a65b"),
     "teal": ("#0b776c", "#4fcfbd"),
     "red": ("#c22f3c", "#ff8087"),
@@ -37,6 +38,8 @@ PALETTE: dict[str, tuple[str, str]] = {
     "green_band": ("rgba(34,128,63,0.14)", "rgba(95,202,128,0.18)"),
     "grey_band": ("rgba(134,142,153,0.16)", "rgba(127,137,150,0.22)"),
 }
+
+GRAPHIC = ("blue_soft", "grey")  # of lines and marks, never of words
 
 # Runs in a comparison, in order. Without red-green vision blue and violet, orange and gold, teal
 # and grey look alike: every run has a dash that none of its look-alikes has.

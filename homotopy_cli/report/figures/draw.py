@@ -130,7 +130,7 @@ def add_marks(figure: go.Figure, marks: Sequence[Mark]) -> None:
             y0=0,
             y1=1,
             line={"color": color(_MARK_ROLES[mark.level]), "width": 1, "dash": "dot"},
-            opacity=0.65,
+            opacity=0.8,
             layer="below",
         )
 
