@@ -74,6 +74,8 @@ def figures_json(panels: Sequence[Panel], domain: tuple[float, float], title: st
             continue
         drawn = panel.figure.to_plotly_json()
         drawn["layout"].pop("template", None)
+        if panel.extra.get("kind") == "layers":
+            drawn["data"][0].pop("customdata", None)  # the script names the cells in sight itself
         specs.append(
             {
                 "key": panel.key,
