@@ -16,10 +16,11 @@ Files: theme (colours, template), thin (min–max thinning), series (columns -> 
 spikes that followed), gates and expressions (a small safe expression language), findings
 (what a verdict is made of), stability (spikes and their causes), verdict (the headline), advice
 (its last word: what to do), facts (recipe, names, marks), panel (what a figure
-brings to the page), tables and sparkline (static HTML and SVG), markup and escaping (HTML from
-them), single (the body about one run), payload (plotly.js, figures, hashes), assets (page.css,
-page.js), page; compare (several runs), arms (which differ in their seed only, and by how much arms
-differ), seeds (that in words), figures/bands (drawn); markdown, junit.
+brings to the page), still (a figure as static SVG), tables and sparkline (static HTML and SVG),
+markup and escaping (HTML from them), single (the body about one run), payload (plotly.js, figures,
+hashes), assets (page.css; in one scope page.js, axes.js, layers.js, marks.js, linked.js: one zoom,
+one cursor, export.js: PNG and CSV), page; compare (several runs), arms (which differ in their seed
+only, and by how much arms differ), seeds (that in words), figures/bands (drawn); markdown, junit.
 
 Size: a log of a million steps, 20,000 probes and 60 layers became a page of 3.7 MB in 5.3 s of
 CPU time and 383 MB.

@@ -8,22 +8,15 @@ import plotly.graph_objects as go
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.findings import Verdict
 from homotopy_cli.report.panel import Panel
+from homotopy_cli.report.still import still
 from homotopy_cli.report.tables import table_html
-
-_DASH_PATTERN = {
-    "solid": "",
-    "dash": "5 3",
-    "dot": "1.5 3",
-    "dashdot": "5 3 1.5 3",
-    "longdash": "8 3",
-    "longdashdot": "8 3 1.5 3",
-}
+from homotopy_cli.report.theme import DASH_PATTERNS
 
 
 def legend_html(figure: go.Figure) -> str:
     """A legend of buttons, one per named trace that has a role; one trace needs none.
 
-    A trace's name is escaped already: plotly reads it as markup.
+    A trace's name is escaped already: plotly reads it as markup. The script enables the buttons.
     """
     entries: dict[str, tuple[dict, list[int]]] = {}
     for index, trace in enumerate(figure.data):
@@ -33,7 +26,8 @@ def legend_html(figure: go.Figure) -> str:
     if len(entries) < 2:
         return ""
     items = "".join(
-        f'<li><button type="button" aria-pressed="true" data-traces="{",".join(map(str, at))}">'
+        f'<li><button type="button" disabled aria-pressed="true" '
+        f'data-traces="{",".join(map(str, at))}">'
         f"{_swatch(meta)}{safe(unescape(name))}</button></li>"
         for name, (meta, at) in entries.items()
     )
@@ -48,7 +42,7 @@ def _swatch(meta: dict) -> str:
     elif kind == "marker":
         shape = f'<path d="M6 3h10l-5 8z" fill="var(--{role})"/>'
     else:
-        dash = _DASH_PATTERN.get(str(meta.get("dash")), "")
+        dash = DASH_PATTERNS.get(str(meta.get("dash")), "")
         width = min(2.5, max(1.5, float(meta.get("width", 2))))
         shape = (
             f'<path d="M1 7h20" fill="none" stroke="var(--{role})" stroke-width="{width}" '
@@ -60,7 +54,7 @@ def _swatch(meta: dict) -> str:
 def panel_html(panel: Panel, static: str = "") -> str:
     """One panel: heading, finding, legend, plot (static until the script draws), notes, data.
 
-    One line, if it has no figure.
+    `static` is for figures that `still` cannot draw. One line, if there is no figure.
     """
     if panel.figure is None:
         said = f"<b>{safe(panel.title)}</b> {safe(panel.finding)} {safe(panel.empty)}"
@@ -73,6 +67,7 @@ def panel_html(panel: Panel, static: str = "") -> str:
     )
     unit = f'<span class="unit">{safe(panel.unit)}</span>' if panel.unit else ""
     label = f"{panel.title}. {panel.finding}"
+    static = static or still(panel.figure, wide=panel.wide)
     above = unit + legend_html(panel.figure)
     plot = (
         (f'<div class="above">{above}</div>' if above else "")
@@ -102,7 +97,10 @@ def _tools(panel: Panel) -> str:
             f'<button type="button" data-act="log" aria-pressed="{str(log).lower()}">log</button>'
         )
     buttons.append('<button type="button" data-act="reset" hidden>reset zoom</button>')
-    buttons.append('<button type="button" data-act="png">PNG</button>')
+    for act, said in (("png", "save this panel as an image"), ("csv", "save the drawn numbers")):
+        buttons.append(
+            f'<button type="button" data-act="{act}" title="{said}">{act.upper()}</button>'
+        )
     return "".join(buttons)
 
 

@@ -80,8 +80,8 @@ def _render(
 def _document(
     body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None
 ) -> str:
-    script = payload.asset("page.js")
-    figures = payload.figures_json(body.panels, step_domain(logs))
+    script = payload.page_script()
+    figures = payload.figures_json(body.panels, step_domain(logs), title)
     live = any(panel.figure is not None for panel in body.panels)
     plotly = payload.plotly_gzip() if live else ""
     nav = "".join(f'<li><a href="#{key}">{safe(label)}</a></li>' for key, label in body.sections)

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.panel import Panel
-from homotopy_cli.report.theme import CONFIG, dark_colors, template
+from homotopy_cli.report.theme import CONFIG, color, dark_colors, template
 
 
 @cache
@@ -28,6 +28,16 @@ def plotly_gzip() -> str:
 def asset(name: str) -> str:
     """A file of report/assets."""
     return files("homotopy_cli.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+SCRIPTS = ("axes.js", "layers.js", "marks.js", "linked.js", "export.js", "page.js")
+
+
+@cache
+def page_script() -> str:
+    """The page's own script: its files in one scope that nothing else sees."""
+    parts = "\n".join(asset(name) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def script_hash(script: str) -> str:
@@ -50,12 +60,13 @@ def content_security_policy(script: str) -> str:
     )
 
 
-def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
+def figures_json(panels: Sequence[Panel], domain: tuple[float, float], title: str = "") -> str:
     """All figures as strict JSON that cannot leave its <script> element.
 
     Args:
         panels: Those with a figure are included.
         domain: Range of the shared step axis.
+        title: Of the page, for what is saved from it.
     """
     specs = []
     for panel in panels:
@@ -63,9 +74,13 @@ def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
             continue
         drawn = panel.figure.to_plotly_json()
         drawn["layout"].pop("template", None)
+        if panel.extra.get("kind") == "layers":
+            drawn["data"][0].pop("customdata", None)  # the script names the cells in sight itself
         specs.append(
             {
                 "key": panel.key,
+                "title": panel.title,
+                "unit": panel.unit,
                 "data": drawn["data"],
                 "layout": drawn["layout"],
                 "linked": panel.linked,
@@ -75,6 +90,8 @@ def figures_json(panels: Sequence[Panel], domain: tuple[float, float]) -> str:
     document = {
         "panels": specs,
         "domain": list(domain),
+        "title": title,
+        "paper": color("panel"),
         "dark": dark_colors(),
         "template": template(),
         "config": CONFIG,

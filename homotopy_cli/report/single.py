@@ -27,7 +27,7 @@ from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced, worth_showing
 from homotopy_cli.report.series import column
-from homotopy_cli.report.sparkline import bar_list, static_chart
+from homotopy_cli.report.sparkline import bar_list
 from homotopy_cli.report.tables import card_list, cards_html, events_html, facts_html, gates_html
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
@@ -149,36 +149,14 @@ def _probe_cards(log: RunLog) -> str:
     return card_list(cards)
 
 
-# Which columns the static chart of a panel shows: (table, column, role).
-_STATIC: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "loss": ("steps", (("loss", "blue"),)),
-    "lr": ("steps", (("schedule_lr", "grey"), ("lr", "blue"))),
-    "edge": ("probes", (("edge_ratio", "blue"),)),
-    "sharpness": ("probes", (("preconditioned_sharpness", "blue"),)),
-    "eigenvalues": ("probes", (("lambda_max", "blue"),)),
-    "kappa": ("probes", (("kappa", "violet"),)),
-    "norms": ("steps", (("grad_norm", "blue"),)),
-    "signs": ("steps", (("update_rms", "blue"),)),
-}
+_STATIC_LAYERS = {"layers": MEASURES, "component-layers": COMPONENT_MEASURES}
 
 
 def static(log: RunLog, panel: Panel) -> str:
-    """The panel without scripts: an SVG that the script replaces."""
-    if panel.figure is None:
+    """A heat map of layers without scripts: bars of the latest values. Others draw themselves."""
+    if panel.figure is None or panel.key not in _STATIC_LAYERS:
         return ""
-    if panel.key in _STATIC_LAYERS:
-        return _static_layers(log, _STATIC_LAYERS[panel.key])
-    if panel.key not in _STATIC:
-        return ""
-    table, wanted = _STATIC[panel.key]
-    x = log.step if table == "steps" else log.probe_step
-    columns = [(name, role, column(getattr(log, table), name)) for name, role in wanted]
-    curves = [(name, role, values) for name, role, values in columns if values is not None]
-    log_axis = panel.figure.layout.yaxis.type == "log"
-    return static_chart(np.asarray(x), curves, log=log_axis)
-
-
-_STATIC_LAYERS = {"layers": MEASURES, "component-layers": COMPONENT_MEASURES}
+    return _static_layers(log, _STATIC_LAYERS[panel.key])
 
 
 def _static_layers(log: RunLog, measures: Mapping[str, tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""Small static SVG curves: they show where scripts are blocked, and in the number cards."""
+"""Word-sized curves of the number cards, and bars of layers where scripts are blocked."""
 
 from collections.abc import Sequence
 
@@ -47,45 +47,6 @@ def sparkline(values: np.ndarray, *, log: bool = False, width: int = 120, height
     return (
         f'<svg class="spark" viewBox="-2 -2 {width} {height}" preserveAspectRatio="none" '
         f'aria-hidden="true"><path d="{line}"/></svg>'
-    )
-
-
-def static_chart(
-    x: np.ndarray,
-    curves: Sequence[tuple[str, str, np.ndarray]],
-    *,
-    log: bool = False,
-    width: int = 720,
-    height: int = 200,
-) -> str:
-    """A static line chart with its two extremes written at the axis.
-
-    Args:
-        x: (n,) shared by all curves.
-        curves: (name, colour role, values (n,)).
-        log: Logarithmic vertical axis.
-    """
-    prepared = [(name, role, *_prepared(values, log, 400)) for name, role, values in curves]
-    known = [y[np.isfinite(y)] for *_, y in prepared]
-    known = [y for y in known if len(y)]
-    if not known or len(x) < 2:
-        return ""
-    low, high = min(float(y.min()) for y in known), max(float(y.max()) for y in known)
-    lines = "".join(
-        f'<path style="stroke:var(--{role.replace("_", "-")})" '
-        f'd="{path(np.asarray(x, dtype=np.float64)[rows], y, width, height, low, high)}">'
-        f"<title>{safe(name)}</title></path>"
-        for name, role, rows, y in prepared
-        if np.isfinite(y).any()
-    )
-    back = (lambda v: 10**v) if log else (lambda v: v)
-    left, right = number(float(x[0])), number(float(x[-1]))
-    return (
-        f'<svg class="static" viewBox="-4 -14 {width + 8} {height + 34}" aria-hidden="true">'
-        f'<rect x="0" y="0" width="{width}" height="{height}"/>{lines}'
-        f'<text x="0" y="-4">{number(back(high))}</text>'
-        f'<text x="0" y="{height + 14}">{number(back(low))} · step {left}</text>'
-        f'<text x="{width}" y="{height + 14}" text-anchor="end">{right}</text></svg>'
     )
 
 

@@ -21,25 +21,23 @@ MAX_EVENTS = 200  # rows of the events table; the log has them all
 
 
 def table_html(table: Table) -> str:
-    """A table; numeric cells are right-aligned."""
+    """A table; numeric cells are right-aligned, the first of a row is its heading."""
     text = set(table.text_columns)
+    side = ["" if i in text else " class=n" for i in range(len(table.head))]
     head = "".join(
-        f'<th scope="col"{"" if i in text else " class=n"}>{safe(name)}</th>'
-        for i, name in enumerate(table.head)
+        f'<th scope="col"{side[i]}>{safe(name)}</th>' for i, name in enumerate(table.head)
     )
     body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{'' if i in text else ' class=n'}>{safe(value)}</td>"
-            for i, value in enumerate(row)
-        )
+        f'<tr><th scope="row"{side[0]}>{safe(row[0])}</th>'
+        + "".join(f"<td{side[i]}>{safe(value)}</td>" for i, value in enumerate(row) if i)
         + "</tr>"
         for row in table.rows
     )
     caption = f"<caption><span>{safe(table.caption)}</span></caption>" if table.caption else ""
+    label = safe("table of " + ", ".join(table.head[:4]))
     return (
-        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>{caption}'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

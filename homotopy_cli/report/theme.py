@@ -8,8 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-# role: (light, dark). Chosen by eye at 4.5:1 or better against the panel for text and lines,
-# and told apart without hue by dash or marker wherever two roles share a panel.
+# role: (light, dark). Against panel and page words have 4.5:1 or better, and so has every role of
+# a line but GRAPHIC, which have 3:1 (WCAG 2.2, 1.4.3 and 1.4.11); grid, axis and line are
+# ornament. Wherever two roles share a panel, dash or marker tells them apart without hue.
 PALETTE: dict[str, tuple[str, str]] = {
     "ink": ("#1b1f24", "#e7e9ec"),
     "muted": ("#5f6774", "#98a2b0"),
@@ -19,7 +20,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "panel": ("#fefefd", "#151a21"),
     "line": ("#e4e2dc", "#272e38"),
     "blue": ("#2460c4", "#78a9ff"),
-    "blue_soft": ("#a8c1ea", "#45669f"),
+    "blue_soft": ("#638dd5", "#4a6dab"),
     "orange": ("#b05506", "#f5a65b"),
     "teal": ("#0b776c", "#4fcfbd"),
     "red": ("#c22f3c", "#ff8087"),
@@ -38,10 +39,20 @@ PALETTE: dict[str, tuple[str, str]] = {
     "grey_band": ("rgba(134,142,153,0.16)", "rgba(127,137,150,0.22)"),
 }
 
+GRAPHIC = ("blue_soft", "grey")  # of lines and marks, never of words
+
 # Runs in a comparison, in order. Without red-green vision blue and violet, orange and gold, teal
 # and grey look alike: every run has a dash that none of its look-alikes has.
 RUN_ROLES = ("blue", "orange", "teal", "violet", "red", "gold", "green", "grey")
 DASHES = ("solid", "dash", "dashdot", "longdash", "dot", "longdashdot")
+DASH_PATTERNS = {  # as SVG draws them, px
+    "solid": "",
+    "dash": "5 3",
+    "dot": "1.5 3",
+    "dashdot": "5 3 1.5 3",
+    "longdash": "8 3",
+    "longdashdot": "8 3 1.5 3",
+}
 BASELINE = ("grey", "dot")
 
 FONT = (
@@ -55,6 +66,7 @@ CONFIG = {
     "plotlyServerURL": "",
     "displaylogo": False,
     "displayModeBar": False,
+    "doubleClick": False,  # the page itself returns to the whole axis, in every linked panel
     "responsive": True,
 }
 
@@ -127,12 +139,7 @@ def template() -> dict[str, Any]:
                 "showline": True,
                 "ticks": "outside",
                 "ticklen": 4,
-                "spikemode": "across",
-                "spikethickness": 1,
-                "spikedash": "solid",
-                "spikecolor": color("axis"),
-                "showspikes": True,
-                "spikesnap": "cursor",
+                "showspikes": False,  # the page draws one cursor through all linked panels
             },
             "yaxis": {**axis, "nticks": 6},
         }
@@ -141,10 +148,14 @@ def template() -> dict[str, Any]:
 
 def base_figure(*, x_title: str = "step", height: int = HEIGHT) -> go.Figure:
     """An empty figure in the house style."""
+    at = "%{x:,d}" if x_title in ("step", "rank") else "%{x:.4~g}"
     return go.Figure(
         layout={
             "template": template(),
             "height": height,
-            "xaxis": {"title": {"text": x_title}},
+            "xaxis": {
+                "title": {"text": x_title},
+                "unifiedhovertitle": {"text": f"{x_title} {at}"},
+            },
         }
     )

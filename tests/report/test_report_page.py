@@ -319,6 +319,16 @@ def test_numbers_and_curves_are_there_without_scripts(page):
     assert "<dt>held-out loss</dt><dd>1.652" in visible
 
 
+def test_tables_that_scroll_are_named_regions_with_headings(page):
+    regions = re.findall(r'<div class="scroll"[^>]*>', page)
+    assert regions
+    for region in regions:
+        assert re.search(r'tabindex="0" role="region" aria-label="table of [^"]+"', region)
+    assert 'aria-label="table of step, loss"' in page
+    assert '<th scope="col" class=n>loss</th>' in page
+    assert re.search(r'<tr><th scope="row" class=n>1\u202f999</th><td class=n>', page)
+
+
 def test_a_probe_has_its_own_page():
     made = render([samples.probe_log()])
     assert "Spectrum from −11.7 to 41.7 ± 0.004." in text_of(made)

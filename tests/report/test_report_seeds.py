@@ -179,7 +179,7 @@ def test_the_page_of_seeds_shows_bands_the_table_and_what_few_pairs_can_tell():
     traces = panel(made, "loss")["data"]
     assert [t["name"] for t in traces] == ["lr=0.001 · 3 seeds"] * 2 + ["lr=0.003 · 3 seeds"] * 2
     assert [t.get("fill") for t in traces] == ["toself", None] * 2
-    assert '<button type="button" aria-pressed="true" data-traces="0,1">' in made
+    assert '<button type="button" disabled aria-pressed="true" data-traces="0,1">' in made
     assert "line: median of the seeds; band: smallest to largest" in made
 
 

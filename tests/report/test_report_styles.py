@@ -1,5 +1,6 @@
 """Colours, dashes and names of runs that share a plot."""
 
+import json
 import re
 from dataclasses import replace
 from itertools import combinations
@@ -9,7 +10,8 @@ import pytest
 import report_samples as samples
 
 from homotopy_cli.report.compare import compare_body
-from homotopy_cli.report.theme import PALETTE, RUN_ROLES, run_style
+from homotopy_cli.report.payload import asset
+from homotopy_cli.report.theme import GRAPHIC, PALETTE, RUN_ROLES, run_style
 
 # Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB.
 DEUTERANOPIA = np.array(
@@ -31,6 +33,40 @@ def seen(colour: str) -> np.ndarray:
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     x, y, z = np.cbrt(np.clip(TO_XYZ @ np.clip(DEUTERANOPIA @ linear, 0, 1), 1e-6, None))
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2: (L + 0.05) of the lighter over that of the darker colour."""
+    lights = []
+    for colour in (one, other):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        lights.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
+    return max(lights) / min(lights)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_words_have_contrast_4_5_and_lines_3(scheme):
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    ornament = {"grid", "axis", "line", "page", "panel"}
+    for role, pair in PALETTE.items():
+        if role in ornament or role.endswith("_band"):
+            continue
+        for ground in ("panel", "page"):
+            least = 3.0 if role in GRAPHIC else 4.5
+            found = contrast(pair[scheme], PALETTE[ground][scheme])
+            assert found >= least, f"{role} on {ground}: {found:.2f}"
+
+
+def test_no_words_have_a_role_that_is_for_lines():
+    css = asset("page.css")
+    for role in GRAPHIC:
+        assert f"color:var(--{role.replace('_', '-')})" not in css.replace("background-color", "")
+    made = json.dumps(
+        [p.figure.to_plotly_json() for p in compare_body(logs(1)).panels], default=str
+    )
+    for role in GRAPHIC:
+        assert not re.search(rf'"font": {{[^}}]*"{PALETTE[role][0]}"', made)
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])

@@ -6,6 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from homotopy_cli.report import words
+from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import Mark
 from homotopy_cli.report.series import Curve
 from homotopy_cli.report.theme import HEIGHT, base_figure, color
@@ -112,10 +114,15 @@ _MARK_ROLES = {"spike": "red", "nonfinite": "red", "error": "red", "warning": "g
 
 
 def add_marks(figure: go.Figure, marks: Sequence[Mark]) -> None:
-    """A thin vertical line at each marked step, through every row of the plot."""
-    for mark in marks:
+    """A thin vertical line at each marked step, through every row of the plot.
+
+    The shape's name says what it marks; the page writes it above the plot where there is room,
+    so the gravest come first.
+    """
+    for mark in sorted(marks, key=lambda mark: mark.level == "warning"):
         figure.add_shape(
             type="line",
+            name=mark_name(mark),
             xref="x",
             x0=mark.step,
             x1=mark.step,
@@ -123,9 +130,15 @@ def add_marks(figure: go.Figure, marks: Sequence[Mark]) -> None:
             y0=0,
             y1=1,
             line={"color": color(_MARK_ROLES[mark.level]), "width": 1, "dash": "dot"},
-            opacity=0.65,
+            opacity=0.8,
             layer="below",
         )
+
+
+def mark_name(mark: Mark) -> str:
+    """What a marked step is, short: spike 169. Escaped, since plotly reads it as markup."""
+    said = mark.label.removeprefix("loss ").replace("_", " ").lower()
+    return safe(f"{words.shorten(said, 18)} {words.count(mark.step)}")
 
 
 def alert_marker() -> dict[str, Any]:
