@@ -12,7 +12,8 @@ SVG, so a viewer that blocks scripts still shows verdict, numbers, tables and st
 The same logs give the same bytes: fixed ids, sorted keys, gzip without a time stamp.
 
 Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists), words
-(numbers and sentences), metrics and spikes (the numbers gates can use), alarms (early signs and the
+(numbers and sentences), metrics and spikes (the numbers gates can use), judging (gates on every run, and in the
+verdict), alarms (early signs and the
 spikes that followed), gates and expressions (a small safe expression language), findings
 (what a verdict is made of), stability (spikes and their causes), verdict (the headline), advice
 (its last word: what to do), facts (recipe, names, marks), panel (what a figure

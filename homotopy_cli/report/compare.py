@@ -14,6 +14,7 @@ from homotopy_cli.report.figures.loss import smoothing_window
 from homotopy_cli.report.figures.sweep import sweep_panel
 from homotopy_cli.report.findings import Finding, Verdict, together
 from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.judging import with_gates
 from homotopy_cli.report.layers import sharpest
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import METRICS, row_name, summarise
@@ -68,11 +69,9 @@ def compare_body(
     groups: list[Group] = [("curves", "Curves", drawn)]
     if sweep is not None:
         groups.insert(0, ("sweep", "Learning-rate sensitivity", (sweep,)))
+    found = seeds_verdict(seeded, logs, metrics) if seeded else _headline(logs, names, metrics)
     html = [
-        verdict_html(
-            seeds_verdict(seeded, logs, metrics) if seeded else _headline(logs, names, metrics), ""
-        ),
-        gates_html(gates),
+        verdict_html(with_gates(found, gates), gates_html(gates)),
         _section("metrics", "Metrics", table),
         *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
         _section("layers", "Most curved layers", _layers_table(runs, names)),

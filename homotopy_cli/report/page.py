@@ -74,11 +74,12 @@ def _render(
     else:
         body = compare_body(logs, baseline=baseline, gates=gates)
         name, kind = f"{len(logs)} runs", "compared"
-    return _document(body, title or name, kind, logs, refresh)
+    mark = "✗ " if any(gate.failed for gate in gates) else ""
+    return _document(body, title or name, kind, logs, refresh, mark)
 
 
 def _document(
-    body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None
+    body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None, mark: str
 ) -> str:
     script = payload.asset("page.js")
     figures = payload.figures_json(body.panels, step_domain(logs))
@@ -95,7 +96,7 @@ def _document(
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 {_reloading(refresh)}<meta name="generator" content="homotopy {safe(__version__)}">
-<title>{safe(title)} · homotopy</title>
+<title>{mark}{safe(title)} · homotopy</title>
 <style>
 {style}</style>
 </head>

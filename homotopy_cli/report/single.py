@@ -22,6 +22,7 @@ from homotopy_cli.report.figures.overhead import overhead_panel
 from homotopy_cli.report.figures.signs import signs_panel
 from homotopy_cli.report.figures.spectrum import spectrum_panel
 from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.judging import with_gates
 from homotopy_cli.report.layers import COMPONENT_MEASURES, MEASURES, rank
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import summarise
@@ -55,7 +56,7 @@ def run_body(
     shown = [(key, title, balanced(worth_showing(panels))) for key, title, panels in groups]
     groups = [group for group in shown if group[2]]
     cards = cards_html(log, metrics, before) if not is_probe(log) else _probe_cards(log)
-    parts = [verdict_html(verdict(log), cards), gates_html(gates)]
+    parts = [verdict_html(with_gates(verdict(log), gates), gates_html(gates) + cards)]
     for key, title, panels in groups:
         parts.append(section_html(key, title, [panel_html(p, static(log, p)) for p in panels]))
     parts += [events_section(log), facts_section(log)]

@@ -8,6 +8,7 @@ from homotopy_cli.records import EventRecord
 from homotopy_cli.report import words
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.judging import tally
 from homotopy_cli.report.metrics import metric_name
 from homotopy_cli.report.panel import Table
 from homotopy_cli.report.series import column, probed
@@ -150,18 +151,20 @@ def gates_html(gates: Sequence[GateResult]) -> str:
     """What was demanded of the run, and what came out."""
     if not gates:
         return ""
+    several = any(gate.run for gate in gates)
     rows = "".join(
         f'<tr class="{gate.outcome.replace(" ", "-")}">'
+        f"{f'<td>{safe(gate.run)}</td>' if several else ''}"
         f"<td><code>{safe(gate.expression)}</code></td>"
         f'<td><span class="tag">{safe(gate.outcome)}</span></td><td>{safe(gate.reason)}</td></tr>'
         for gate in gates
     )
-    failed = sum(gate.failed for gate in gates)
-    n = words.plural(len(gates), "gate")
-    said = f"{words.count(failed)} of {n} failed." if failed else f"All {n} passed."
+    failed = any(gate.failed for gate in gates)
+    said = words.sentences([tally(gates)])
+    run = "<th scope=col>run</th>" if several else ""
     return (
         f'<section id="gates" class="gates {"bad" if failed else "good"}"><h2>Gates</h2>'
-        f"<p class=finding>{said}</p><div class=scroll tabindex=0><table><thead><tr>"
+        f"<p class=finding>{said}</p><div class=scroll tabindex=0><table><thead><tr>{run}"
         "<th scope=col>fails if</th><th scope=col>result</th><th scope=col>values</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
     )
