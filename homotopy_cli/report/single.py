@@ -8,6 +8,7 @@ import numpy as np
 from homotopy_cli.report import words
 from homotopy_cli.report.arms import flattened
 from homotopy_cli.report.escaping import safe
+from homotopy_cli.report.events import events_html
 from homotopy_cli.report.facts import is_probe, marks, scheduler_name, setting
 from homotopy_cli.report.facts import recipe as read_recipe
 from homotopy_cli.report.figures.components import COMPONENTS, components_panel
@@ -29,7 +30,7 @@ from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced, worth_showing
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list, static_chart
-from homotopy_cli.report.tables import card_list, cards_html, events_html, facts_html, gates_html
+from homotopy_cli.report.tables import card_list, cards_html, facts_html, gates_html
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from homotopy_cli.records import EventRecord
 from homotopy_cli.report import words
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.gates import GateResult
@@ -18,7 +17,6 @@ from homotopy_cli.runlog.reader import RunLog
 LONG_FACT = 48  # characters; a longer fact gets a row of its own
 MAX_CARDS = 7  # number cards in a row of a wide page
 MID_CARDS = 5  # in a row of a narrower one
-MAX_EVENTS = 200  # rows of the events table; the log has them all
 
 
 def table_html(table: Table) -> str:
@@ -167,29 +165,6 @@ def gates_html(gates: Sequence[GateResult]) -> str:
         f"<p class=finding>{said}</p><div class=scroll tabindex=0><table><thead><tr>{run}"
         "<th scope=col>fails if</th><th scope=col>result</th><th scope=col>values</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
-    )
-
-
-def events_html(events: Sequence[EventRecord]) -> str:
-    """What the run said while it ran; errors and warnings are never cut off."""
-    if not events:
-        return '<p class="empty">No events were recorded.</p>'
-    order = {"error": 0, "warning": 1}
-    ranked = sorted(range(len(events)), key=lambda i: (order.get(events[i].level, 2), i))
-    shown = sorted(ranked[:MAX_EVENTS])
-    rows = "".join(
-        f'<tr class="{safe(events[i].level)}"><td class=n>{words.count(events[i].step)}</td>'
-        f'<td><span class="tag">{safe(events[i].level)}</span></td>'
-        f"<td><code>{safe(events[i].code)}</code></td><td>{safe(events[i].message)}</td></tr>"
-        for i in shown
-    )
-    rest = len(events) - len(shown)
-    left = f"<p class=note>{words.plural(rest, 'further event')} in the log.</p>" if rest else ""
-    return (
-        "<div class='scroll tall events' tabindex=0><table><thead><tr>"
-        "<th scope=col class=n>step</th>"
-        "<th scope=col>level</th><th scope=col>code</th><th scope=col>message</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>{left}"
     )
 
 
