@@ -19,8 +19,9 @@ their causes), endings (how far a run ended from its best), verdict (the headlin
 table of them, what repeats in one row), advice (its last word: what to do), facts (recipe, names,
 marks), panel (what a figure brings to the page), tables and sparkline (static HTML and SVG), markup
 and escaping (HTML from them), single (the body about one run), payload (plotly.js, figures,
-hashes), assets (page.css, page.js), page; compare (several runs), arms (which differ in their seed
-only, and by how much arms differ), seeds (that in words), figures/bands (drawn); markdown, junit.
+hashes), assets (page.css, page.js), page; compare (several runs), several (which of them are not
+healthy), arms (which differ in their seed only, and by how much arms differ), seeds (that in
+words), figures/bands (drawn); markdown, junit.
 
 Size: a log of a million steps, 20,000 probes and 60 layers became a page of 3.7 MB in 5.3 s of
 CPU time and 383 MB.
