@@ -12,16 +12,16 @@ SVG, so a viewer that blocks scripts still shows verdict, numbers, tables and st
 The same logs give the same bytes: fixed ids, sorted keys, gzip without a time stamp.
 
 Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists), words
-(numbers and sentences), metrics and spikes (the numbers gates can use), judging (gates on every
-run, and in the verdict), alarms (early signs and the spikes that followed), gates and expressions
-(a small safe expression language), findings (what a verdict is made of), stability (spikes and
-their causes), endings (how far a run ended from its best), verdict (the headline), events (the
-table of them, what repeats in one row), advice (its last word: what to do), facts (recipe, names,
-marks), panel (what a figure brings to the page), tables and sparkline (static HTML and SVG), markup
-and escaping (HTML from them), single (the body about one run), payload (plotly.js, figures,
-hashes), assets (page.css, page.js), page; compare (several runs), several (which of them are not
-healthy), arms (which differ in their seed only, and by how much arms differ), seeds (that in
-words), figures/bands (drawn); markdown, junit.
+(numbers and sentences), metrics and spikes (the numbers gates can use), labels (what the page calls
+them), judging (gates on every run, and in the verdict), alarms (early signs and the spikes that
+followed), gates and expressions (a small safe expression language), findings (what a verdict is
+made of), stability (spikes and their causes), endings (how far a run ended from its best), verdict
+(the headline), events (the table of them, what repeats in one row), advice (its last word: what to
+do), facts (recipe, names, marks), panel (what a figure brings to the page), tables and sparkline
+(static HTML and SVG), markup and escaping (HTML from them), single (the body about one run),
+payload (plotly.js, figures, hashes), assets (page.css, page.js), page; compare (several runs),
+several (which of them are not healthy), arms (which differ in their seed only, and by how much arms
+differ), seeds (that in words), figures/bands (drawn); markdown, junit.
 
 Size: a log of a million steps, 20,000 probes and 60 layers became a page of 3.7 MB in 5.3 s of
 CPU time and 383 MB.

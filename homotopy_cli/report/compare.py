@@ -15,14 +15,15 @@ from homotopy_cli.report.figures.loss import smoothing_window
 from homotopy_cli.report.figures.sweep import sweep_panel
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.judging import with_gates
+from homotopy_cli.report.labels import agreed_name, difference, label, metric_text, shares
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
-from homotopy_cli.report.metrics import METRICS, row_name, summarise
+from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.panel import Panel, Table, balanced, shared_notes
 from homotopy_cli.report.seeds import endpoint_table, seeds_verdict
 from homotopy_cli.report.series import column, curve, probed, trailing_mean, wants_log
 from homotopy_cli.report.several import headline, layers_table
 from homotopy_cli.report.single import Body, Group
-from homotopy_cli.report.tables import gates_html, metric_text, table_html
+from homotopy_cli.report.tables import gates_html, meanings_html, table_html
 from homotopy_cli.report.theme import base_figure, run_style
 from homotopy_cli.runlog.reader import RunLog
 
@@ -38,7 +39,6 @@ OVERLAYS = (
 )
 
 _NO_LAYERS = '<p class="empty">No run recorded curvature per layer.</p>'
-MANY = 10.0  # times the reference: from here on a percentage says less than a factor
 
 
 def compare_body(
@@ -77,7 +77,7 @@ def compare_body(
     found = seeds_verdict(seeded, logs, metrics) if seeded else headline(logs, names, metrics)
     html = [
         verdict_html(with_gates(found, gates), gates_html(gates)),
-        _section("metrics", "Metrics", table),
+        _section("metrics", "Metrics", table + meanings_html()),
         *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
         _section("layers", "Most curved layers", table_html(curved) if curved else _NO_LAYERS),
         _section("recipes", "What differs in the recipes", _recipe_diff(runs, names)),
@@ -231,28 +231,15 @@ def metrics_table(
         values = [run[metric] for run in metrics]
         if all(value is None for value in values):
             continue
-        cells = []
+        cells, named = [], agreed_name(metric, logs)
+        points = shares(metric, named)
         for i, value in enumerate(values):
-            text = metric_text(metric, value)
-            change = "" if i == reference else difference(value, values[reference])
+            text = metric_text(metric, value, named)
+            change = "" if i == reference else difference(value, values[reference], points)
             cells.append(f"{text} ({change})" if change else text)
-        rows.append((row_name(metric, logs), *cells))
+        rows.append((label(metric, logs), *cells))
     caption = f"In brackets: difference from {names[reference]}"
     return Table(("metric", *names), tuple(rows), caption)
-
-
-def difference(now: float | int | None, before: float | int | None) -> str:
-    """+3.1 %, 31 times from ten on, +2 where the reference is 0; nothing if alike to 5e-5."""
-    if now is None or before is None or now == before:
-        return ""
-    if before == 0:
-        return f"{'+' if now > 0 else '−'}{words.number(abs(now), 3)}"
-    change = (now - before) / abs(before)
-    if abs(change) < 5e-5:
-        return ""
-    if abs(change) >= MANY and now / before > 0:
-        return f"{words.number(now / before, 3)} times"
-    return f"{'+' if change > 0 else '−'}{words.percent(abs(change))}"
 
 
 def _recipe_diff(runs: Sequence[RunLog], names: Sequence[str]) -> str:

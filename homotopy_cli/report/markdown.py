@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from homotopy_cli.report import words
-from homotopy_cli.report.compare import difference, distinct_names
+from homotopy_cli.report.compare import distinct_names
 from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.findings import Verdict
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.judging import tally
-from homotopy_cli.report.metrics import METRICS, row_name, summarise
-from homotopy_cli.report.tables import metric_text
+from homotopy_cli.report.labels import agreed_name, difference, metric_text, row_name, shares
+from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
@@ -100,10 +100,11 @@ def _table(logs: Sequence[RunLog], baseline: RunLog | None, names: Sequence[str]
     for name in METRICS:
         if all(run[name] is None for run in metrics):
             continue
-        cells = []
+        cells, named = [], agreed_name(name, shown)
+        points = shares(name, named)
         for run in metrics:
-            change = difference(run[name], reference[name]) if reference else ""
-            text = metric_text(name, run[name])
+            change = difference(run[name], reference[name], points) if reference else ""
+            text = metric_text(name, run[name], named)
             cells.append(f"{text} ({change})" if change else text)
         lines.append(f"| {code(row_name(name, shown))} | " + " | ".join(cells) + " |")
     if len(logs) > len(shown):

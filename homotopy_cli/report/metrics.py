@@ -1,7 +1,6 @@
 """The numbers of a run that gates, cards, Markdown and metrics.json share."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,12 +74,6 @@ def metric_name(log: RunLog) -> str:
     ours = str(log.attrs.get("writer", "")).startswith("homotopy ")
     share = bool(((metric[known] >= 0) & (metric[known] <= 1)).all())
     return "accuracy" if ours and share else ""
-
-
-def row_name(metric: str, logs: Sequence[RunLog]) -> str:
-    """A metric's name in a table: val_metric says what it is where all logs agree."""
-    named = {metric_name(log) for log in logs} - {""} if metric == "val_metric" else set()
-    return f"{metric} ({named.pop()})" if len(named) == 1 else metric
 
 
 def gate_names(log: RunLog, baseline: RunLog | None = None) -> dict[str, Any]:

@@ -75,11 +75,18 @@ def _render(
         body = compare_body(logs, baseline=baseline, gates=gates)
         name, kind = f"{len(logs)} runs", "compared"
     mark = "✗ " if any(gate.failed for gate in gates) else ""
-    return _document(body, title or name, kind, logs, refresh, mark)
+    sources = _sources(logs, baseline)
+    return _document(body, title or name, kind, logs, refresh, mark, sources)
 
 
 def _document(
-    body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None, mark: str
+    body: Body,
+    title: str,
+    kind: str,
+    logs: Sequence[RunLog],
+    refresh: float | None,
+    mark: str,
+    sources: str,
 ) -> str:
     script = payload.asset("page.js")
     figures = payload.figures_json(body.panels, step_domain(logs))
@@ -115,7 +122,7 @@ def _document(
 <noscript><p class="notice">Scripts are blocked here, so the curves below are static.
 Verdict, numbers and tables are complete.</p></noscript>
 {body.html}
-<footer>Made by homotopy {safe(__version__)} from {safe(_sources(logs))}. One file; it makes no
+<footer>Made by homotopy {safe(__version__)} from {safe(sources)}. One file; it makes no
 network request.</footer>
 </main>
 </div>
@@ -157,6 +164,14 @@ def step_domain(logs: Sequence[RunLog]) -> tuple[float, float]:
     return round(low - margin, 4), round(high + margin, 4)
 
 
-def _sources(logs: Sequence[RunLog]) -> str:
-    names = [str(log.path).replace("\\", "/").rsplit("/", 1)[-1] for log in logs]
-    return ", ".join(names) if len(names) <= 4 else words.plural(len(names), "log")
+def _sources(logs: Sequence[RunLog], baseline: RunLog | None) -> str:
+    names = [_file(log) for log in logs]
+    said = ", ".join(names) if len(names) <= 4 else words.plural(len(names), "log")
+    if baseline is None:
+        return said
+    run = str(baseline.attrs.get("run_id", ""))
+    return f"{said}; the baseline is {_file(baseline)}{f' (run {run})' if run else ''}"
+
+
+def _file(log: RunLog) -> str:
+    return str(log.path).replace("\\", "/").rsplit("/", 1)[-1]

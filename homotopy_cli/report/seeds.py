@@ -8,6 +8,7 @@ import numpy as np
 from homotopy_cli.report import words
 from homotopy_cli.report.arms import FEW_PAIRS, Arm, Difference, one_number, paired_difference
 from homotopy_cli.report.findings import Finding, Verdict, together
+from homotopy_cli.report.labels import LABELS
 from homotopy_cli.report.panel import Table
 from homotopy_cli.report.several import not_healthy, troubles
 from homotopy_cli.report.verdict import verdict
@@ -56,7 +57,7 @@ def endpoint_table(arms: Sequence[Arm], metrics: Metrics) -> Table:
         row.append(words.count(lost) if lost else "")
         row += _cells(arm, best, ends) if len(arms) > 1 else ()
         rows.append(tuple(row))
-    head = ("arm", "seeds", f"{name}, median", "lowest", "highest", "no end")
+    head = ("arm", "seeds", f"{LABELS[name]}, median", "lowest", "highest", "no end")
     if len(arms) == 1:
         return Table(head, tuple(rows))
     head += (f"minus {best.name}", "95 % interval", "pairs")

@@ -30,7 +30,7 @@ from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced, worth_showing
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list, static_chart
-from homotopy_cli.report.tables import card_list, cards_html, facts_html, gates_html
+from homotopy_cli.report.tables import card_list, cards_html, facts_html, gates_html, meanings_html
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
@@ -56,7 +56,9 @@ def run_body(
     groups = _probe_groups(log) if is_probe(log) else _training_groups(log, baseline)
     shown = [(key, title, balanced(worth_showing(panels))) for key, title, panels in groups]
     groups = [group for group in shown if group[2]]
-    cards = cards_html(log, metrics, before) if not is_probe(log) else _probe_cards(log)
+    cards = _probe_cards(log)
+    if not is_probe(log):
+        cards = cards_html(log, metrics, before) + meanings_html()
     parts = [verdict_html(with_gates(verdict(log), gates), gates_html(gates) + cards)]
     for key, title, panels in groups:
         parts.append(section_html(key, title, [panel_html(p, static(log, p)) for p in panels]))

@@ -50,6 +50,6 @@ def test_the_card_has_name_and_unit(metric, card):
 
 def test_tables_of_several_runs_name_it_where_they_agree():
     both = [log(SHARE), log(SHARE)]
-    assert "<td>val_metric (accuracy)</td>" in compare_body(both).html
+    assert "<td>accuracy (held out)</td>" in compare_body(both).html
     assert "`val_metric (accuracy)`" in markdown_summary(both)
-    assert "<td>val_metric</td>" in compare_body([log(SHARE), log(np.exp(LOSS))]).html
+    assert "<td>held-out metric</td>" in compare_body([log(SHARE), log(np.exp(LOSS))]).html
