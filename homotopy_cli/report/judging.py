@@ -32,7 +32,11 @@ def judge(
     Raises:
         HomotopyError: An expression that is none, or an unknown name.
     """
-    judged = [evaluate_all(expressions, gate_names(log, baseline)) for log in logs]
+    known = [gate_names(log, baseline) for log in logs]
+    columns = dict.fromkeys(column for one in known for column in one["layers"])
+    for one in known:  # a column that another run has is no misspelling: it was not measured here
+        one["layers"] = {column: [] for column in columns} | one["layers"]
+    judged = [evaluate_all(expressions, one) for one in known]
     if len(logs) == 1:
         return judged[0]
     return tuple(

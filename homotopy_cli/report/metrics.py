@@ -132,7 +132,10 @@ def warmup_steps(lr: np.ndarray) -> int | None:
 def metrics_document(
     logs: list[RunLog], *, baseline: RunLog | None = None, gates: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
-    """What `report --json` writes: strict JSON values only, the same keys always."""
+    """What `report --json` writes: strict JSON values only, the same keys always.
+
+    Where several logs were judged, each gate also has the `run` and the `path` it was decided on.
+    """
     return {
         "schema_version": "1.0",
         "runs": [

@@ -104,3 +104,11 @@ def test_a_tally_counts_gates_and_runs():
     assert tally(grid) == "1 of 2 gates failed, on 2 of 3 runs"
     assert tally(grid[3:]) == "all 1 gate passed on each of 3 runs"
     assert tally([held, one]) == "1 of 2 gates failed"
+
+
+def test_a_column_that_only_one_run_measured_fails_the_others():
+    bare = replace(CALM, layer_values={"layer_trace": CALM.layer_values["layer_kappa"]})
+    gates = judge(["layers.max(kappa) > 1e9"], [CALM, bare], ["calm", "bare"])
+    assert [gate.outcome for gate in gates] == ["passed", "not evaluable"]
+    with pytest.raises(HomotopyError, match="unknown metric 'kapa'"):
+        judge(["layers.max(kapa) > 1"], [CALM, bare], ["calm", "bare"])
