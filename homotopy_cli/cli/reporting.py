@@ -32,6 +32,7 @@ def run_report(
     outputs are written when it has ended; 130 when Ctrl-C ended the watch, after all outputs. A
     log that does not exist yet is waited for; where Ctrl-C ends that, nothing is written.
     """
+    from homotopy_cli.cli.app import one_line
     from homotopy_cli.cli.document import write_json
     from homotopy_cli.cli.watching import absent
     from homotopy_cli.cli.writing import write_all, write_text
@@ -55,7 +56,8 @@ def run_report(
     base = read_log(baseline) if baseline is not None else None
 
     def judged(runs: Sequence[Any]) -> tuple[Any, ...]:
-        return judge(fail_on, runs, distinct_names(runs), baseline=base)
+        shown = [*runs, base] if base is not None else runs  # named as on the page
+        return judge(fail_on, runs, distinct_names(shown, base), baseline=base)
 
     def draw(runs: Sequence[Any], gates: Sequence[Any], refresh: float | None = None) -> None:
         page = render(runs, title=title, baseline=base, gates=gates, refresh=refresh)
@@ -89,7 +91,7 @@ def run_report(
             print(f"gates: {_passed(len(fail_on), len(runs))}")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
-        print(gate.alarm, file=sys.stderr)
+        print(one_line(gate.alarm) if gate.path else gate.alarm, file=sys.stderr)
     if unwritten is not None:
         raise unwritten
     if interrupted:

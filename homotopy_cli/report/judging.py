@@ -40,7 +40,7 @@ def judge(
     if len(logs) == 1:
         return judged[0]
     return tuple(
-        replace(gates[i], run=name, path=encodable(str(log.path)))
+        replace(gates[i], run=encodable(name), path=encodable(str(log.path)))
         for i in range(len(expressions))
         for log, name, gates in zip(logs, names, judged, strict=False)
     )

@@ -12,6 +12,7 @@ from homotopy_cli.cli.app import run
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.report.gates import GateResult
 from homotopy_cli.report.judging import judge, tally, with_gates
+from homotopy_cli.report.junit import junit_xml
 from homotopy_cli.report.markdown import markdown_summary
 from homotopy_cli.report.metrics import metrics_document
 from homotopy_cli.report.page import render
@@ -112,3 +113,17 @@ def test_a_column_that_only_one_run_measured_fails_the_others():
     assert [gate.outcome for gate in gates] == ["passed", "not evaluable"]
     with pytest.raises(HomotopyError, match="unknown metric 'kapa'"):
         judge(["layers.max(kapa) > 1"], [CALM, bare], ["calm", "bare"])
+
+
+def test_a_hostile_name_or_path_stays_text():
+    name = "</td><script>\ud800\x1b[31m|"
+    evil = replace(WILD, path=Path(f"{name}.h5"))
+    gates = judge(["spikes > 0"], [CALM, evil], ["calm", name])
+    page = render([CALM, evil], gates=gates)
+    assert "<script>\x1b" not in page
+    json.dumps(metrics_document([CALM, evil], gates=gates), ensure_ascii=False).encode("utf-8")
+    ElementTree.fromstring(junit_xml(gates))
+    rows = [
+        line for line in markdown_summary([CALM, evil], gates=gates).splitlines() if "❌" in line
+    ]
+    assert all("<script" not in row.replace("\\<", "") for row in rows)
