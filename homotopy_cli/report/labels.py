@@ -128,4 +128,5 @@ def _points(now: float, before: float, points: float) -> str:
     gap = points * (now - before)
     if abs(gap) < 5e-3:
         return ""
-    return f"{'+' if gap > 0 else '−'}{words.number(abs(gap), 2)} points"
+    size = words.number(abs(gap), 2)
+    return f"{'+' if gap > 0 else '−'}{size} point{'' if size == '1' else 's'}"

@@ -41,7 +41,7 @@ def test_a_table_of_runs_names_what_the_cards_name():
 @pytest.mark.parametrize(
     ("metric", "now", "before", "said"),
     [
-        ("overhead", 0.17, 0.16, "+1 points"),
+        ("overhead", 0.17, 0.16, "+1 point"),
         ("overhead", 0.17, 0.043, "+13 points"),
         ("spike_score", 0.0, 2.5, "−2.5 points"),
         ("overhead", 0.17, 0.170001, ""),
