@@ -54,7 +54,7 @@ def report(
 
     Metrics for --fail-on: final_loss best_loss val_loss val_metric steps spikes spike_score
     max_lambda_max max_kappa max_edge_ratio overhead nonfinite lr_min lr_max warmup_steps, and
-    baseline.*
+    baseline.*; each gate judges every log, and one that fires is enough.
     """
     from homotopy_cli.cli.reporting import run_report
 

@@ -32,13 +32,15 @@ def run_report(
     outputs are written when it has ended; 130 when Ctrl-C ended the watch, after all outputs. A
     log that does not exist yet is waited for; where Ctrl-C ends that, nothing is written.
     """
+    from homotopy_cli.cli.app import one_line
     from homotopy_cli.cli.document import write_json
     from homotopy_cli.cli.watching import absent
     from homotopy_cli.cli.writing import write_all, write_text
-    from homotopy_cli.report.gates import evaluate_all
+    from homotopy_cli.report.compare import distinct_names
+    from homotopy_cli.report.judging import judge
     from homotopy_cli.report.junit import junit_xml
     from homotopy_cli.report.markdown import markdown_summary
-    from homotopy_cli.report.metrics import gate_names, metrics_document
+    from homotopy_cli.report.metrics import metrics_document
     from homotopy_cli.report.page import render
     from homotopy_cli.runlog.reader import read_log
 
@@ -53,28 +55,30 @@ def run_report(
     _check(logs, baseline, target, bool(later), json=json, markdown=markdown, junit=junit)
     base = read_log(baseline) if baseline is not None else None
 
-    def judge(runs: Sequence[Any]) -> tuple[Any, ...]:
-        return evaluate_all(fail_on, gate_names(runs[0], base))
+    def judged(runs: Sequence[Any]) -> tuple[Any, ...]:
+        shown = [*runs, base] if base is not None else runs  # named as on the page
+        return judge(fail_on, runs, distinct_names(shown, base), baseline=base)
 
     def draw(runs: Sequence[Any], gates: Sequence[Any], refresh: float | None = None) -> None:
         page = render(runs, title=title, baseline=base, gates=gates, refresh=refresh)
         write_text(target, page)
 
     def draw_live(runs: Sequence[Any], refresh: float) -> None:
-        draw(runs, judge(runs), refresh)
+        draw(runs, judged(runs), refresh)
 
     interrupted = watch and _watch(logs, target, draw_live, every or EVERY, quiet)
     if interrupted and (missing := absent(logs)):
         print(f"no page: {missing[0]} was never written", file=sys.stderr)
         return INTERRUPTED
     runs = [read_log(path) for path in logs]
-    gates = judge(runs)
+    gates = judged(runs)
     writes: list[Callable[[], None]] = [lambda: draw(runs, gates)]
     if markdown is not None:
         summary = markdown_summary(runs, baseline=base, gates=gates)
         writes.append(lambda: write_text(markdown, summary))
     if junit is not None:
-        cases = junit_xml(gates, suite=logs[0].name)
+        more = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
+        cases = junit_xml(gates, suite=f"{logs[0].name}{more}")
         writes.append(lambda: write_text(junit, cases))
     if json is not None:
         document = metrics_document(runs, baseline=base, gates=gates)
@@ -84,15 +88,19 @@ def run_report(
         _tell(runs)
         print(f"page: {target}")
         if gates and not any(gate.failed for gate in gates):
-            print(f"gates: {len(gates)} passed")
+            print(f"gates: {_passed(len(fail_on), len(runs))}")
     fired = [gate for gate in gates if gate.failed]
     for gate in fired:
-        print(gate.alarm, file=sys.stderr)
+        print(one_line(gate.alarm) if gate.path else gate.alarm, file=sys.stderr)
     if unwritten is not None:
         raise unwritten
     if interrupted:
         return INTERRUPTED
     return 1 if fired else 0
+
+
+def _passed(gates: int, runs: int) -> str:
+    return f"{gates} passed" + (f" on each of {runs} logs" if runs > 1 else "")
 
 
 def _tell(runs: Sequence[Any]) -> None:

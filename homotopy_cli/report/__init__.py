@@ -11,6 +11,10 @@ and runs under a strict content security policy. What is important is in plain H
 SVG, so a viewer that blocks scripts still shows verdict, numbers, tables and static curves.
 The same logs give the same bytes: fixed ids, sorted keys, gzip without a time stamp.
 
+What is said: labels (what the page calls a number), judging (every gate on every run, and what that
+does to the verdict), endings (how far above its best a run ended), events (the table of them; what
+repeats is one row), several (which of several runs are not healthy, and why).
+
 Files: theme (colours, template), thin (min–max thinning), series (columns -> drawable lists), words
 (numbers and sentences), metrics and spikes (the numbers gates can use), alarms (early signs and the
 spikes that followed), gates and expressions (a small safe expression language), findings

@@ -20,7 +20,7 @@ IGNORED = ("seed", "out", "name")  # keys of a recipe that do not make another a
 DRAWS, LEVEL = 10_000, 0.95
 FEW_PAIRS = 6  # below it even equal signs throughout are no 5 % event: 2·(½)^n > 0.05
 LABEL_KEYS = 3  # settings named in an arm's label
-_MISSING, _MORE = "–", "+"
+_MORE = "+"
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def _names(
     firsts: Sequence[RunLog], flat: Sequence[Mapping[str, str]], ignoring: Sequence[str]
 ) -> list[str]:
     """What sets each arm apart: `lr=0.01`, or the scheduler's name if nothing else differs."""
-    keys = sorted({key for settings in flat for key in settings if not _under(key, ignoring)})
-    differ = [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
+    keys, differ = _keys(flat, ignoring)
     schedulers = [scheduler_name(log) for log in firsts]
     if (
         differ
@@ -96,13 +95,63 @@ def _names(
         return schedulers
     names = []
     for log, settings in zip(firsts, flat, strict=True):
-        told = [f"{_short(key, keys)}={settings.get(key, _MISSING)}" for key in differ[:LABEL_KEYS]]
+        told = [_label(_short(key, keys), settings.get(key)) for key in differ[:LABEL_KEYS]]
         more = [f"{_MORE}{len(differ) - LABEL_KEYS}"] if len(differ) > LABEL_KEYS else []
         names.append(" ".join([*told, *more]) or scheduler_name(log) or run_name(log))
     return [
         name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}"
         for i, name in enumerate(names)
     ]
+
+
+def _label(key: str, value: str | None) -> str:
+    return f"{key} unset" if value is None else f"{key}={value}"
+
+
+def _keys(
+    flat: Sequence[Mapping[str, str]], ignoring: Sequence[str] = IGNORED
+) -> tuple[list[str], list[str]]:
+    """All settings that make an arm, and those of them that differ."""
+    keys = sorted({key for settings in flat for key in settings if not _under(key, ignoring)})
+    return keys, [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
+
+
+def in_order(logs: Sequence[RunLog]) -> list[RunLog]:
+    """The logs by the numbers they differ in, 0.001 before 0.01, after what else differs.
+
+    As they came where more settings differ than a label names, or none is a number in all logs
+    that have it.
+    """
+    flat = [dict(flattened(recipe(log))) for log in logs]
+    differ = _keys(flat)[1]
+    if not 0 < len(differ) <= LABEL_KEYS:
+        return list(logs)
+    keys: list[list[float]] = []
+    for key in differ:
+        told = [settings.get(key) for settings in flat]
+        numbers = [_number(text) for text in told]
+        if all(n is not None for n, text in zip(numbers, told, strict=True) if text is not None):
+            keys.append([float("-inf") if n is None else n for n in numbers])
+        else:
+            keys.insert(0, [float(told.index(text)) for text in told])
+    return [log for _, log in sorted(enumerate(logs), key=lambda p: [key[p[0]] for key in keys])]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else float("nan")
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def one_number(logs: Sequence[RunLog], arms: Sequence[Arm]) -> tuple[str, list[str]] | None:
+    """(Setting, its value of each arm) where the arms differ in one number only; else None."""
+    flat = [dict(flattened(recipe(logs[arm.runs[0]]))) for arm in arms]
+    keys, differ = _keys(flat)
+    if len(differ) != 1 or any(_number(settings.get(differ[0])) is None for settings in flat):
+        return None
+    return _short(differ[0], keys), [settings[differ[0]] for settings in flat]
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

@@ -1,29 +1,30 @@
 """Several runs on one page: what differs first, then every curve overlaid."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from homotopy_cli.report import words
-from homotopy_cli.report.arms import Arm, arms, flattened, names_by_recipe
+from homotopy_cli.report.arms import Arm, arms, flattened, in_order, names_by_recipe
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.facts import file_name, recipe, run_name, setting
 from homotopy_cli.report.figures.bands import bands_panel
 from homotopy_cli.report.figures.draw import add_level, add_line, log_axis
 from homotopy_cli.report.figures.loss import smoothing_window
 from homotopy_cli.report.figures.sweep import sweep_panel
-from homotopy_cli.report.findings import Finding, Verdict, together
 from homotopy_cli.report.gates import GateResult
-from homotopy_cli.report.layers import sharpest
+from homotopy_cli.report.judging import with_gates
+from homotopy_cli.report.labels import agreed_name, difference, label, metric_text, shares
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
-from homotopy_cli.report.metrics import METRICS, row_name, summarise
-from homotopy_cli.report.panel import Panel, Table, balanced
+from homotopy_cli.report.metrics import METRICS, summarise
+from homotopy_cli.report.panel import Panel, Table, balanced, shared_notes
 from homotopy_cli.report.seeds import endpoint_table, seeds_verdict
 from homotopy_cli.report.series import column, curve, probed, trailing_mean, wants_log
+from homotopy_cli.report.several import headline, layers_table
 from homotopy_cli.report.single import Body, Group
-from homotopy_cli.report.tables import gates_html, metric_text, table_html
+from homotopy_cli.report.tables import gates_html, meanings_html, table_html
 from homotopy_cli.report.theme import base_figure, run_style
-from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
 # key, title, table of the log, column, unit, smoothed, wide
@@ -37,14 +38,14 @@ OVERLAYS = (
     ("norms", "Gradient norm", "steps", "grad_norm", "loss / parameter", True, False),
 )
 
-UNEQUAL = 1.05  # times as many steps as the shortest run: worth a word
-MANY = 10.0  # times the reference: from here on a percentage says less than a factor
+_NO_LAYERS = '<p class="empty">No run recorded curvature per layer.</p>'
 
 
 def compare_body(
     logs: Sequence[RunLog], *, baseline: RunLog | None = None, gates: Sequence[GateResult] = ()
 ) -> Body:
     """The body of a page about several runs; a baseline becomes one more, grey, run."""
+    logs = in_order(logs)
     runs = [*logs, baseline] if baseline is not None else list(logs)
     names = distinct_names(runs, baseline)
     metrics = [summarise(run) for run in runs]
@@ -58,24 +59,27 @@ def compare_body(
     else:
         panels = [overlay(runs, names, baseline is not None, *row) for row in OVERLAYS]
     table = table_html(metrics_table(names, metrics, reference=reference, logs=runs))
+    arm_names = [arm.name for arm in seeded]
+    curved = layers_table([[run] for run in runs], names)
     if seeded:
         n = words.plural(len(runs), "run")
         table = f"<details class=data><summary>Every metric of {n}</summary>{table}</details>"
         table = table_html(endpoint_table(seeded, metrics)) + table
-        runs, names = [runs[arm.runs[0]] for arm in seeded], [arm.name for arm in seeded]
-    drawn = balanced([panel for panel in panels if panel is not None])
+        curved = layers_table([[runs[i] for i in arm.runs] for arm in seeded], arm_names)
+        runs, names = [runs[arm.runs[0]] for arm in seeded], arm_names
+    drawn = balanced(
+        [replace(p, notes=shared_notes(p.notes, names)) for p in panels if p is not None]
+    )
     sweep = sweep_panel(logs, metrics[: len(logs)])
     groups: list[Group] = [("curves", "Curves", drawn)]
     if sweep is not None:
         groups.insert(0, ("sweep", "Learning-rate sensitivity", (sweep,)))
+    found = seeds_verdict(seeded, logs, metrics) if seeded else headline(logs, names, metrics)
     html = [
-        verdict_html(
-            seeds_verdict(seeded, logs, metrics) if seeded else _headline(logs, names, metrics), ""
-        ),
-        gates_html(gates),
-        _section("metrics", "Metrics", table),
+        verdict_html(with_gates(found, gates), gates_html(gates)),
+        _section("metrics", "Metrics", table + meanings_html()),
         *(section_html(k, title, [panel_html(p) for p in group]) for k, title, group in groups),
-        _section("layers", "Most curved layers", _layers_table(runs, names)),
+        _section("layers", "Most curved layers", table_html(curved) if curved else _NO_LAYERS),
         _section("recipes", "What differs in the recipes", _recipe_diff(runs, names)),
     ]
     sections = [
@@ -227,76 +231,15 @@ def metrics_table(
         values = [run[metric] for run in metrics]
         if all(value is None for value in values):
             continue
-        cells = []
+        cells, named = [], agreed_name(metric, logs)
+        points = shares(metric, named)
         for i, value in enumerate(values):
-            text = metric_text(metric, value)
-            change = "" if i == reference else difference(value, values[reference])
+            text = metric_text(metric, value, named)
+            change = "" if i == reference else difference(value, values[reference], points)
             cells.append(f"{text} ({change})" if change else text)
-        rows.append((row_name(metric, logs), *cells))
+        rows.append((label(metric, logs), *cells))
     caption = f"In brackets: difference from {names[reference]}"
     return Table(("metric", *names), tuple(rows), caption)
-
-
-def difference(now: float | int | None, before: float | int | None) -> str:
-    """+3.1 %, 31 times from ten on, +2 where the reference is 0; nothing if alike to 5e-5."""
-    if now is None or before is None or now == before:
-        return ""
-    if before == 0:
-        return f"{'+' if now > 0 else '−'}{words.number(abs(now), 3)}"
-    change = (now - before) / abs(before)
-    if abs(change) < 5e-5:
-        return ""
-    if abs(change) >= MANY and now / before > 0:
-        return f"{words.number(now / before, 3)} times"
-    return f"{'+' if change > 0 else '−'}{words.percent(abs(change))}"
-
-
-def _headline(
-    logs: Sequence[RunLog],
-    names: Sequence[str],
-    metrics: Sequence[Mapping[str, float | int | None]],
-) -> Verdict:
-    verdicts = [verdict(log) for log in logs]
-    findings = [
-        Finding(one.tag, f"{name}: {one.headline}", one.tone)
-        for name, one in zip(names, verdicts, strict=False)
-    ]
-    scored = [
-        (float(value), name)
-        for name, run in zip(names, metrics[: len(logs)], strict=False)
-        if (value := run["val_loss"] if run["val_loss"] is not None else run["final_loss"])
-        is not None
-        and not (run["final_loss"] is None and run["nonfinite"])  # diverged: it has no end
-    ]
-    bad = sum(one.tone == "bad" for one in verdicts)
-    n = words.plural(len(logs), "run")
-    made = sorted(len(log.step) for log in logs)
-    if made[-1] > UNEQUAL * made[0]:
-        text = (
-            f"From {words.count(made[0])} to {words.count(made[-1])} steps: ends are not compared "
-        )
-        findings.append(Finding("Lengths", text + "at the same step.", "watch"))
-    if not scored:
-        return Verdict(f"{n}, none with a finite loss at its end.", "bad", tuple(findings))
-    best = min(scored)
-    which = "held-out loss" if any(run["val_loss"] is not None for run in metrics) else "loss"
-    headline = f"{best[1]} ends lowest of {n}: {which} {words.number(best[0])}."
-    if bad:
-        headline += f" {words.plural(bad, 'run')} unhealthy."
-    tone, state = together(verdicts)
-    return Verdict(headline, tone, tuple(findings), state)
-
-
-def _layers_table(runs: Sequence[RunLog], names: Sequence[str]) -> str:
-    rows = tuple(
-        (name, *(f"{layer} · {value}" for layer, value in sharpest(run)[0]))
-        for run, name in zip(runs, names, strict=True)
-        if sharpest(run)[0]
-    )
-    if not rows:
-        return '<p class="empty">No run recorded curvature per layer.</p>'
-    padded = tuple(row + ("",) * (4 - len(row)) for row in rows)
-    return table_html(Table(("run", "first", "second", "third"), padded, "", (0, 1, 2, 3)))
 
 
 def _recipe_diff(runs: Sequence[RunLog], names: Sequence[str]) -> str:

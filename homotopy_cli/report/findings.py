@@ -39,9 +39,14 @@ class Verdict:
 
 
 def together(verdicts: Sequence[Verdict]) -> tuple[Tone, str]:
-    """Tone and tag of several runs: one bad run is enough, and one whose end is unknown."""
+    """Tone and tag of several runs: one bad run is enough, and one whose end is unknown.
+
+    One that is worth a look makes all of them so.
+    """
     if any(one.tone == "bad" for one in verdicts):
         return "bad", ""
     if any(one.state == UNFINISHED for one in verdicts):
         return "plain", UNFINISHED
+    if any(one.tone == "watch" for one in verdicts):
+        return "watch", ""
     return "good", ""

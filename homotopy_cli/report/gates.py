@@ -28,6 +28,8 @@ class GateResult:
     evaluable: bool  # False: a metric is missing or undefined
     reason: str  # in words: the values, or why it is not evaluable
     values: Mapping[str, float | None] = field(default_factory=dict)  # names used -> values
+    run: str = ""  # which run, where several were judged
+    path: str = ""  # its log
 
     @property
     def failed(self) -> bool:
@@ -47,13 +49,16 @@ class GateResult:
     @property
     def alarm(self) -> str:
         """The line that a failed gate is told by."""
-        said = "gate fired" if self.fired else "gate not evaluable, counts as fired"
+        of = f" on {self.path}" if self.path else ""
+        said = f"gate fired{of}" if self.fired else f"gate not evaluable{of}, counts as fired"
         return f"{said}: {self.message}"
 
     def document(self) -> dict[str, Any]:
         """As strict JSON values."""
         values = {k: None if v is None else float(v) for k, v in self.values.items()}
+        judged = {"run": self.run, "path": self.path} if self.run else {}
         return {
+            **judged,
             "expression": self.expression,
             "outcome": self.outcome,
             "failed": self.failed,

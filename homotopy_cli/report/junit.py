@@ -1,4 +1,4 @@
-"""Gates as JUnit XML: one test case per gate, so that any CI shows them."""
+"""Gates as JUnit XML: one test case per gate and run, so that any CI shows them."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def junit_xml(gates: Sequence[GateResult], *, suite: str = "homotopy") -> str:
 
     Args:
         gates: What `evaluate` returned, in order.
-        suite: Name of the suite: the log.
+        suite: Name of the suite: the log or logs.
     """
     fired = sum(gate.fired for gate in gates)
     undecided = sum(not gate.evaluable for gate in gates)
@@ -33,11 +33,11 @@ def junit_xml(gates: Sequence[GateResult], *, suite: str = "homotopy") -> str:
         case = ElementTree.SubElement(
             element,
             "testcase",
-            {"classname": "homotopy.gates", "name": _clean(gate.expression), "time": "0"},
+            {"classname": "homotopy.gates", "name": _clean(_name(gate)), "time": "0"},
         )
         if gate.failed:
             kind = "failure" if gate.evaluable else "error"
-            said = _clean(gate.message)
+            said = _clean(f"{gate.run}: {gate.message}" if gate.run else gate.message)
             fault = ElementTree.SubElement(
                 case, kind, {"message": said, "type": gate.outcome.replace(" ", "_")}
             )
@@ -45,6 +45,10 @@ def junit_xml(gates: Sequence[GateResult], *, suite: str = "homotopy") -> str:
     ElementTree.indent(root)
     body = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
+
+
+def _name(gate: GateResult) -> str:
+    return f"{gate.expression} [{gate.run}]" if gate.run else gate.expression
 
 
 def _clean(text: str) -> str:

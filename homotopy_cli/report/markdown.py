@@ -6,17 +6,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from homotopy_cli.report import words
-from homotopy_cli.report.compare import difference, distinct_names
+from homotopy_cli.report.compare import distinct_names
 from homotopy_cli.report.escaping import encodable
 from homotopy_cli.report.findings import Verdict
 from homotopy_cli.report.gates import GateResult
-from homotopy_cli.report.metrics import METRICS, row_name, summarise
-from homotopy_cli.report.tables import metric_text
+from homotopy_cli.report.judging import tally
+from homotopy_cli.report.labels import agreed_name, difference, metric_text, row_name, shares
+from homotopy_cli.report.metrics import METRICS, summarise
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
 MAX_BYTES = 64_000  # GitHub's limit for a step is 1 MiB; a summary should be read, not scrolled
 MAX_FINDINGS = 6
+MAX_GATES = 100  # rows; where there are more, those that failed come first
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$-])")
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _ICON = {"good": "✅", "watch": "⚠️", "bad": "❌", "plain": "•"}
@@ -44,7 +46,7 @@ def markdown_summary(
     """Build the summary: what happened, whether the gates held, the numbers side by side."""
     verdicts = [verdict(log) for log in logs]
     names = distinct_names([*logs, *([baseline] if baseline is not None else [])], baseline)
-    parts = [_title(verdicts, names, gates), _gates(gates), _table(logs, baseline, names)]
+    parts = [_title(verdicts, names, gates), _table(logs, baseline, names)]
     for name, one in zip(names, verdicts, strict=False):
         parts.append(_findings(one, name if len(logs) > 1 else ""))
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -52,12 +54,10 @@ def markdown_summary(
 
 
 def _title(verdicts: Sequence[Verdict], names: Sequence[str], gates: Sequence[GateResult]) -> str:
-    failed = [gate for gate in gates if gate.failed]
     lines = []
     if gates:
-        held = words.plural(len(gates), "gate")
-        said = f"{len(failed)} of {held} failed" if failed else f"all {held} passed"
-        lines.append(f"## {'❌' if failed else '✅'} homotopy: {said}")
+        mark = "❌" if any(gate.failed for gate in gates) else "✅"
+        lines += [f"## {mark} homotopy: {tally(gates)}", _gates(gates)]
     for name, one in list(zip(names, verdicts, strict=False))[:20]:
         mark = _ICON[one.tone]
         head = escape(one.headline)
@@ -68,12 +68,20 @@ def _title(verdicts: Sequence[Verdict], names: Sequence[str], gates: Sequence[Ga
 def _gates(gates: Sequence[GateResult]) -> str:
     if not gates:
         return ""
+    several = any(gate.run for gate in gates)
+    shown = gates if len(gates) <= MAX_GATES else sorted(gates, key=lambda gate: not gate.failed)
     rows = [
-        f"| {'❌' if gate.failed else '✅'} {gate.outcome} | {code(gate.expression)} | "
+        (f"| {escape(gate.run, limit=60)} " if several else "")
+        + f"| {'❌' if gate.failed else '✅'} {gate.outcome} | {code(gate.expression)} | "
         f"{escape(gate.reason)} |"
-        for gate in gates
+        for gate in shown[:MAX_GATES]
     ]
-    return "\n".join(["| result | fails if | values |", "|---|---|---|", *rows])
+    head = ["| result | fails if | values |", "|---|---|---|"]
+    if several:
+        head = ["| run " + head[0], "|---" + head[1]]
+    left = len(gates) - len(rows)
+    more = [f"\n{words.count(left)} more in the page."] if left else []
+    return "\n".join([*head, *rows, *more])
 
 
 def _table(logs: Sequence[RunLog], baseline: RunLog | None, names: Sequence[str]) -> str:
@@ -92,10 +100,11 @@ def _table(logs: Sequence[RunLog], baseline: RunLog | None, names: Sequence[str]
     for name in METRICS:
         if all(run[name] is None for run in metrics):
             continue
-        cells = []
+        cells, named = [], agreed_name(name, shown)
+        points = shares(name, named)
         for run in metrics:
-            change = difference(run[name], reference[name]) if reference else ""
-            text = metric_text(name, run[name])
+            change = difference(run[name], reference[name], points) if reference else ""
+            text = metric_text(name, run[name], named)
             cells.append(f"{text} ({change})" if change else text)
         lines.append(f"| {code(row_name(name, shown))} | " + " | ".join(cells) + " |")
     if len(logs) > len(shown):

@@ -1,7 +1,6 @@
 """The numbers of a run that gates, cards, Markdown and metrics.json share."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,12 +76,6 @@ def metric_name(log: RunLog) -> str:
     return "accuracy" if ours and share else ""
 
 
-def row_name(metric: str, logs: Sequence[RunLog]) -> str:
-    """A metric's name in a table: val_metric says what it is where all logs agree."""
-    named = {metric_name(log) for log in logs} - {""} if metric == "val_metric" else set()
-    return f"{metric} ({named.pop()})" if len(named) == 1 else metric
-
-
 def gate_names(log: RunLog, baseline: RunLog | None = None) -> dict[str, Any]:
     """What a gate on this run may name: its metrics, `baseline`, and `layers` by column.
 
@@ -139,7 +132,10 @@ def warmup_steps(lr: np.ndarray) -> int | None:
 def metrics_document(
     logs: list[RunLog], *, baseline: RunLog | None = None, gates: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
-    """What `report --json` writes: strict JSON values only, the same keys always."""
+    """What `report --json` writes: strict JSON values only, the same keys always.
+
+    Where several logs were judged, each gate also has the `run` and the `path` it was decided on.
+    """
     return {
         "schema_version": "1.0",
         "runs": [

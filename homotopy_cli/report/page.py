@@ -74,11 +74,19 @@ def _render(
     else:
         body = compare_body(logs, baseline=baseline, gates=gates)
         name, kind = f"{len(logs)} runs", "compared"
-    return _document(body, title or name, kind, logs, refresh)
+    mark = "✗ " if any(gate.failed for gate in gates) else ""
+    sources = _sources(logs, baseline)
+    return _document(body, title or name, kind, logs, refresh, mark, sources)
 
 
 def _document(
-    body: Body, title: str, kind: str, logs: Sequence[RunLog], refresh: float | None
+    body: Body,
+    title: str,
+    kind: str,
+    logs: Sequence[RunLog],
+    refresh: float | None,
+    mark: str,
+    sources: str,
 ) -> str:
     script = payload.page_script()
     figures = payload.figures_json(body.panels, step_domain(logs), title)
@@ -95,7 +103,7 @@ def _document(
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 {_reloading(refresh)}<meta name="generator" content="homotopy {safe(__version__)}">
-<title>{safe(title)} · homotopy</title>
+<title>{mark}{safe(title)} · homotopy</title>
 <style>
 {style}</style>
 </head>
@@ -114,7 +122,7 @@ def _document(
 <noscript><p class="notice">Scripts are blocked here, so the curves below are static.
 Verdict, numbers and tables are complete.</p></noscript>
 {body.html}
-<footer>Made by homotopy {safe(__version__)} from {safe(_sources(logs))}. One file; it makes no
+<footer>Made by homotopy {safe(__version__)} from {safe(sources)}. One file; it makes no
 network request.</footer>
 </main>
 </div>
@@ -156,6 +164,14 @@ def step_domain(logs: Sequence[RunLog]) -> tuple[float, float]:
     return round(low - margin, 4), round(high + margin, 4)
 
 
-def _sources(logs: Sequence[RunLog]) -> str:
-    names = [str(log.path).replace("\\", "/").rsplit("/", 1)[-1] for log in logs]
-    return ", ".join(names) if len(names) <= 4 else words.plural(len(names), "log")
+def _sources(logs: Sequence[RunLog], baseline: RunLog | None) -> str:
+    names = [_file(log) for log in logs]
+    said = ", ".join(names) if len(names) <= 4 else words.plural(len(names), "log")
+    if baseline is None:
+        return said
+    run = str(baseline.attrs.get("run_id", ""))
+    return f"{said}; the baseline is {_file(baseline)}{f' (run {run})' if run else ''}"
+
+
+def _file(log: RunLog) -> str:
+    return str(log.path).replace("\\", "/").rsplit("/", 1)[-1]

@@ -1,5 +1,6 @@
 """What a figure brings to the page: itself, a sentence, notes and its data as a table."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from homotopy_cli.report import words
+
+_NUMBER = re.compile(f"\\d[\\d{words.THIN_SPACE}]*")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,33 @@ class Panel:
     wide: bool = False
     log_switch: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def shared_notes(notes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Notes on several runs, with what is said of each of them said once.
+
+    `a: 40 of 90 points` and `b: 44 of 90 points` become `each: 40 to 44 of 90 points`, in the
+    place of the first; what is not said of all runs stays as it is.
+    """
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for i, note in enumerate(notes):
+        for name in names:
+            if note.startswith(f"{name}: "):
+                said = note.removeprefix(f"{name}: ")
+                number = _NUMBER.search(said)
+                template = _NUMBER.sub("{}", said, count=1)
+                groups.setdefault(template, []).append((i, number[0] if number else ""))
+                break
+    made: dict[int, str | None] = {}
+    for template, seen in groups.items():
+        if len(seen) != len(names) or len(names) < 2:
+            continue
+        numbers = sorted((n for _, n in seen), key=lambda n: (len(n), n))
+        ends = dict.fromkeys((numbers[0], numbers[-1]))
+        made |= {i: None for i, _ in seen}
+        made[seen[0][0]] = f"each: {template.replace('{}', ' to '.join(ends), 1)}"
+    kept = [made.get(i, note) for i, note in enumerate(notes)]
+    return tuple(note for note in kept if note is not None)
 
 
 def worth_showing(panels: Sequence[Panel]) -> tuple[Panel, ...]:

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from homotopy_cli.report import words
-from homotopy_cli.report.arms import FEW_PAIRS, Arm, Difference, paired_difference
+from homotopy_cli.report.arms import FEW_PAIRS, Arm, Difference, one_number, paired_difference
 from homotopy_cli.report.findings import Finding, Verdict, together
+from homotopy_cli.report.labels import LABELS
 from homotopy_cli.report.panel import Table
+from homotopy_cli.report.several import not_healthy, troubles
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
+LISTED = 4  # arms named in a headline
 Metrics = Sequence[Mapping[str, float | int | None]]
 
 
@@ -34,9 +37,17 @@ def middle(arm: Arm, ends: Sequence[float | None]) -> tuple[float, float, float]
     return float(min(known)), float(np.median(known)), float(max(known))
 
 
+def reference(arms: Sequence[Arm], ends: Sequence[float | None]) -> Arm:
+    """The arm that the others are compared with: the best median, a baseline only if alone."""
+    own = [arm for arm in arms if any(seed is not None for seed in arm.seeds)] or list(arms)
+    known = [(found[1], i) for i, arm in enumerate(own) if (found := middle(arm, ends))]
+    return own[min(known)[1]] if known else own[0]
+
+
 def endpoint_table(arms: Sequence[Arm], metrics: Metrics) -> Table:
-    """One row per arm: seeds, median endpoint, range, difference from the first arm."""
+    """One row per arm: seeds, median endpoint, range, difference from the best arm."""
     name, ends = endpoint(metrics)
+    best = reference(arms, ends)
     rows = []
     for arm in arms:
         found = middle(arm, ends)
@@ -44,15 +55,15 @@ def endpoint_table(arms: Sequence[Arm], metrics: Metrics) -> Table:
         low, median, high = (None,) * 3 if found is None else found
         row = [arm.name, words.count(arm.n), *(words.number(v) for v in (median, low, high))]
         row.append(words.count(lost) if lost else "")
-        row += _cells(arm, arms[0], ends) if len(arms) > 1 else ()
+        row += _cells(arm, best, ends) if len(arms) > 1 else ()
         rows.append(tuple(row))
-    head = ("arm", "seeds", f"{name}, median", "lowest", "highest", "no end")
+    head = ("arm", "seeds", f"{LABELS[name]}, median", "lowest", "highest", "no end")
     if len(arms) == 1:
         return Table(head, tuple(rows))
-    head += (f"minus {arms[0].name}", "95 % interval", "pairs")
+    head += (f"minus {best.name}", "95 % interval", "pairs")
     caption = (
-        "Differences are medians over the seeds that both arms ran, with a paired bootstrap "
-        "interval (10 000 draws, percentiles)."
+        f"Differences from {best.name}, which has the lowest median, are medians over the seeds "
+        "that both arms ran, with a paired bootstrap interval (10 000 draws, percentiles)."
     )
     return Table(head, tuple(rows), caption)
 
@@ -77,19 +88,17 @@ def interval(found: Difference) -> str:
 
 
 def seeds_verdict(arms: Sequence[Arm], logs: Sequence[RunLog], metrics: Metrics) -> Verdict:
-    """Which arm ends lowest, how the others differ from the first, and what is unhealthy."""
+    """Which arms end lowest and cannot be told apart, how the others differ, what is unhealthy."""
     name, ends = endpoint(metrics)
     kind = "held-out loss" if name == "val_loss" else "training loss"
     own = [arm for arm in arms if max(arm.runs) < len(logs)]
     known = [(found, arm) for arm in own if (found := middle(arm, ends)) is not None]
-    findings = [_against_first(arm, arms[0], ends) for arm in own[1:]]
     judged = [verdict(log) for log in logs]
-    bad = [i for i, one in enumerate(judged) if one.tone == "bad"]
-    for arm in own:
-        mine = [i for i in arm.runs if i in bad]
-        if mine:
-            text = f"{words.count(len(mine))} of {words.plural(arm.n, 'run')} unhealthy: "
-            findings.append(Finding(arm.name, text + judged[mine[0]].headline, "bad"))
+    named = _run_names(own, logs)
+    findings = [*_against(own, ends), *not_healthy(judged, named)]
+    for told in troubles(logs, judged, named):
+        findings += told
+    findings += _unhealthy(own, judged)
     total = words.plural(len(own), "arm")
     if not known:
         return Verdict(f"{total}: none with a finite loss at its end.", "bad", tuple(findings))
@@ -100,23 +109,109 @@ def seeds_verdict(arms: Sequence[Arm], logs: Sequence[RunLog], metrics: Metrics)
         headline = f"{kind[0].upper()}{kind[1:]} {of}"
         spread = f"From {words.number(low)} to {words.number(high)}."
     else:
-        headline = f"{best.name} ends lowest of {total}: {kind} {words.number(median)}."
-        spread = f"That is the median; {spread}."
+        headline = apart(own, ends, kind, one_number(logs, own))
+        spread = f"The median of {best.name} is {words.number(median)}; {spread}."
     findings.insert(0, Finding("Spread", spread))
     tone, state = together(judged)
     return Verdict(headline, tone, tuple(f for f in findings if f.text), state)
 
 
-def _against_first(arm: Arm, first: Arm, ends: Sequence[float | None]) -> Finding:
-    found = paired_difference(arm, first, ends)
+def _run_names(arms: Sequence[Arm], logs: Sequence[RunLog]) -> list[str]:
+    names = [""] * len(logs)
+    for arm in arms:
+        for i, seed in zip(arm.runs, arm.seeds, strict=True):
+            names[i] = arm.name if seed is None else f"{arm.name} seed {seed}"
+    return names
+
+
+def _unhealthy(arms: Sequence[Arm], judged: Sequence[Verdict]) -> list[Finding]:
+    found = []
+    for arm in arms:
+        mine = [i for i in arm.runs if judged[i].tone == "bad"]
+        if mine:
+            text = f"{words.count(len(mine))} of {words.plural(arm.n, 'run')} unhealthy: "
+            found.append(Finding(arm.name, text + judged[mine[0]].headline, "bad"))
+    return found
+
+
+def apart(
+    arms: Sequence[Arm],
+    ends: Sequence[float | None],
+    kind: str,
+    setting: tuple[str, list[str]] | None,
+) -> str:
+    """Which arms end lowest: all whose interval against the best holds 0, named as one.
+
+    Args:
+        arms: Two or more, in order.
+        ends: See endpoint.
+        kind: What ends are called.
+        setting: The one number they differ in and its values, which make ranges of neighbours.
+    """
+    best = reference(arms, ends)
+    medians = [found[1] if (found := middle(arm, ends)) else math.inf for arm in arms]
+    alike, worse = [], []
+    for i, arm in enumerate(arms):
+        found = None if arm is best else paired_difference(arm, best, ends)
+        if arm is best or (found is not None and found.low <= 0 <= found.high):
+            alike.append(i)
+        elif (found is not None and found.low > 0) or medians[i] == math.inf:
+            worse.append(i)
+    low, high = (words.number(f(medians[i] for i in alike)) for f in (min, max))
+    values = f"{kind} {low}" if low == high else f"{kind} {low} to {high}"
+    if len(alike) == 1:
+        return f"{best.name} ends lowest of {words.plural(len(arms), 'arm')}: {values}."
+    if len(alike) == len(arms):
+        count = "Both" if len(arms) == 2 else f"All {words.count(len(arms))}"
+        return f"{count} arms end alike: {values}."
+    first, last = alike[0], alike[-1]
+    gapless = len(alike) == last - first + 1 and len(alike) + len(worse) == len(arms)
+    if setting is not None and gapless:
+        key, told = setting
+        sides = [f"{told[first - 1]}{' and below' * (first > 1)}"] if first else []
+        if last + 1 < len(arms):
+            sides.append(f"{told[last + 1]}{' and above' * (last + 2 < len(arms))}")
+        row = f"{key} {told[first]} to {told[last]}"
+        rest = ", and ".join(sides)
+    else:
+        row, rest = (_listed([arms[i].name for i in some]) for some in (alike, worse))
+    are = "is" if len(worse) == 1 else "are"
+    return f"{row} end alike: {values}" + (f"; {rest} {are} worse." if rest else ".")
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > LISTED:
+        return f"{', '.join(names[: LISTED - 1])} and {len(names) - LISTED + 1} more"
+    return words.join(names)
+
+
+def _against(arms: Sequence[Arm], ends: Sequence[float | None]) -> list[Finding]:
+    """Each arm's difference from the best, and once how many pairs there are if they are few."""
+    best = reference(arms, ends)
+    others = [arm for arm in arms if arm is not best]
+    found = [paired_difference(arm, best, ends) for arm in others]
+    counts = sorted({one.n for one in found if one is not None and one.n > 1})
+    rows = []
+    if counts and counts[0] < FEW_PAIRS:
+        n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        text = f"{n} pairs of seeds: below {FEW_PAIRS}, chance alone can make as clear a "
+        rows.append(Finding("Pairs", text + "difference, whatever the intervals say."))
+    told = [
+        Finding(arm.name, _difference(one, best, len(counts) > 1))
+        for arm, one in zip(others, found, strict=True)
+    ]
+    return [*rows, *told]
+
+
+def _difference(found: Difference | None, best: Arm, count: bool) -> str:
     if found is None:
-        return Finding(arm.name, f"No seed in common with {first.name}.")
-    text = f"{signed(found.median)} against {first.name}"
+        return f"No seed in common with {best.name}."
+    text = f"{signed(found.median)} against {best.name}"
     if found.n == 1:
-        return Finding(arm.name, f"{text}, one pair of seeds: no interval.")
-    text += f", 95{words.THIN_SPACE}% interval {interval(found)}, {found.n} pairs of seeds"
-    if found.n < FEW_PAIRS:
-        text += " (too few to tell a difference from chance)"
+        return f"{text}, one pair of seeds: no interval."
+    text += f", 95{words.THIN_SPACE}% interval {interval(found)}"
+    if count:
+        text += f", {words.plural(found.n, 'pair')} of seeds"
     if found.left_out:
         text += f"; {words.plural(found.left_out, 'pair')} without a finite end left out"
-    return Finding(arm.name, text + ".")
+    return text + "."

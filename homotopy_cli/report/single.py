@@ -8,6 +8,7 @@ import numpy as np
 from homotopy_cli.report import words
 from homotopy_cli.report.arms import flattened
 from homotopy_cli.report.escaping import safe
+from homotopy_cli.report.events import events_html
 from homotopy_cli.report.facts import is_probe, marks, scheduler_name, setting
 from homotopy_cli.report.facts import recipe as read_recipe
 from homotopy_cli.report.figures.components import COMPONENTS, components_panel
@@ -22,13 +23,14 @@ from homotopy_cli.report.figures.overhead import overhead_panel
 from homotopy_cli.report.figures.signs import signs_panel
 from homotopy_cli.report.figures.spectrum import spectrum_panel
 from homotopy_cli.report.gates import GateResult
+from homotopy_cli.report.judging import with_gates
 from homotopy_cli.report.layers import COMPONENT_MEASURES, MEASURES, rank
 from homotopy_cli.report.markup import panel_html, section_html, verdict_html
 from homotopy_cli.report.metrics import summarise
 from homotopy_cli.report.panel import Panel, balanced, worth_showing
 from homotopy_cli.report.series import column
 from homotopy_cli.report.sparkline import bar_list
-from homotopy_cli.report.tables import card_list, cards_html, events_html, facts_html, gates_html
+from homotopy_cli.report.tables import card_list, cards_html, facts_html, gates_html, meanings_html
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import RunLog
 
@@ -54,8 +56,10 @@ def run_body(
     groups = _probe_groups(log) if is_probe(log) else _training_groups(log, baseline)
     shown = [(key, title, balanced(worth_showing(panels))) for key, title, panels in groups]
     groups = [group for group in shown if group[2]]
-    cards = cards_html(log, metrics, before) if not is_probe(log) else _probe_cards(log)
-    parts = [verdict_html(verdict(log), cards), gates_html(gates)]
+    cards = _probe_cards(log)
+    if not is_probe(log):
+        cards = cards_html(log, metrics, before) + meanings_html()
+    parts = [verdict_html(with_gates(verdict(log), gates), gates_html(gates) + cards)]
     for key, title, panels in groups:
         parts.append(section_html(key, title, [panel_html(p, static(log, p)) for p in panels]))
     parts += [events_section(log), facts_section(log)]

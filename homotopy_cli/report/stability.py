@@ -8,10 +8,13 @@ from homotopy_cli.report import spikes as spike_rule
 from homotopy_cli.report import words
 from homotopy_cli.report.advice import probes_before
 from homotopy_cli.report.alarms import warning_before
+from homotopy_cli.report.events import alarms_before
 from homotopy_cli.report.figures.edge import NEAR, RED
-from homotopy_cli.report.findings import Finding
+from homotopy_cli.report.findings import Finding, Tone
 from homotopy_cli.report.series import column
 from homotopy_cli.runlog.reader import RunLog
+
+EARLY_ROWS, EARLY_RISE, EARLY_SD = 8, 0.3, 5.0  # rows before, rise and sd of a jump; our choice
 
 
 def stability(log: RunLog) -> Finding:
@@ -21,17 +24,58 @@ def stability(log: RunLog) -> Finding:
     if loss is None or len(loss) < 2:
         return Finding(label, "")
     events = [s for s in spike_rule.find_spikes(loss) if np.isfinite(loss[s.row])]
-    bad = ~np.isfinite(loss)
+    bad, early = ~np.isfinite(loss), _early(log, loss)
     if bad.any():
         first = int(log.step[np.argmax(bad)])
         text = words.gaps("loss", log.step, loss) + _signs_before(log, [first])
         text += edge_before(log, first)
-        return Finding(label, words.sentences([text, _spikes(log, events)]), "bad")
+        return Finding(
+            label, words.sentences([text, _spikes(log, events), _early(log, loss)]), "bad"
+        )
+    early = _early(log, loss)
     if not events:
-        quiet = "No loss spike." if len(loss) > spike_rule.WARMUP else ""
-        return Finding(label, quiet, "good" if quiet else "plain")
+        judged = len(loss) > spike_rule.WARMUP
+        since = words.count(log.step[spike_rule.WARMUP]) if judged else ""
+        quiet = f"no loss spike{f' from step {since} on' if early else ''}" if judged else ""
+        tone: Tone = "watch" if early else "good" if quiet else "plain"
+        return Finding(label, words.sentences([early, quiet]), tone)
     lasting = _worst(events).recovered is None
-    return Finding(label, _spikes(log, events) + ".", "bad" if lasting else "watch")
+    text = words.sentences([_spikes(log, events), early])
+    return Finding(label, text, "bad" if lasting else "watch")
+
+
+def _early(log: RunLog, loss: np.ndarray) -> str:
+    """Jumps before the rule for spikes has rows enough, in words; "" for none."""
+    rows = early_jumps(loss)
+    if not rows:
+        return ""
+    top = max(rows, key=lambda row: loss[row] - loss[row - 1])
+    times = "once" if len(rows) == 1 else f"{words.count(len(rows))} times early on, the highest"
+    at = f"at step {words.count(log.step[top])}"
+    return f"the loss jumped {times} {at}, {words.number(loss[top - 1], 3)} to " + words.number(
+        loss[top], 3
+    )
+
+
+def early_jumps(loss: np.ndarray) -> list[int]:
+    """First rows of jumps among the first 32 rows (n,), which the rule for spikes cannot judge.
+
+    A jump is above 1.3 times the median of the 8 rows before it, or above the run's first loss,
+    after the loss had fallen below that; and 5 sd of those rows above their median. What is not
+    finite is no jump: it is told by itself.
+    """
+    found: list[int] = []
+    for row in range(EARLY_ROWS, min(spike_rule.WARMUP, len(loss))):
+        before = loss[row - EARLY_ROWS : row]
+        if not np.isfinite(loss[row]) or not np.isfinite(before).all():
+            continue
+        middle, spread = float(np.median(before)), float(before.std(ddof=1))
+        if middle >= loss[0] or loss[row] - middle <= EARLY_SD * spread:
+            continue
+        high = loss[row] > middle + EARLY_RISE * abs(middle) or loss[row] > loss[0]
+        if high and (not found or row - found[-1] > spike_rule.MERGE):
+            found.append(row)
+    return found
 
 
 def _worst(events: Sequence[spike_rule.Spike]) -> spike_rule.Spike:
@@ -55,6 +99,7 @@ def _spikes(log: RunLog, events: Sequence[spike_rule.Spike]) -> str:
         else " and did not recover"
     )
     text += _signs_before(log, [int(log.step[s.row]) for s in events])
+    text += _alarms_before(log, int(log.step[worst.row]))
     text += edge_before(log, int(log.step[worst.row]))
     return text
 
@@ -62,6 +107,15 @@ def _spikes(log: RunLog, events: Sequence[spike_rule.Spike]) -> str:
 def _signs_before(log: RunLog, steps: list[int]) -> str:
     said = warning_before(log, steps)
     return f"; {said}" if said else ""
+
+
+def _alarms_before(log: RunLog, step: int) -> str:
+    """Since when the run's own alarms had led up to a step; "" where they had not."""
+    found = alarms_before(log.events, step)
+    if found is None:
+        return ""
+    first, n = found
+    return f"; the run gave {words.count(n)} alarms from step {words.count(first)} on"
 
 
 def edge_before(log: RunLog, step: int) -> str:

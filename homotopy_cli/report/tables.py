@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from homotopy_cli.records import EventRecord
 from homotopy_cli.report import words
 from homotopy_cli.report.escaping import safe
 from homotopy_cli.report.gates import GateResult
-from homotopy_cli.report.metrics import metric_name
+from homotopy_cli.report.judging import tally
+from homotopy_cli.report.labels import LABELS, NO_CARD, change_text, metric_text, shares
+from homotopy_cli.report.metrics import METRICS, metric_name
 from homotopy_cli.report.panel import Table
 from homotopy_cli.report.series import column, probed
 from homotopy_cli.report.sparkline import sparkline
@@ -17,7 +18,6 @@ from homotopy_cli.runlog.reader import RunLog
 LONG_FACT = 48  # characters; a longer fact gets a row of its own
 MAX_CARDS = 7  # number cards in a row of a wide page
 MID_CARDS = 5  # in a row of a narrower one
-MAX_EVENTS = 200  # rows of the events table; the log has them all
 
 
 def table_html(table: Table) -> str:
@@ -41,23 +41,6 @@ def table_html(table: Table) -> str:
     )
 
 
-# metric -> (label, unit, how it is written)
-CARDS: tuple[tuple[str, str, str], ...] = (
-    ("final_loss", "final loss", ""),
-    ("val_loss", "held-out loss", ""),
-    ("val_metric", "held-out metric", ""),
-    ("best_loss", "best loss", ""),
-    ("steps", "steps", "count"),
-    ("max_edge_ratio", "peak edge ratio", ""),
-    ("max_lambda_max", "peak λ_max", ""),
-    ("max_kappa", "peak κ", ""),
-    ("spikes", "loss spikes", "count"),
-    ("spike_score", "spike score", "percent100"),
-    ("lr_max", "peak LR", "rate"),
-    ("warmup_steps", "warmup steps", "count"),
-    ("overhead", "probe share", "percent"),
-    ("nonfinite", "non-finite steps", "count"),
-)
 _SPARKS = {
     "final_loss": ("steps", "loss"),
     "val_loss": ("evals", "eval_loss"),
@@ -68,36 +51,6 @@ _SPARKS = {
 }
 
 
-def metric_text(name: str, value: float | int | None) -> str:
-    """A metric as a reader wants it."""
-    form = {key: how for key, _, how in CARDS}.get(name, "")
-    if value is None:
-        return words.NONE
-    if form == "count":
-        return words.count(value)
-    if form == "percent":
-        return words.percent(value)
-    if form == "percent100":
-        return words.percent(value / 100)
-    if form == "rate" or name == "lr_min":
-        return words.rate(value)
-    return words.number(value)
-
-
-def change_text(now: float | int | None, before: float | int | None) -> str:
-    """How a metric differs from the baseline's; nothing if either is unknown."""
-    if now is None or before is None:
-        return ""
-    if now == before or (before and abs(now / before - 1) < 5e-5):
-        return "as baseline"
-    if before == 0 or (now > 0) != (before > 0):
-        return f"baseline {words.number(before)}"
-    change = now / before - 1
-    if change >= 10:  # as in the tables of compare
-        return f"{words.number(now / before, 3)} times the baseline"
-    return f"{'+' if change > 0 else '−'}{words.percent(abs(change))} vs baseline"
-
-
 def cards_html(
     log: RunLog,
     metrics: dict[str, float | int | None],
@@ -105,10 +58,11 @@ def cards_html(
 ) -> str:
     """The key numbers; those that were not measured are left out."""
     cards = []
-    for name, label, _ in CARDS:
+    for name in METRICS:
         value = metrics.get(name)
-        if value is None or (name == "nonfinite" and not value):
+        if value is None or name in NO_CARD or (name == "nonfinite" and not value):
             continue
+        label = LABELS[name]
         spark = ""
         if name in _SPARKS:
             table, source = _SPARKS[name]
@@ -116,19 +70,32 @@ def cards_html(
             values = column(getattr(log, table), source) if pair is None else pair[1]
             if values is not None:
                 spark = sparkline(values, log=_spark_log(values))
-        change = change_text(value, baseline.get(name)) if baseline else ""
-        text = metric_text(name, value)
-        if name == "val_metric" and (named := metric_name(log)):
+        named = metric_name(log) if name == "val_metric" else ""
+        points = shares(name, named)
+        change = change_text(value, baseline.get(name), points) if baseline else ""
+        text = metric_text(name, value, named)
+        if named:
             label = named
-            if named == "accuracy":
-                text = f"{words.number(100 * value)}{words.THIN_SPACE}%"
             per = "held out, per token" if named == "perplexity" else "held out"
             change = ", ".join(part for part in (per, change) if part)
         cards.append(
             f'<div class="card"><dt>{safe(label)}</dt><dd>{safe(text)}'
             f"{f'<small>{safe(change)}</small>' if change else ''}</dd>{spark}</div>"
         )
+    cards += _time_cards(log)
     return card_list(cards)
+
+
+def _time_cards(log: RunLog) -> list[str]:
+    """How long the run took, and a step; nothing where the log holds no clock."""
+    wall, step = column(log.steps, "wall_time"), column(log.steps, "step_seconds")
+    told = []
+    if wall is not None and (seconds := float(wall[np.isfinite(wall)].max())) > 0:
+        told.append(("duration", words.duration(seconds)))
+    if step is not None:
+        middle = float(np.median(step[np.isfinite(step)]))
+        told.append(("median step", f"{words.number(middle, 3)}{words.THIN_SPACE}s"))
+    return [f'<div class="card"><dt>{k}</dt><dd>{safe(v)}</dd></div>' for k, v in told]
 
 
 def card_list(cards: Sequence[str]) -> str:
@@ -148,44 +115,33 @@ def gates_html(gates: Sequence[GateResult]) -> str:
     """What was demanded of the run, and what came out."""
     if not gates:
         return ""
+    several = any(gate.run for gate in gates)
     rows = "".join(
         f'<tr class="{gate.outcome.replace(" ", "-")}">'
+        f"{f'<td>{safe(gate.run)}</td>' if several else ''}"
         f"<td><code>{safe(gate.expression)}</code></td>"
         f'<td><span class="tag">{safe(gate.outcome)}</span></td><td>{safe(gate.reason)}</td></tr>'
         for gate in gates
     )
-    failed = sum(gate.failed for gate in gates)
-    n = words.plural(len(gates), "gate")
-    said = f"{words.count(failed)} of {n} failed." if failed else f"All {n} passed."
+    failed = any(gate.failed for gate in gates)
+    said = words.sentences([tally(gates)])
+    run = "<th scope=col>run</th>" if several else ""
     return (
         f'<section id="gates" class="gates {"bad" if failed else "good"}"><h2>Gates</h2>'
-        f"<p class=finding>{said}</p><div class=scroll tabindex=0><table><thead><tr>"
+        f"<p class=finding>{said}</p><div class=scroll tabindex=0><table><thead><tr>{run}"
         "<th scope=col>fails if</th><th scope=col>result</th><th scope=col>values</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 
-def events_html(events: Sequence[EventRecord]) -> str:
-    """What the run said while it ran; errors and warnings are never cut off."""
-    if not events:
-        return '<p class="empty">No events were recorded.</p>'
-    order = {"error": 0, "warning": 1}
-    ranked = sorted(range(len(events)), key=lambda i: (order.get(events[i].level, 2), i))
-    shown = sorted(ranked[:MAX_EVENTS])
-    rows = "".join(
-        f'<tr class="{safe(events[i].level)}"><td class=n>{words.count(events[i].step)}</td>'
-        f'<td><span class="tag">{safe(events[i].level)}</span></td>'
-        f"<td><code>{safe(events[i].code)}</code></td><td>{safe(events[i].message)}</td></tr>"
-        for i in shown
+def meanings_html() -> str:
+    """What every number of a card or a table is, and what a gate calls it."""
+    rows = tuple(
+        (LABELS[name], name, "" if unit == "1" else unit, meaning)
+        for name, (unit, meaning) in METRICS.items()
     )
-    rest = len(events) - len(shown)
-    left = f"<p class=note>{words.plural(rest, 'further event')} in the log.</p>" if rest else ""
-    return (
-        "<div class='scroll tall events' tabindex=0><table><thead><tr>"
-        "<th scope=col class=n>step</th>"
-        "<th scope=col>level</th><th scope=col>code</th><th scope=col>message</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>{left}"
-    )
+    table = table_html(Table(("number", "in a gate", "unit", "meaning"), rows, "", (0, 1, 2, 3)))
+    return f"<details class=data><summary>What these numbers mean</summary>{table}</details>"
 
 
 def facts_html(pairs: Sequence[tuple[str, object]]) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from homotopy_cli.report import words
 from homotopy_cli.report.advice import next_step, trouble
+from homotopy_cli.report.endings import LABELS, held_out, training
 from homotopy_cli.report.facts import adam_beta1, is_probe, scheduler_name, setting
 from homotopy_cli.report.figures.components import alarms as component_alarms
 from homotopy_cli.report.figures.edge import RED, edge_finding
@@ -14,6 +15,8 @@ from homotopy_cli.report.series import column, first_finite, last_finite, probed
 from homotopy_cli.report.stability import stability
 from homotopy_cli.runlog.reader import RunLog
 
+_DAMAGE = ("damaged", "are missing", "differ in length", "do not fit")  # in a note of the reader
+
 
 @np.errstate(all="ignore")  # a log may hold 1e308; what overflows is undefined
 def verdict(log: RunLog) -> Verdict:
@@ -21,8 +24,11 @@ def verdict(log: RunLog) -> Verdict:
     if is_probe(log):
         return _probe_verdict(log)
     headline, tone = _training(log)
+    steady = stability(log)
     findings = [
-        stability(log),
+        steady,
+        held_out(log),
+        *([] if steady.tone == "bad" else [training(log)]),  # a lasting spike says it already
         Finding("Next", words.sentences([next_step(log)])),
         _edge(log),
         _schedule(log),
@@ -34,7 +40,9 @@ def verdict(log: RunLog) -> Verdict:
     if tone == "good" and any(f.tone != "plain" and f.tone != "good" for f in kept):
         tone = "watch" if all(f.tone != "bad" for f in kept) else "bad"
     if tone == "bad":
-        headline = headline.replace("Trained:", "Trained, but unstable:", 1)
+        past = all(f.label in LABELS for f in kept if f.tone == "bad")
+        what = "past its best" if past else "unstable"
+        headline = headline.replace("Trained:", f"Trained, but {what}:", 1)
     if tone == "good" and log.attrs.get("status") == "running":
         return Verdict(headline, "plain", kept, UNFINISHED)  # it may have been killed
     return Verdict(headline, tone, kept)
@@ -142,7 +150,9 @@ def _recording(log: RunLog) -> list[Finding]:
         if (np.diff(steps) < 0).any():  # a probe and a snapshot may share a step
             text = f"The {axis} are not in increasing order: the log is damaged, curves fold back."
             found.append(Finding("Data", text, "bad"))
-    found += [Finding("Data", words.sentences([note])) for note in log.notes]
+    for note in log.notes:
+        tone: Tone = "watch" if any(word in note for word in _DAMAGE) else "plain"
+        found.append(Finding("Data", words.sentences([note]), tone))
     errors = [event for event in log.events if event.level == "error"]
     if errors:
         first = errors[0]

@@ -60,6 +60,14 @@ def percent(fraction: float | None) -> str:
     return f"{value:.{digits}f}{THIN_SPACE}%"
 
 
+def duration(seconds: float) -> str:
+    """45.2 s, 12.5 min, 3.2 h, 2.1 d."""
+    for unit, size, most in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 172_800)):
+        if seconds < most:
+            return f"{number(seconds / size, 3)}{THIN_SPACE}{unit}"
+    return f"{number(seconds / 86_400, 3)}{THIN_SPACE}d"
+
+
 def plural(n: int, noun: str, nouns: str | None = None) -> str:
     """3 spikes, 1 spike."""
     return f"{count(n)} {noun if n == 1 else nouns or noun + 's'}"

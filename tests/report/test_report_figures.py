@@ -146,7 +146,7 @@ def test_lr_words_and_ribbon():
     assert lr.lr_finding(log) == (
         "Between 0.01 and 0.1, highest at step 4, 0.1 at the end. "
         "Curvature set the rate on 5 steps of 10 (steps 0–3 and 9), "
-        "at most 10 times below the schedule at step 0."
+        "down to 1/10 of the schedule at step 0."
     )
     figure = lr.lr_panel(log).figure
     spans = {t.name: list(t.x) for t in figure.data if t.yaxis == "y2"}

@@ -50,6 +50,7 @@ def test_the_card_has_name_and_unit(metric, card):
 
 def test_tables_of_several_runs_name_it_where_they_agree():
     both = [log(SHARE), log(SHARE)]
-    assert '<th scope="row">val_metric (accuracy)</th>' in compare_body(both).html
+    assert '<th scope="row">accuracy (held out)</th>' in compare_body(both).html
     assert "`val_metric (accuracy)`" in markdown_summary(both)
-    assert '<th scope="row">val_metric</th>' in compare_body([log(SHARE), log(np.exp(LOSS))]).html
+    mixed = compare_body([log(SHARE), log(np.exp(LOSS))]).html
+    assert '<th scope="row">held-out metric</th>' in mixed

@@ -58,7 +58,8 @@ def test_markdown_starts_with_the_gates_and_the_verdict():
     text = markdown_summary([samples.transformer_log()], gates=GATES)
     lines = text.splitlines()
     assert lines[0] == "## ❌ homotopy: 2 of 3 gates failed"
-    assert "Trained: loss 4.652 → 1.605 in 2\u202f000 steps." in lines[2]
+    assert lines[2] == "| result | fails if | values |"
+    assert "Trained: loss 4.652 → 1.605 in 2\u202f000 steps." in lines[8]
     assert "| ❌ failed | `spikes > 3` | spikes = 5 |" in lines
     assert "| `final_loss` | 1.605 |" in lines
     assert any(line.startswith("- ⚠️ **Stability**: 1 loss spike") for line in lines)

@@ -170,9 +170,9 @@ def test_the_page_of_seeds_shows_bands_the_table_and_what_few_pairs_can_tell():
     assert made == render(logs)
     text = text_of(made)
     assert "lr=0.001 ends lowest of 2 arms: held-out loss 2.01." in text
-    assert "That is the median; 2 to 2.02 over 3 seeds." in text
-    assert "+0.03 against lr=0.001, 95 % interval +0.03 to +0.03, 3 pairs of seeds" in text
-    assert "too few to tell a difference from chance" in text
+    assert "The median of lr=0.001 is 2.01; 2 to 2.02 over 3 seeds." in text
+    assert "+0.03 against lr=0.001, 95 % interval +0.03 to +0.03." in text
+    assert text.count("3 pairs of seeds: below 6, chance alone can make as clear") == 1
     assert "Every metric of 6 runs" in text
     keys = [p["key"] for p in figures(made)["panels"]]
     assert keys == ["loss", "eval", "lr", "edge", "eigenvalues", "kappa", "norms"]
@@ -213,5 +213,5 @@ def test_a_sweep_groups_what_differs_in_rate_and_seed_only():
     for log in logs[3:]:
         log.provenance["recipe_resolved"]["steps"] = 77
     drawn = panel(render(logs), "sweep")["data"]
-    assert [t["name"] for t in drawn] == ["steps=2000", "steps=77"]
-    assert [len(t["x"]) for t in drawn] == [3, 2]
+    assert [t["name"] for t in drawn] == ["steps=77", "steps=2000"]
+    assert [len(t["x"]) for t in drawn] == [2, 3]

@@ -183,8 +183,7 @@ def reason_clause(log: RunLog) -> str:
             cut = np.where(held & (lr > 0), schedule / lr, np.nan)
         if np.isfinite(cut).any() and np.nanmax(cut[np.isfinite(cut)]) > 1.05:
             deepest = int(np.nanargmax(np.where(np.isfinite(cut), cut, np.nan)))
-            text += (
-                f", at most {words.number(float(cut[deepest]), 2)} times below the schedule "
-                f"at step {words.count(log.step[deepest])}"
-            )
+            times = float(cut[deepest])
+            part = f"1/{words.number(times, 2)}" if times >= 10 else words.percent(1 / times)
+            text += f", down to {part} of the schedule at step {words.count(log.step[deepest])}"
     return text
