@@ -174,7 +174,7 @@ def test_log_switch_and_legend_change_what_is_drawn(opened):
         "const b = document.getElementById('plot-edge').getBoundingClientRect();"
         "return a.top >= b.top && a.bottom <= b.bottom; })"
     )
-    assert labels == [True, True], "the edge and the target stay in sight on a log axis"
+    assert labels == [True] * 3, "edge, target and spike stay in sight on a log axis"
     shown = "document.querySelectorAll('#plot-lr .scatterlayer .trace').length"
     before = page.run(shown)
     page.run("document.querySelector('#p-lr .legend button').click()")
