@@ -51,7 +51,7 @@ class EstimatorConfig:
             the first where it began at random.
         density_steps: Lanczos steps for each; eigenvalues found before are left out of them.
         checks: Symmetry, finite difference and kinks: two products, six gradients. In float32 the
-            gradient in float64 too, which takes about three; of small problems also a product in
+            gradient in float64 too, which takes about two; of small problems also a product in
             float64 for each pair and four for the sums.
         directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
         curvature: "hessian"; "ggn" for the Gauss-Newton matrix in place of H;
