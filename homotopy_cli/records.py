@@ -101,7 +101,7 @@ class BlockEstimate:
     lambda_max: float | None = None
     lambda_min: float | None = None
     hessian_norm: float | None = None  # ‖H_bb‖₂
-    residual: float | None = None  # the larger of the two ends' residuals
+    residual: float | None = None  # the larger of the ends'; float32's error, measured
     converged: bool = False
     kappa: float | None = None  # ‖H_bb‖₂ / ‖g_b‖²
     kappa_reason: str = ""  # why kappa is None

@@ -4,7 +4,6 @@ A guess from eps cannot see a forward pass that cancels (the log-softmax of a we
 classifier, a BatchNorm of inputs far from zero), and takes a constant in the loss for noise.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +36,6 @@ class Rounding:
     grad: Tensor  # (n,) error of g, float64
     residuals: tuple[float, ...] = ()  # ‖Hv - λv‖ in float64 of each pair; none where not taken
     sums: Tensor | None = None  # (_SIGNS, n) z∘(Ez) for random signs z, E = A - H
-    frobenius: float = 0.0  # about ‖E‖_F
 
     def widened(self, pairs: Sequence[Eigenvalue]) -> list[Eigenvalue]:
         """The pairs, in the order they were measured in, with residuals of the true matrix."""
@@ -148,8 +146,7 @@ def _with_products(
         for _ in range(_SIGNS)
     ]
     wrong = torch.stack([matrix @ z.cpu() - product(z).cpu() for z in signs])
-    frobenius = math.sqrt((wrong * wrong).sum().item() / _SIGNS)
-    return Rounding(error, tuple(residuals), torch.stack(signs).cpu() * wrong, frobenius)
+    return Rounding(error, tuple(residuals), torch.stack(signs).cpu() * wrong)
 
 
 def stated(
@@ -174,7 +171,7 @@ def stated(
         grad_error=error,
         kappa=value,
         kappa_reason=reason,
-        frobenius_norm=_sum(estimate.frobenius_norm, rounding.frobenius),
+        frobenius_norm=_sum(estimate.frobenius_norm, _matrix_error(rounding, [slice(None)])),
         trace=_sum(estimate.trace, _trace_error(rounding, [slice(None)])),
         blocks=tuple(blocks),
         warnings=said,
@@ -187,10 +184,19 @@ def _block(block: BlockEstimate, rounding: Rounding, index: Sequence[slice]) -> 
         return block
     error = _grad_error(torch.cat([rounding.grad[i] for i in index]), block)
     value, reason = kappa(block.hessian_norm, block.grad_norm, _FLOOR * error)
-    trace = block.trace
+    trace, residual = block.trace, block.residual
+    if residual is not None:
+        residual = max(residual, _matrix_error(rounding, index))
     if trace is not None and rounding.sums is not None and trace.n_probes == 0:
         trace = _sum(replace(trace, stderr=0.0), _trace_error(rounding, index))
-    return replace(block, grad_error=error, kappa=value, kappa_reason=reason, trace=trace)
+    return replace(
+        block,
+        grad_error=error,
+        kappa=value,
+        kappa_reason=reason,
+        trace=trace,
+        residual=residual,
+    )
 
 
 def _grad_error(difference: Tensor, found: CurvatureEstimate | BlockEstimate) -> float:
@@ -204,6 +210,14 @@ def _trace_error(rounding: Rounding, index: Sequence[slice]) -> float:
         return 0.0
     totals = torch.stack([rounding.sums[:, i].sum(dim=1) for i in index]).sum(dim=0)
     return totals.square().mean().sqrt().item()
+
+
+def _matrix_error(rounding: Rounding, index: Sequence[slice]) -> float:
+    """Root mean square of ‖Ez‖ over the signs, in some rows: about ‖E‖_F there."""
+    if rounding.sums is None:
+        return 0.0
+    squares = sum(rounding.sums[:, i].square().sum() for i in index)
+    return (squares / _SIGNS).sqrt().item()
 
 
 def _sum(moment: Moment | None, error: float) -> Moment | None:

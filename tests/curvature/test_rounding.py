@@ -114,12 +114,15 @@ def test_errors_hold_where_batch_norm_subtracts_a_large_mean(offset):
     assert_errors_hold(found, *batch_normed(model, x, y))
 
 
-def test_layers_state_their_own_errors():
-    """Oracle: the blocks of the closed form."""
-    model, x, y = fitted(12)
+@pytest.mark.parametrize("scale", [12, 15, 18])
+def test_layers_state_their_own_errors(scale):
+    """Oracle: the closed form."""
+    model, x, y = fitted(scale)
     found = probe(Problem.from_module(nn.Sequential(model), "cross_entropy", [(x, y)]))
     grad, hessian = softmax_regression(model, x, y)
     (row,) = found.blocks
+    top = torch.linalg.eigvalsh(hessian)[-1]
+    assert abs(row.lambda_max - top) <= row.residual
     assert abs(row.grad_norm - grad.norm()) <= row.grad_error
     assert abs(row.trace.value - hessian.trace()) <= 4.0 * row.trace.stderr
     assert row.grad_error == pytest.approx(found.grad_error)
