@@ -107,7 +107,6 @@ def test_what_training_differentiates_too_is_measured(how):
         lambda: nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)),
         lambda: nn.utils.weight_norm(nn.Linear(4, 4)),
         lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
-        lambda: torch.compile(nn.Linear(4, 4)),
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
