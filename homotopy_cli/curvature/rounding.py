@@ -149,7 +149,7 @@ def _with_products(
     return Rounding(error, tuple(residuals), torch.stack(signs).cpu() * wrong)
 
 
-def stated(
+def with_errors(
     estimate: CurvatureEstimate, rounding: Rounding, graph: GradientGraph, partition: Partition
 ) -> CurvatureEstimate:
     """The estimate with measured errors of ‖g‖, κ, ‖H‖_F and traces, layers included."""

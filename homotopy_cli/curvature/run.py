@@ -23,7 +23,7 @@ from homotopy_cli.curvature.operators import (
     PreconditionedOperator,
     inverse_square_root,
 )
-from homotopy_cli.curvature.rounding import measure, stated
+from homotopy_cli.curvature.rounding import measure, with_errors
 from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, norm_and_lowest
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.errors import NonFiniteError, ProblemError
@@ -172,7 +172,7 @@ class Run:
             copies_sought=config.top_k == 1 or config.confirmation(graph.n)[1],
             warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
-        return estimate if rounding is None else stated(estimate, rounding, graph, partition)
+        return estimate if rounding is None else with_errors(estimate, rounding, graph, partition)
 
     def pairs(
         self, operator: LinearOperator, key: str, k: int, which: Which | None = None
