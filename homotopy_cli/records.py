@@ -37,7 +37,7 @@ class Moment:
     """
 
     value: float
-    stderr: float  # 0 when exact; of n products by differences, their error
+    stderr: float  # 0 when exact; of n products by differences or in float32, their error
     n_probes: int  # random vectors spent; 0 when exact
 
 
@@ -55,7 +55,7 @@ class HvpCost:
     # without products its name: secant, forward or trust_ratio
     method: str
     fallback_reason: str  # "" when the method asked for was used
-    n_hvp: int  # Hessian-vector products, each block's counted as one
+    n_hvp: int  # Hessian-vector products, each block's or float64's counted as one
     gradient_equivalents: float  # the same work in gradients (forward + backward); see basis
     seconds: float  # wall time of the whole estimate
     n_hvp_weighted: float = 0.0  # the products; a block's counts by its share of the parameters
@@ -101,7 +101,7 @@ class BlockEstimate:
     lambda_max: float | None = None
     lambda_min: float | None = None
     hessian_norm: float | None = None  # ‖H_bb‖₂
-    residual: float | None = None  # the larger of the two ends' residuals
+    residual: float | None = None  # the larger of the ends'; float32's error, measured
     converged: bool = False
     kappa: float | None = None  # ‖H_bb‖₂ / ‖g_b‖²
     kappa_reason: str = ""  # why kappa is None
@@ -202,7 +202,7 @@ class CurvatureEstimate:
     dtype: str = "float32"
     warnings: tuple[str, ...] = ()
     not_reached: tuple[str, ...] = ()  # parameters that the loss does not depend on
-    grad_error: float | None = None  # of ‖g‖, from rounding; None where its floor is not known
+    grad_error: float | None = None  # of ‖g‖, rounding: measured in float64, or by a rule; or None
     copies_sought: bool = True  # of equal eigenvalues; where not, `eigenvalues` may lack some
 
     @property

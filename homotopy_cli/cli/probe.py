@@ -117,7 +117,8 @@ def probe(
         Literal["hutchinson", "hutch++"], typer.Option(help="Estimator of the trace.")
     ] = "hutchinson",
     checks: Annotated[
-        bool, typer.Option(help="Test the products: symmetry, finite difference, kinks.")
+        bool,
+        typer.Option(help="Test the products: symmetry, finite difference, kinks, float64."),
     ] = True,
     noise: Annotated[
         bool, typer.Option("--noise", help="Gradient noise scale and batch sharpness; 3+ batches.")

@@ -99,7 +99,8 @@ def overall_table(estimate: Any) -> Table:
         if record is not None:
             kind = f"{record.n_probes} random vectors"
             if record.n_probes == 0:
-                kind = "n products by differences" if record.stderr else "exact"
+                how = "by differences" if "difference" in estimate.cost.method else "in float32"
+                kind = f"n products {how}" if record.stderr else "exact"
             spread = "" if kind == "exact" else f"± {record.stderr:.1e} (s.e.)"
             table.add_row(name, short(record.value, 6), spread, kind)
     rounded = "rounding" if estimate.grad_error is not None else ""

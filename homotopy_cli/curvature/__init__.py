@@ -11,6 +11,7 @@
     ggn.py           the Gauss-Newton matrix by the same interface
     nodes.py         what an autograd graph says of itself: kinks, custom functions
     checks.py        are the products right? symmetry, a finite difference, kinks
+    rounding.py      what rounding did: the same in float64
     mixed.py         cheap products find the vector that exact ones certify
     operators.py     those products as symmetric operators: whole, one block, preconditioned
     precondition.py  the diagonal metric P of an optimizer, live or saved

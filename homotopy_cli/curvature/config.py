@@ -50,7 +50,9 @@ class EstimatorConfig:
         density_probes: Start vectors of the quadrature; the iteration for the eigenvalues is
             the first where it began at random.
         density_steps: Lanczos steps for each; eigenvalues found before are left out of them.
-        checks: Symmetry, finite difference and kinks: two products, six gradients.
+        checks: Symmetry, finite difference and kinks: two products, six gradients. In float32 the
+            gradient in float64 too, which takes about two; of small problems also a product in
+            float64 for each pair and four for the sums.
         directional: u'Hu/u'Pu along u = P⁻¹g; one product, only with a preconditioner.
         curvature: "hessian"; "ggn" for the Gauss-Newton matrix in place of H;
             "preconditioned" for P^-1/2 H P^-1/2.
@@ -163,6 +165,11 @@ class EstimatorConfig:
         small = self.refine_small and n <= SMALL_N
         rtol = min(self.rtol, self.small_rtol) if small else self.rtol
         return rtol, self.max_hvp or (max(MAX_HVP, n) if small else MAX_HVP)
+
+    @property
+    def rounding(self) -> bool:
+        """Whether float32's errors are measured in float64: with the checks of H or G."""
+        return self.checks and self.steps is None and self.curvature != "preconditioned"
 
     @property
     def mixed_hvp(self) -> int:

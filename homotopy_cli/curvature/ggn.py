@@ -77,6 +77,11 @@ class GGNGraph(GradientGraph):
         self._grads = total
         self._constant = set() if bends else set(self.names)
 
+    def release(self) -> None:
+        """Free the graphs, after the last product."""
+        super().release()
+        self._seams.clear()
+
     def _seam(self, index: int) -> _Seam:
         """Cut one batch open; kept when graphs are kept."""
         if index in self._seams:

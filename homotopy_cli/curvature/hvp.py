@@ -116,14 +116,8 @@ class GradientGraph:
         if self.reducer.size > 1:
             require_finite(self.loss, {})  # here it can still be said on which rank
         found = {n for n, g in zip(self.names, self._grads, strict=True) if g is not None}
-        return Facts(
-            self.loss,
-            frozenset(found),
-            frozenset(self._constant),
-            self._dead_end,
-            self.kinked,
-            self.custom,
-        )
+        found, constant = frozenset(found), frozenset(self._constant)
+        return Facts(self.loss, found, constant, self._dead_end, self.kinked, self.custom)
 
     def _open(self) -> None:
         """Take the gradient, with its graph where products will walk it."""
@@ -193,6 +187,10 @@ class GradientGraph:
     def time_gradient(self) -> float:
         """Return the time of one forward and backward pass, on the products' clock."""
         return plain_gradient(self.problem, self.meter.clock)
+
+    def release(self) -> None:
+        """Free the graph, after the last product."""
+        self._grads.clear()
 
     def _summed(self, names: tuple[str, ...], v: Tensor) -> Tensor:
         """The product over all ranks; where one has to fall back, all do."""

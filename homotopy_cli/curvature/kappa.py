@@ -82,10 +82,15 @@ def norm_error(found: CurvatureEstimate | BlockEstimate) -> float | None:
 
 
 def kappa_error(found: CurvatureEstimate | BlockEstimate) -> float | None:
-    """Return κ·(δ‖H‖/‖H‖ + 2 δ‖g‖/‖g‖), 1/loss; None where κ or the error of ‖H‖ is not known."""
+    """Return (‖H‖ + δ‖H‖)/(‖g‖ - δ‖g‖)² - κ, 1/loss; None where κ or an error is not known.
+
+    Of small errors that is κ·(δ‖H‖/‖H‖ + 2 δ‖g‖/‖g‖).
+    """
     error, size = norm_error(found), found.hessian_norm
     if found.kappa is None or error is None or size is None:
         return None
-    if size == 0.0:
-        return error / found.grad_norm / found.grad_norm
-    return found.kappa * (error / size + 2.0 * (found.grad_error or 0.0) / found.grad_norm)
+    share = min((found.grad_error or 0.0) / found.grad_norm, 1.0)
+    if share == 1.0:
+        return math.inf
+    more = share * (2.0 - share) / (1.0 - share) ** 2  # 1/(1 - share)² - 1, without cancellation
+    return (error / found.grad_norm / found.grad_norm) * (1.0 + more) + found.kappa * more

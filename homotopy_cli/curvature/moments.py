@@ -17,6 +17,7 @@ from homotopy_cli.records import Moment
 _SKETCH = 32  # products of Hutch++'s sketch and its range together: our choice
 _MEMORY = 2**28  # bytes of Ritz vectors kept for the trace
 _FEWEST = 4  # probes before a standard error is believed
+_DIGITS = 5e-7  # half a unit of the sixth digit, the last one that is printed
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Moments:
     frobenius_norm: Moment
     by_parameter: Tensor  # (n_probes or 1, n_parameters) float64: trace samples of each tensor
     eigenvalues: Tensor | None = field(default=None)  # (n,) ascending, when the sums are exact
+    matrix: Tensor | None = field(default=None, repr=False)  # (n, n) float64 on the CPU, likewise
 
     def block_trace(self, parameters: list[int]) -> Moment:
         """Return the trace of the diagonal block of some parameter tensors.
@@ -45,9 +47,8 @@ def exact_moments(
 ) -> Moments:
     """Return the sums from n unit products, free of sampling error; for small n.
 
-    Their standard error is 0 where the products are exact. Products by differences of gradients
-    give a matrix B = A + E; the standard error is then ‖B - Bᵀ‖_F/√2, which is about ‖E‖_F where
-    the entries of E are independent.
+    Their standard error is ‖A - Aᵀ‖_F/√2 as multiplied, about ‖error‖_F where errors of entries
+    are independent; 0 for products in float64, and in float32 where six digits do not show it.
 
     Args:
         operator: A, shape (n, n).
@@ -64,17 +65,24 @@ def exact_moments(
         if progress is not None:
             progress(i + 1, n)
     skew = (matrix - matrix.T).norm().item() / math.sqrt(2.0)
-    stderr = skew if getattr(operator, "product_error", 0.0) else 0.0
+    differences = bool(getattr(operator, "product_error", 0.0))
+    skew = skew if differences or operator.dtype != torch.float64 else 0.0
     matrix = 0.5 * (matrix + matrix.T)
     diagonal = matrix.diagonal()
     by_parameter = torch.stack([part.sum() for part in diagonal.split(lengths)])
-    frobenius = torch.linalg.matrix_norm(matrix).item()
+    trace, frobenius = diagonal.sum().item(), torch.linalg.matrix_norm(matrix).item()
     return Moments(
-        trace=Moment(diagonal.sum().item(), stderr, 0),
-        frobenius_norm=Moment(frobenius, stderr, 0),
+        trace=Moment(trace, skew if differences else shown(trace, skew), 0),
+        frobenius_norm=Moment(frobenius, skew if differences else shown(frobenius, skew), 0),
         by_parameter=by_parameter[None],
         eigenvalues=torch.linalg.eigvalsh(matrix),
+        matrix=matrix,
     )
+
+
+def shown(value: float, error: float) -> float:
+    """The error, or 0 where the six digits of the value do not show it."""
+    return error if error > _DIGITS * abs(value) else 0.0
 
 
 def sampled_moments(

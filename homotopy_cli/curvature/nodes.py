@@ -1,10 +1,11 @@
 """What an autograd graph says about itself: kinks, custom functions, derivatives cut off."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+
+from homotopy_cli.problems.graph import nodes
 
 # Nodes whose first derivative jumps: a finite step across the jump measures another curvature.
 _KINKED = (
@@ -40,19 +41,6 @@ _KINKED = (
     "Trunc",
     "Where",
 )
-
-
-def nodes(tensors: Iterable[Tensor | None]) -> Iterator[Any]:
-    """Yield every node behind some tensors once."""
-    todo = [t.grad_fn for t in tensors if t is not None and t.grad_fn is not None]
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
 
 
 def has_dead_end(grads: Sequence[Tensor | None]) -> bool:

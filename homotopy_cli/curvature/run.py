@@ -23,6 +23,7 @@ from homotopy_cli.curvature.operators import (
     PreconditionedOperator,
     inverse_square_root,
 )
+from homotopy_cli.curvature.rounding import measure, with_errors
 from homotopy_cli.curvature.spectrum import Deadline, as_record, extremes, norm_and_lowest, stated
 from homotopy_cli.curvature.warm import WarmStarts
 from homotopy_cli.errors import NonFiniteError, ProblemError
@@ -137,17 +138,14 @@ class Run:
             blocks = self.layers(partition, moments, self.inv_sqrt if swapped else None)
         density = None
         if config.density and not self.late("density"):
-            density = spectral_density(
-                operator,
-                config,
-                seeded(self.seed + 4),
-                moments,
-                found,
-                self.deadline,
-                self.phase("density"),
-            )
+            draw, phase = seeded(self.seed + 4), self.phase("density")
+            density = spectral_density(operator, config, draw, moments, found, self.deadline, phase)
+        rounding = None
+        if found is not None and config.rounding and not self.deadline.passed():
+            rounding = measure(graph, found.pairs, moments, seed=self.seed + 8)
+            pairs = pairs if rounding is None else rounding.widened(pairs)
         by_value = sorted(pairs, key=lambda e: e.value)
-        return CurvatureEstimate(
+        estimate = CurvatureEstimate(
             n_params=graph.n,
             n_terms=self.problem.n_terms,
             loss=graph.loss,
@@ -174,6 +172,7 @@ class Run:
             copies_sought=config.top_k == 1 or config.confirmation(graph.n)[1],
             warnings=self.warnings(blocks) + (sentences(checks) if checks else ()),
         )
+        return estimate if rounding is None else with_errors(estimate, rounding, graph, partition)
 
     def pairs(
         self, operator: LinearOperator, key: str, k: int, which: Which | None = None

@@ -8,6 +8,7 @@ from torch import Tensor
 from homotopy_cli.curvature.exact import full_hessian, require_small
 from homotopy_cli.curvature.hvp import GradientGraph
 from homotopy_cli.curvature.kappa import ROUNDINGS, kappa_error, norm_error
+from homotopy_cli.curvature.rounding import SAME, draws_numbers
 from homotopy_cli.errors import HomotopyError
 from homotopy_cli.linalg.student import standard_errors
 from homotopy_cli.linalg.vectors import norm
@@ -17,7 +18,6 @@ from homotopy_cli.records import BlockEstimate, CurvatureEstimate, Eigenvalue, M
 
 _COVERED = 0.999  # of sampled means lie inside their bound: our choice
 _DIFFERENCES = 4.0  # standard errors of sums from n products by differences: our choice
-SAME = 1e-3  # of loss and gradient that float64 may change where it is the same function
 ZERO = 1e-10  # share of ‖H‖ below which an exact eigenvalue counts as zero, in float64
 ZERO_EPS = 100.0  # the same in units of eps, for float32
 
@@ -37,7 +37,8 @@ def validate(
     the standard errors that cover 99.9 % by Student's t (12.9 of 4 probes, 3.5 of 64); κ inherits
     ‖H‖'s and ‖g‖'s. Relative errors are relative to the exact value, or to the matrix's norm
     where the exact value is zero to rounding. The exact values are of float64 where the problem
-    has such a form, see `yardstick`; `exact_dtype` tells.
+    has such a form, see `yardstick`; `exact_dtype` tells. Where float64 changes loss or gradient
+    by more than SAME, rows for both come first.
 
     Args:
         problem: The one that was estimated.
@@ -57,13 +58,14 @@ def validate(
     exact = yardstick(problem, estimate)
     hessian = full_hessian(exact, limit=limit, curvature="ggn" if ggn else "hessian")
     hessian = 0.5 * (hessian + hessian.T)
-    grad = GradientGraph(exact, method="central_difference").grad.to("cpu", torch.float64)
+    here = GradientGraph(exact, method="central_difference")
+    grad = here.grad.to("cpu", torch.float64)
     inv_sqrt = None
     if preconditioner is not None:
         inv_sqrt = torch.rsqrt(preconditioner.to("cpu", torch.float64))
     scaled = None if inv_sqrt is None else inv_sqrt[:, None] * hessian * inv_sqrt
     zero = max(ZERO, ZERO_EPS * torch.finfo(problem.dtype).eps)
-    table: list[Validation] = []
+    table = [] if _same(here, estimate) else _disagreement(here, estimate)
     if scaled is not None and estimate.preconditioned_sharpness is not None:
         top = torch.linalg.eigvalsh(scaled)[-1].item()
         table.append(
@@ -91,7 +93,7 @@ def yardstick(problem: Problem, estimate: CurvatureEstimate) -> Problem:
     """The problem in float64; as it is where it has no such form.
 
     A closure has none, nor a model that fixes a dtype inside. One that draws other random numbers
-    in float64, as dropout does, is another function: its loss and gradient tell.
+    in float64 is another function.
     """
     if problem.dtype == torch.float64:
         return problem
@@ -100,10 +102,24 @@ def yardstick(problem: Problem, estimate: CurvatureEstimate) -> Problem:
         here = GradientGraph(exact, method="central_difference")
     except (HomotopyError, RuntimeError, TypeError, ValueError):
         return problem
-    length, rounding = norm(here.grad), estimate.grad_error or 0.0
-    same = abs(here.loss - estimate.loss) <= SAME * max(abs(here.loss), 1.0)
-    same = same and abs(length - estimate.grad_norm) <= SAME * length + rounding
-    return exact if same else problem
+    return exact if _same(here, estimate) or not draws_numbers(problem) else problem
+
+
+def _same(exact: GradientGraph, estimate: CurvatureEstimate) -> bool:
+    """Whether loss and gradient are those of the estimate."""
+    length = norm(exact.grad)
+    loss = abs(exact.loss - estimate.loss) <= SAME * max(abs(exact.loss), 1.0)
+    return loss and abs(length - estimate.grad_norm) <= SAME * length
+
+
+def _disagreement(exact: GradientGraph, estimate: CurvatureEstimate) -> list[Validation]:
+    """Loss and ‖g‖ beside those of float64, which say otherwise."""
+    eps = torch.finfo(getattr(torch, estimate.dtype)).eps
+    bound = ROUNDINGS * eps * max(abs(exact.loss), 1.0)
+    return [
+        _compared("loss", estimate.loss, exact.loss, bound),
+        _compared("grad_norm", estimate.grad_norm, norm(exact.grad), estimate.grad_error or 0.0),
+    ]
 
 
 def _whole(

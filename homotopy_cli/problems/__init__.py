@@ -2,6 +2,7 @@
 
     problem.py       Problem: L(theta) = sum_b w_b l_b over fixed batches; leaves no trace
     parameters.py    the differentiated leaves: shared storage, tied tensors once
+    graph.py         the graph behind a loss; parameters that it reaches past their module
     chunks.py        the loss as a number; whether microbatches still give it
     reducer.py       sums over ranks: one collective each, and the same error on all
     spread.py        one Problem over several ranks' batches, the same function on each

@@ -26,6 +26,12 @@ class Parameters:
     module_kinds: dict[str, str] = field(default_factory=dict)
     swaps: dict[int, Tensor] = field(default_factory=dict)  # id of original -> replacement
 
+    def named(self) -> dict[int, str]:
+        """id of an original, or of its whole copy under FSDP2 -> the name of its leaf."""
+        names = {id(leaf): name for name, leaf in self.leaves.items()}
+        copied = {i: names[id(t)] for i, t in self.swaps.items() if id(t) in names}
+        return {id(p): name for name, p in self.originals.items()} | copied
+
 
 def collect(
     model: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None

@@ -12,6 +12,7 @@ from homotopy_cli.problems.batches import cast_floats
 from homotopy_cli.problems.chunks import check_chunks
 from homotopy_cli.problems.criteria import Loss, resolve_loss
 from homotopy_cli.problems.evaluation import evaluate, prefix, scalar
+from homotopy_cli.problems.graph import refuse_captured
 from homotopy_cli.problems.nest import Batch, split_rows
 from homotopy_cli.problems.parameters import Parameters, collect, from_tensors
 from homotopy_cli.problems.reducer import LOCAL, Reducer
@@ -85,9 +86,8 @@ class Problem:
         self.mode, self.seed = mode, seed
         self.criterion_name = loss.name
         self.model = model
-        self._function = function
-        self._again = again
-        self._swaps = parameters.swaps
+        self._function, self._again = function, again
+        self._swaps, self._named = parameters.swaps, parameters.named()
         self._borrowed: Borrowed | None = None
         self.shards: Shards | None = None
 
@@ -244,13 +244,13 @@ class Problem:
         The weighted sum over all batches, Σ weights[i]·batch_loss(i), is L(θ).
 
         Raises:
-            ProblemError: The batch does not fit the model, or the loss is no scalar.
+            ProblemError: No scalar, a batch that does not fit, or a parameter used past its module.
         """
         with self.measuring(), forked_rng(self.device, self.seed):
             if self._borrowed is not None:
                 self._borrowed.fresh_buffers(self.dtype, self.device)
                 self._borrowed.reseed(self.seed)
-            return self._function(index)
+            return self._looked_through(self._function(index))
 
     def batch_outputs(self, index: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """(outputs of the model, their mean loss as a function): the seam a Gauss-Newton needs.
@@ -269,8 +269,15 @@ class Problem:
             if self._borrowed is not None:
                 self._borrowed.fresh_buffers(self.dtype, self.device)
                 self._borrowed.reseed(self.seed)
-            outputs = predict(model, batch)
+            outputs = self._looked_through(predict(model, batch))
         return outputs, lambda values: scalar(criterion(values, batch), self.criterion_name)
+
+    def _looked_through(self, result: Any) -> Any:
+        """The result itself, and of the first one the parameters behind it."""
+        if self._named and self.shards is None:
+            refuse_captured(result, self.params, self._named)
+            self._named = {}
+        return result
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

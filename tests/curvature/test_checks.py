@@ -87,6 +87,69 @@ def test_asymmetric_second_derivative_is_refused():
         probe(of(Skew.apply))
 
 
+class Doubting(nn.Module):
+    """½‖Wx‖² with Skew's second derivative: a custom function in a model that float64 can run."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, 3), function
+
+    def forward(self, x):
+        return self.function(self.layer.weight) + self.layer(x).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_persists_in_float64_is_no_rounding(dtype):
+    batch = torch.randn(5, 4), torch.randn(5)
+    model = Doubting(lambda w: Skew.apply(w.reshape(-1)))
+    problem = Problem.from_module(model, lambda m, b: m(b[0]), [batch], dtype=dtype)
+    with pytest.raises(ProblemError, match=r"u'Hv and v'Hu differ by .* functions: Skew"):
+        probe(problem)
+
+
+def test_a_wrong_kernel_of_torch_is_found_in_float32_too():
+    """Fused weight normalisation holds ‖v‖ constant, see test_weight_norm.py; by its own name it
+    is taken as it is, and is no custom function.
+    """
+    fused = torch._weight_norm_interface
+    draw = generator(2)
+    x, y = torch.randn(6, 4, generator=draw), torch.randn(6, 3, generator=draw)
+
+    def loss(model, batch):
+        w = fused(model.weight, model.bias[:, None], 0)[0]
+        return F.mse_loss(batch[0] @ w.T, batch[1])
+
+    with pytest.raises(ProblemError, match=r"u'Hv and v'Hu differ by [0-9.]+ of ‖Hv‖$"):
+        probe(Problem.from_module(nn.Linear(4, 3), loss, [(x, y)]))
+
+
+def saturated(scale):
+    """A linear classifier whose loss is 1e-9: p - 1 cancels in float32."""
+    draw = generator(0)
+    x = torch.randn(64, 8, generator=draw)
+    w = torch.randn(5, 8, generator=draw)
+    top = (x @ w.T).topk(2, 1)
+    kept = top.values[:, 0] - top.values[:, 1] > 1.0
+    model = nn.Linear(8, 5)
+    with torch.no_grad():
+        model.weight.copy_(w * scale)
+        model.bias.zero_()
+    return model, x[kept], top.indices[kept, 0]
+
+
+@pytest.mark.parametrize("scale", [16, 18, 20, 22])
+def test_rounding_alone_accuses_no_function(scale):
+    """Stock layers in float32: told, with the way out, which then gives no such sentence."""
+    model, x, y = saturated(scale)
+    found = probe(Problem.from_module(model, "cross_entropy", [(x, y)]))
+    assert found.checks.symmetry_error > 0.05
+    assert any("float32 does not resolve this Hessian" in w for w in found.warnings)
+    assert any("--dtype float64" in w for w in found.warnings)
+    exact = probe(Problem.from_module(model, "cross_entropy", [(x, y)], dtype=torch.float64))
+    assert exact.checks.symmetry_error < 1e-6
+    assert not any("resolve" in w for w in exact.warnings)
+
+
 def test_the_hint_works():
     """By differences the Hessian of Σ x³ is diag(6x)."""
     problem = of(lambda x: Cube.apply(x).sum())
