@@ -129,7 +129,7 @@ class Problem:
             mode: "eval", "train" (batch statistics, one held dropout mask) or "keep".
             seed: The generators' state at every `batch_loss`.
             microbatch: Rows per chunk; exact for losses that are means over rows, and
-                refused where the chunks do not add up to the whole.
+                refused where loss or gradient of chunks do not add up: see check_chunks.
             sources: The batches' file names, for errors.
             reducer: ProcessGroupReducer() measures the mean over the batches of all ranks,
                 each of which must make the same calls; a rank may be without any loss term.
@@ -202,7 +202,7 @@ class Problem:
             if len(pairs) == len(given):
                 return whole
             chunked = build([chunk for chunk, _ in pairs], [label for _, label in pairs])
-            check_chunks(whole, chunked, microbatch)
+            check_chunks(whole, chunked, microbatch, build)
             return chunked
 
         problem = over_ranks(assemble, reducer, sharded=sharded)
