@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from homotopy_cli.errors import NonFiniteError, ProblemError, first_line
+from homotopy_cli.problems.axes import axis_note
 from homotopy_cli.problems.batches import cast_floats, read_batches
 from homotopy_cli.problems.building import build_module
 from homotopy_cli.problems.checkpoint import Checkpoint, load_into, read_checkpoint
@@ -128,7 +129,9 @@ def load_problem(
     _check(problem, [source for source, _ in given])
     guessed = f"loss guessed: {resolved.reason}" if resolved.reason else ""
     said = tuple(
-        words for words in (guessed, applied_twice(problem), seems_summed(problem)) if words
+        words
+        for words in (guessed, axis_note(problem), applied_twice(problem), seems_summed(problem))
+        if words
     )
     checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *said))
     recipe_spec = None if setting is None else setting.recipe.optimizer
