@@ -11,6 +11,7 @@
     evaluation.py    one batch's loss as a scalar
     partition.py     disjoint, covering blocks ("layers") of the parameters
     criteria.py      named losses that also count their terms (counting.py)
+    torch_criteria.py  torch's own: what their means divide by, their weights' dtype
     axes.py          on which axis a cross entropy's outputs hold the classes
     guess.py         a loss guessed from result and targets, with its evidence
     calling.py       how a model is called with a batch, and what its result holds

@@ -29,6 +29,7 @@ from homotopy_cli.problems.counting import (
     count_tokens,
 )
 from homotopy_cli.problems.nest import Batch, is_index
+from homotopy_cli.problems.torch_criteria import criterion_mass, in_dtype
 from homotopy_cli.recipe.targets import load_target
 
 
@@ -131,9 +132,11 @@ def from_callable(function: Callable[[nn.Module, Batch], Tensor]) -> Loss:
 def from_criterion(criterion: Callable[..., Tensor]) -> Loss:
     """A torch-like criterion(outputs, targets) as a Loss on batches (inputs, targets)."""
     ignored = getattr(criterion, "ignore_index", IGNORED)
+    casts: dict[torch.dtype, Callable[..., Tensor]] = {}
 
     def evaluate(outputs: Any, batch: Batch) -> Tensor:
-        return criterion(outputs, _target(batch, type(criterion).__name__))
+        target = _target(batch, type(criterion).__name__)
+        return in_dtype(criterion, outputs, casts)(outputs, target)
 
     def predict(model: nn.Module, batch: Batch) -> Any:
         return call_model(model, split_target(batch)[0])
@@ -145,26 +148,8 @@ def from_criterion(criterion: Callable[..., Tensor]) -> Loss:
         predict=predict,
         criterion=evaluate,
         sums=getattr(criterion, "reduction", "mean") == "sum",
-        mass=_criterion_mass(criterion, ignored),
+        mass=criterion_mass(criterion, ignored),
     )
-
-
-_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss)
-_OF_ELEMENTS = (
-    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss),
-    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy),
-    F.binary_cross_entropy_with_logits,
-)
-
-
-def _criterion_mass(criterion: Any, ignored: int) -> Callable[[Batch], float] | None:
-    """What torch's own criteria divide by; None for any other, whose terms are counted."""
-    weight = getattr(criterion, "weight", None)
-    if type(criterion) in _OF_CLASSES or criterion in _OF_CLASSES:
-        return lambda batch: class_mass(batch, weight, ignored=ignored)
-    if type(criterion) in _OF_ELEMENTS or criterion in _OF_ELEMENTS:
-        return count_elements
-    return None
 
 
 def _target(batch: Batch, name: str) -> Tensor:

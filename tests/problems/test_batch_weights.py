@@ -180,3 +180,15 @@ def test_one_reading_needs_no_note():
     model, x = nn.Conv1d(3, 6, 1, dtype=F64), randn(8, 3, 7)
     problem = Problem.from_module(model, "cross_entropy", [(x, torch.randint(0, 6, (8, 7)))])
     assert axis_note(problem) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_criterions_weights_follow_the_dtype_of_the_probe(dtype):
+    """Its own tensors stay as they are; the loss is torch's with weights in the probe's dtype."""
+    model, x, y = nn.Linear(3, 4), torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 1, 0])
+    weight = torch.tensor([2.0, 1, 3, 5])
+    criterion = nn.CrossEntropyLoss(weight=weight)
+    problem = Problem.from_module(model, criterion, [(x, y)], dtype=dtype)
+    assert criterion.weight is weight and weight.dtype == torch.float32
+    wanted = F.cross_entropy(model.to(dtype)(x.to(dtype)), y, weight=weight.to(dtype)).item()
+    assert total(problem) == pytest.approx(wanted, rel=1e-12)
