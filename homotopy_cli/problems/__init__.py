@@ -8,6 +8,7 @@
     sharded.py       FSDP2 models: a plain copy with whole parameters
     shards.py        FSDP2 models measured on their shards
     wrappers.py      unwrap DDP and torch.compile; borrow a model while it is measured
+    writes.py        weights that a model's own forward pass writes to
     evaluation.py    one batch's loss as a scalar
     partition.py     disjoint, covering blocks ("layers") of the parameters
     criteria.py      named losses that also count their terms (counting.py)

@@ -26,6 +26,7 @@ from homotopy_cli.problems.wrappers import (
     quiet_kernels,
     unwrap,
 )
+from homotopy_cli.problems.writes import own_written
 
 
 class Problem:
@@ -293,6 +294,7 @@ class Problem:
         with quiet_kernels(self.model, self.device):
             self._borrowed = Borrowed(self.model, self._swaps, self.mode)
             try:
+                self._borrowed = own_written(self, self._borrowed, self._swaps)
                 yield
             finally:
                 if self.shards is not None:
