@@ -99,9 +99,12 @@ def own_written(problem: "Problem", borrowed: Borrowed, swaps: Mapping[int, Tens
     flags = tuple(module.training for module in model.modules())
     known = _FOUND.setdefault(model, {})
     if flags not in known:
-        known[flags] = _written_places(model, problem)
+        found = _written_places(model, problem)
         borrowed.release()
         borrowed = Borrowed(model, swaps, problem.mode)
+        if found is None:
+            return borrowed
+        known[flags] = found
     borrowed.written = known[flags]
     modules = list(model.modules())
     for place, name in known[flags]:
@@ -111,14 +114,15 @@ def own_written(problem: "Problem", borrowed: Borrowed, swaps: Mapping[int, Tens
     return borrowed
 
 
-def _written_places(model: nn.Module, problem: "Problem") -> frozenset[Place]:
+def _written_places(model: nn.Module, problem: "Problem") -> frozenset[Place] | None:
+    """What one evaluation writes to; None where it fails."""
     held = list(_held(model))
     watch = _Watch([tensor for _, tensor in held])
     try:
         with watch:
             problem.batch_loss(0)
     except Exception:  # user code: whoever evaluates it in earnest explains this
-        return frozenset()
+        return None
     finally:
         watch.put_back()
     return frozenset(place for place, tensor in held if address(tensor) in watch.before)
