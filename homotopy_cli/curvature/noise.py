@@ -50,7 +50,9 @@ def gradient_noise(
 
     Costs one gradient for each batch, three with `sharpness`; memory is one gradient for each
     batch. Standard errors: batch sharpness over the batches; ‖G‖², tr Σ and their quotient by
-    the jackknife. The quotient is biased by about its squared relative error.
+    the jackknife. The quotient is biased by about its squared relative error. A standard error
+    of k batches is itself uncertain by about 1/√(2(k-1)), and the quotient is skewed: of 6 batches
+    two of them cover the true value in about four of five cases, not in 95 %; give 20 or more.
 
     Args:
         problem: At least 3 batches, each drawn independently; their terms are exchangeable.

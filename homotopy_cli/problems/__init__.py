@@ -9,9 +9,12 @@
     sharded.py       FSDP2 models: a plain copy with whole parameters
     shards.py        FSDP2 models measured on their shards
     wrappers.py      unwrap DDP and torch.compile; borrow a model while it is measured
+    writes.py        weights that a model's own forward pass writes to
     evaluation.py    one batch's loss as a scalar
     partition.py     disjoint, covering blocks ("layers") of the parameters
     criteria.py      named losses that also count their terms (counting.py)
+    torch_criteria.py  torch's own: what their means divide by, their weights' dtype
+    axes.py          on which axis a cross entropy's outputs hold the classes
     guess.py         a loss guessed from result and targets, with its evidence
     calling.py       how a model is called with a batch, and what its result holds
     probabilities.py outputs that the loss's sigmoid or softmax meets a second time
@@ -44,8 +47,9 @@ each batch, the generators are forked to one seed and attention runs on the one 
 has a second derivative. Weights, `.grad`, buffers, mode flags and generators are bitwise
 what they were.
 
-A batch weighs what it counts: rows, or targets that are not ignored. So the loss over
-batches of 4, 4 and 2 rows equals the loss over the ten rows at once.
+A batch weighs what its mean divides by: rows, elements, targets that are not ignored, or the
+weights of their classes. So the loss over batches of 4, 4 and 2 rows equals the loss over the
+ten rows at once.
 
 Under torch.distributed the reducer is chosen, never guessed: with `ProcessGroupReducer()` every
 rank gives its own batches, and L is the mean over the terms of all. A batch's loss stays this

@@ -1,7 +1,7 @@
 """Mean losses that also count their terms, by name, by callable, or guessed by evidence."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from homotopy_cli.errors import ProblemError, first_line
+from homotopy_cli.problems.axes import class_axis
 from homotopy_cli.problems.calling import (
     call_model,
     describe_result,
@@ -18,8 +19,17 @@ from homotopy_cli.problems.calling import (
     result_outputs,
     split_target,
 )
-from homotopy_cli.problems.counting import IGNORED, count_rows, count_targets, count_tokens
+from homotopy_cli.problems.counting import (
+    IGNORED,
+    class_mass,
+    count_elements,
+    count_output,
+    count_rows,
+    count_targets,
+    count_tokens,
+)
 from homotopy_cli.problems.nest import Batch, is_index
+from homotopy_cli.problems.torch_criteria import criterion_mass, in_dtype
 from homotopy_cli.recipe.targets import load_target
 
 
@@ -38,6 +48,7 @@ class Loss:
     predict: Callable[[nn.Module, Batch], Tensor] | None = None
     criterion: Callable[[Tensor, Batch], Tensor] | None = None
     sums: bool = False  # over its terms, as reduction="sum" does; of several batches the sum
+    mass: Callable[[Batch], float] | None = None  # what the mean divides by, if not the count
 
 
 def resolve_loss(
@@ -121,9 +132,11 @@ def from_callable(function: Callable[[nn.Module, Batch], Tensor]) -> Loss:
 def from_criterion(criterion: Callable[..., Tensor]) -> Loss:
     """A torch-like criterion(outputs, targets) as a Loss on batches (inputs, targets)."""
     ignored = getattr(criterion, "ignore_index", IGNORED)
+    casts: dict[torch.dtype, Callable[..., Tensor]] = {}
 
     def evaluate(outputs: Any, batch: Batch) -> Tensor:
-        return criterion(outputs, _target(batch, type(criterion).__name__))
+        target = _target(batch, type(criterion).__name__)
+        return in_dtype(criterion, outputs, casts)(outputs, target)
 
     def predict(model: nn.Module, batch: Batch) -> Any:
         return call_model(model, split_target(batch)[0])
@@ -135,6 +148,7 @@ def from_criterion(criterion: Callable[..., Tensor]) -> Loss:
         predict=predict,
         criterion=evaluate,
         sums=getattr(criterion, "reduction", "mean") == "sum",
+        mass=criterion_mass(criterion, ignored),
     )
 
 
@@ -154,15 +168,18 @@ def _predict(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
-    """Classes on the last axis if the other axes are the targets', else on axis 1 (torch)."""
+    """Classes on axis 1 as in torch, or on the last: see axes.class_axis."""
     target = _target(batch, "cross_entropy")
+    last = outputs.ndim - 1
     if target.is_floating_point() and target.shape == outputs.shape:  # class probabilities
-        return F.cross_entropy(outputs.flatten(0, -2), target.flatten(0, -2))
+        if class_axis(outputs, target, batch)[0] == last:
+            outputs, target = outputs.flatten(0, -2), target.flatten(0, -2)
+        return F.cross_entropy(outputs, target)
     if target.ndim == outputs.ndim and target.shape[-1] == 1:
         target = target.squeeze(-1)
     if target.dtype != torch.int64 and is_index(target):
         target = target.long()
-    if outputs.shape[:-1] == target.shape:
+    if outputs.shape[:-1] == target.shape and class_axis(outputs, target, batch)[0] == last:
         outputs, target = outputs.reshape(-1, outputs.shape[-1]), target.reshape(-1)
     if outputs.is_cuda:  # a device-side assertion would take the whole process down
         check_labels(target, outputs.shape[1])
@@ -183,12 +200,15 @@ def _tokens(batch: Batch) -> tuple[Batch, Tensor, bool]:
     """(inputs, targets, whether targets are the inputs and must be shifted by one)."""
     inputs, target = split_target(batch)
     if target is None:
-        tokens = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
+        tokens = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
         if not isinstance(tokens, Tensor):
             raise ProblemError(
                 "loss next_token wants tokens: a (rows, length) integer tensor",
                 hint="a batch is tokens, (tokens, next tokens), or a dict with 'input_ids'",
             )
+        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+        if isinstance(mask, Tensor) and mask.shape == tokens.shape:  # padding is no target
+            return inputs, tokens.masked_fill(mask == 0, IGNORED), True
         return inputs, tokens, True
     return inputs, target, hasattr(batch, "keys") and "input_ids" in batch
 
@@ -257,20 +277,21 @@ def _composed(
     criterion: Callable[[Tensor, Batch], Tensor],
     count: Callable[[Batch], int],
     predict: Callable[[nn.Module, Batch], Tensor] = _predict,
+    mass: Callable[[Batch], float] | None = None,
 ) -> Loss:
     def function(model: nn.Module, batch: Batch) -> Tensor:
         return criterion(predict(model, batch), batch)
 
-    return Loss(name, function, count, predict=predict, criterion=criterion)
+    return Loss(name, function, count, predict=predict, criterion=criterion, mass=mass)
 
 
 NAMES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        _composed("cross_entropy", _cross_entropy, count_targets),
+        _composed("cross_entropy", _cross_entropy, count_targets, mass=class_mass),
         _composed("next_token", _next_token, _count_next_token, _next_token_predict),
-        _composed("mse", _mse, count_rows),
-        _composed("bce", _bce, count_rows),
-        Loss("output", _output, count_targets),
+        _composed("mse", _mse, count_rows, mass=count_elements),
+        _composed("bce", _bce, count_rows, mass=count_elements),
+        Loss("output", _output, count_output),
     )
 }

@@ -18,6 +18,7 @@ from homotopy_cli.problems.criteria import NAMES, Loss
 from homotopy_cli.problems.misfit import explain_misfit
 from homotopy_cli.problems.nest import Batch, is_index
 from homotopy_cli.problems.wrappers import Borrowed, forked_rng, quiet_kernels, unwrap
+from homotopy_cli.problems.writes import undoing
 
 
 def guess_loss(model: nn.Module, batch: Batch, *, source: str = "") -> Loss:
@@ -98,7 +99,7 @@ def _result(model: nn.Module, inputs: Batch, source: str, *, fatal: bool) -> obj
     borrowed = Borrowed(model, {}, "eval")
     try:
         borrowed.fresh_buffers(None, first.device)
-        with forked_rng(first.device, 0), quiet_kernels(model, first.device):
+        with undoing(model), forked_rng(first.device, 0), quiet_kernels(model, first.device):
             return call_model(model, inputs)
     except HomotopyError:
         raise

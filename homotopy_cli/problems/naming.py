@@ -18,8 +18,8 @@ from homotopy_cli.problems.mismatch import (
 from homotopy_cli.problems.wrappers import clean_name, unwrap
 
 # torch.compile, FSDP1 and activation checkpointing put these segments anywhere in a name.
-_SEGMENTS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_LEADING = ("module", *_SEGMENTS)
+SEGMENTS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_LEADING = ("module", *SEGMENTS)
 # Buffers that libraries once saved and no longer do; constant masks and counters.
 _DROPPED = (
     "num_batches_tracked",
@@ -80,7 +80,7 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]
             break
         names = {key: name.partition(".")[2] for key, name in names.items()}
         prefix += f"{head}."
-    for segment in _SEGMENTS:
+    for segment in SEGMENTS:
         names = {k: f".{name}".replace(f".{segment}.", ".")[1:] for k, name in names.items()}
     if len(set(names.values())) < len(names):
         return dict(state), ""

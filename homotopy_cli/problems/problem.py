@@ -27,6 +27,7 @@ from homotopy_cli.problems.wrappers import (
     quiet_kernels,
     unwrap,
 )
+from homotopy_cli.problems.writes import own_written
 
 
 class Problem:
@@ -42,8 +43,8 @@ class Problem:
             model's parameters, except copies that another dtype or device made necessary.
         model_params: The same names -> the model's own parameters, for optimizer state.
         batches: Fixed; floats in `dtype`, integers untouched. Of this rank.
-        weights: Terms of each batch over `n_terms`; they add to 1 over all ranks. 1 for each
-            where the loss sums over its terms.
+        weights: Of each batch what its mean divides by (`masses`: terms, elements, or weights of
+            classes) over all of it; they add to 1 over all ranks. 1 for each if the loss sums.
         n_params, n_terms: Differentiated numbers; loss terms averaged over, on all ranks.
         reducer: Adds what the ranks compute on their batches; one rank as a rule.
         shards: Where `params` are this rank's shards only; None as a rule.
@@ -65,6 +66,7 @@ class Problem:
         parameters: Parameters,
         function: Callable[[int], Tensor],
         counts: Sequence[int],
+        masses: Sequence[float] | None = None,
         batches: Sequence[Batch],
         mode: Mode,
         seed: int,
@@ -82,7 +84,8 @@ class Problem:
         self.n_params = sum(self.numels.values())
         self.batches = tuple(batches)
         self.counts, self.loss = tuple(counts), loss
-        self.share(LOCAL, sum(counts))
+        self.masses = self.counts if masses is None else tuple(masses)
+        self.share(LOCAL, sum(counts), sum(self.masses))
         self.mode, self.seed = mode, seed
         self.criterion_name = loss.name
         self.model = model
@@ -91,14 +94,14 @@ class Problem:
         self._borrowed: Borrowed | None = None
         self.shards: Shards | None = None
 
-    def share(self, reducer: Reducer, n_terms: int) -> None:
-        """Let each batch weigh its terms over `n_terms`, those of all the reducer's ranks.
+    def share(self, reducer: Reducer, n_terms: int, mass: float) -> None:
+        """Let each batch weigh its mass over `mass`, that of all the reducer's ranks.
 
         Of losses that are sums already each batch weighs 1: L is the sum over all terms.
         """
         self.reducer, self.n_terms = reducer, n_terms
         sums = self.loss.sums
-        self.weights = tuple(1.0 if sums else count / n_terms for count in self.counts)
+        self.weights = tuple(1.0 if sums else own / mass for own in self.masses)
 
     @classmethod
     def from_module(
@@ -129,7 +132,7 @@ class Problem:
             mode: "eval", "train" (batch statistics, one held dropout mask) or "keep".
             seed: The generators' state at every `batch_loss`.
             microbatch: Rows per chunk; exact for losses that are means over rows, and
-                refused where the chunks do not add up to the whole.
+                refused where loss or gradient of chunks do not add up: see check_chunks.
             sources: The batches' file names, for errors.
             reducer: ProcessGroupReducer() measures the mean over the batches of all ranks,
                 each of which must make the same calls; a rank may be without any loss term.
@@ -176,13 +179,15 @@ class Problem:
 
             def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
                 counts = [int(resolved.count(chunk)) for chunk in chunks]
-                kept = [i for i, count in enumerate(counts) if count > 0]
+                masses = [resolved.mass(c) for c in chunks] if resolved.mass else counts
+                kept = [i for i, n in enumerate(counts) if n > 0 and masses[i] > 0]
                 if not kept and reducer.size == 1:
                     raise no_terms(prefix(labels))
                 return cls(
                     parameters=parameters,
                     function=lambda i: evaluate(resolved, model, chunks[kept[i]], labels[kept[i]]),
                     counts=[counts[i] for i in kept],
+                    masses=[masses[i] for i in kept],
                     batches=[chunks[i] for i in kept],
                     mode=mode,
                     seed=seed,
@@ -202,7 +207,7 @@ class Problem:
             if len(pairs) == len(given):
                 return whole
             chunked = build([chunk for chunk, _ in pairs], [label for _, label in pairs])
-            check_chunks(whole, chunked, microbatch)
+            check_chunks(whole, chunked, microbatch, build)
             return chunked
 
         problem = over_ranks(assemble, reducer, sharded=sharded)
@@ -296,6 +301,7 @@ class Problem:
         with quiet_kernels(self.model, self.device):
             self._borrowed = Borrowed(self.model, self._swaps, self.mode)
             try:
+                self._borrowed = own_written(self, self._borrowed, self._swaps)
                 yield
             finally:
                 if self.shards is not None:

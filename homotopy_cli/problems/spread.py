@@ -21,6 +21,7 @@ class _Share:
     """What the ranks tell one another about their parts."""
 
     n_terms: int
+    mass: float  # what this rank's batches weigh together
     shapes: str  # digest of names and shapes
     dtype: str
     sums: tuple[float, float]  # Σθ and ‖θ‖ in float64
@@ -59,7 +60,7 @@ def over_ranks(
             f"rank {idle[0]} has no loss term, and every rank must run the sharded model",
             hint="give every rank a batch with at least one target that counts",
         )
-    built[0].share(reducer, n_terms)
+    built[0].share(reducer, n_terms, sum(share.mass for share in shares))
     return built[0]
 
 
@@ -80,6 +81,7 @@ def _share(problem: "Problem", sharded: bool) -> _Share:
     norms = [torch.linalg.vector_norm(p, dtype=torch.float64) for p in leaves]
     return _Share(
         problem.n_terms,
+        sum(problem.masses),
         hashlib.sha256(shapes.encode()).hexdigest(),
         str(problem.dtype),
         (sums, torch.linalg.vector_norm(torch.stack(norms)).item()),

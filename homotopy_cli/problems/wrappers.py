@@ -135,6 +135,8 @@ class Borrowed:
         held = [value for m in modules for value in vars(m).values()]
         generators = {id(g): g for g in held if isinstance(g, torch.Generator)}.values()
         self._generators = [(generator, generator.get_state()) for generator in generators]
+        self._tensors = tensors
+        self.written: frozenset[tuple[int, str]] = frozenset()  # see writes.py
         for module in modules:
             for name, parameter in module._parameters.items():
                 if id(parameter) in tensors:
@@ -146,7 +148,10 @@ class Borrowed:
                 vars(module)["_flat_weights"] = [getattr(module, name) for name in names]
 
     def fresh_buffers(self, dtype: torch.dtype | None, device: torch.device) -> None:
-        """Clones of the buffers as they were on entry, floats in `dtype`; shared ones stay so."""
+        """Clones of the buffers as they were on entry, floats in `dtype`; shared ones stay so.
+
+        So are clones of what the forward pass writes to, frozen parameters and plain attributes.
+        """
         clones: dict[int, Tensor] = {}
         for module, _, _, buffers in self._saved:
             for name, buffer in buffers.items():
@@ -156,6 +161,17 @@ class Borrowed:
                     kind = dtype if dtype and buffer.is_floating_point() else buffer.dtype
                     clones[id(buffer)] = buffer.detach().to(device, kind, copy=True)
                 module._buffers[name] = clones[id(buffer)]
+        for place, name in self.written:
+            module, attributes, parameters, _ = self._saved[place]
+            kept = parameters[name] if name in parameters else attributes[name]
+            kept = self._tensors.get(id(kept), kept)
+            if not kept.requires_grad:  # others are copies of their own: see Problem.measuring
+                fresh = clones.setdefault(id(kept), kept.clone())
+                (module._parameters if name in parameters else vars(module))[name] = fresh
+
+    def original(self, place: int, name: str) -> Tensor | None:
+        """The model's own parameter of a module, by its position; None where it has none."""
+        return self._saved[place][2].get(name)
 
     def reseed(self, seed: int) -> None:
         """Set the model's own generators, as forked_rng sets the global ones."""

@@ -101,7 +101,7 @@ def group_metric(
             return torch.cat([_filled(q, 1.0) for q in params])
         return p
     top = max(rates)
-    weights = torch.cat([_filled(q, _weight(top, held.get(id(q), 0.0))) for q in params])
+    weights = torch.cat([_filled(q, rate_weight(top, held.get(id(q), 0.0))) for q in params])
     return weights if p is None else p * weights
 
 
@@ -114,7 +114,8 @@ def _pairs(optimizer: Optimizer, rates: Sequence[float]) -> list[tuple[dict, flo
     return list(zip(optimizer.param_groups, rates, strict=True))
 
 
-def _weight(top: float, rate: float) -> float:
+def rate_weight(top: float, rate: float) -> float:
+    """What P is multiplied with in a group whose rate is not the largest, `top`."""
     if top <= 0.0:
         return 1.0
     return top / rate if rate > 0.0 else math.inf

@@ -259,6 +259,25 @@ def test_a_model_that_changes_between_calls_is_refused(folder):
     assert "the model keeps state outside its buffers" in error.message
 
 
+def test_a_model_that_counts_its_calls_is_told_of(folder):
+    """What is put back after a measurement still moves while one lasts."""
+
+    class Counting(nn.Sequential):
+        def __init__(self):
+            super().__init__(*mlp())
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x) * (1 + 0.01 * self.calls)
+
+    given = {"loss": "cross_entropy", "batches": "batch.pt"}
+    found = load_problem("ckpt.pt", model=Counting, **given)
+    words = "at the same weights and seed: the model counts its calls"
+    assert [words in note for note in found.notes if note.startswith("warning: ")] == [True]
+    assert not any(words in note for note in load_problem("ckpt.pt", model=mlp(), **given).notes)
+
+
 def test_optimizer_states_are_matched_with_parameters(folder):
     found = load_problem(lightning(folder), **FOREIGN)
     info = found.optimizer_info
