@@ -19,14 +19,7 @@ from homotopy_cli.problems.reducer import LOCAL, Reducer
 from homotopy_cli.problems.sharded import gathered, originals, reshard
 from homotopy_cli.problems.shards import Shards, local_shards
 from homotopy_cli.problems.spread import no_terms, over_ranks
-from homotopy_cli.problems.wrappers import (
-    MODES,
-    Borrowed,
-    Mode,
-    forked_rng,
-    quiet_kernels,
-    unwrap,
-)
+from homotopy_cli.problems.wrappers import MODES, Borrowed, Mode, forked_rng, quiet_kernels, unwrap
 from homotopy_cli.problems.writes import own_written
 
 
