@@ -51,7 +51,7 @@ def run_train(
 
     def tell() -> None:
         written = page and not result.signal and _write_page(result.paths)
-        needed = consent(loaded.recipe, recipe)
+        needed = consent(loaded.recipe)
         for line in sentences(result, command=command, page=bool(written), consent=needed):
             print(line)
         refuse_incomplete(result, command)
@@ -138,13 +138,15 @@ def run_grid(
     return run_sweep(plans, folder, recipe, jobs=jobs, quiet=quiet)
 
 
-def consent(recipe: Any, path: Path | None) -> str:
-    """The option with which a probe may run the code that this recipe names; "" for none."""
+def consent(recipe: Any) -> str:
+    """The option with which a probe may run the code that this recipe names; "" for none.
+
+    The recipe inside the checkpoint has every --set and --profile in it, the file has not.
+    """
     from homotopy_cli.recipe.targets import is_user_code
 
     parts = (recipe.model, recipe.loss, recipe.data)
-    named = path is not None and any(map(is_user_code, parts))
-    return f" --recipe {typed(path)}" if named else ""
+    return " --trust-code" if any(map(is_user_code, parts)) else ""
 
 
 def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> list[str]:
