@@ -7,6 +7,7 @@
     forward.py      the training loss and its gradient: autocast, compilation, accumulation
     recompute.py    activation checkpointing
     step.py         one optimizer step
+    spoilt.py       NaN and infinity in a batch, where a loss is not finite
     preflight.py    the first batch's loss, before anything is written
     check.py        --check: everything a run does once, in memory
     loop.py         train(): from a recipe to a result; what is refused before the first byte
