@@ -11,6 +11,7 @@
     evaluation.py    one batch's loss as a scalar
     partition.py     disjoint, covering blocks ("layers") of the parameters
     criteria.py      named losses that also count their terms (counting.py)
+    signatures.py    whether a user's loss takes (model, batch) or (outputs, targets)
     guess.py         a loss guessed from result and targets, with its evidence
     calling.py       how a model is called with a batch, and what its result holds
     probabilities.py outputs that the loss's sigmoid or softmax meets a second time

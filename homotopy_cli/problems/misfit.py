@@ -15,6 +15,7 @@ from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.problems.counting import IGNORED
 from homotopy_cli.problems.forms import form_hint, image_words
 from homotopy_cli.problems.nest import Batch, describe
+from homotopy_cli.problems.signatures import EXPECTED
 
 _FUNCTIONAL = "torch.nn.functional"
 _DTYPE = "the model fixes a dtype by itself: try --dtype float32"
@@ -74,9 +75,7 @@ def explain_misfit(
     said = first_line(error, named=True)
     return ProblemError(
         f"{place}the loss cannot take this batch ({describe(batch)}): {said}",
-        hint=fixed
-        if _of_dtypes(said)
-        else "a function of your own is called loss(model, batch); --debug shows where it failed",
+        hint=fixed if _of_dtypes(said) else f"{EXPECTED}; --debug shows where it failed",
     )
 
 
