@@ -20,6 +20,7 @@ from homotopy_cli.problems.signatures import EXPECTED
 _FUNCTIONAL = "torch.nn.functional"
 _DTYPE = "the model fixes a dtype by itself: try --dtype float32"
 _RECIPE_DTYPE = "the model fixes a dtype by itself: try --set dtype=float32"
+_CAST = "cast the inputs where the data are made: x.float(), of pixels x.float() / 255"
 _RECIPE_HINT = "check the data, or the sizes the model is built with; --debug shows where it failed"
 
 
@@ -64,6 +65,8 @@ def explain_misfit(
         if words and images:
             return ProblemError(f"{place}{images} ({where})", hint=steps)
         if words:
+            if re.fullmatch(r"(u?int\d+|bool) given, b?float\d+ wanted", words):
+                return ProblemError(f"{place}{words} ({where})", hint=_CAST)
             own = re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words)
             # batches come in the model's own dtype
             return ProblemError(f"{place}{words} ({where})", hint=fixed if own else hint)

@@ -9,6 +9,7 @@ from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.training.build import build_run
 from homotopy_cli.training.evaluate import evaluate
 from homotopy_cli.training.forward import AMP_WORDS
+from homotopy_cli.training.opening import opening
 from homotopy_cli.training.outputs import refuse_unwritable, run_paths
 from homotopy_cli.training.ranks import SOLO, Ranks
 from homotopy_cli.training.spoilt import spoilt, spoilt_step
@@ -29,7 +30,7 @@ class CheckReport:
     eval_loss: float | None
     step_seconds: float  # without the probe
     probe_seconds: float
-    notes: tuple[str, ...]  # mixed precision, and warnings of the probe
+    notes: tuple[str, ...]  # the run's opening lines, mixed precision, and warnings of the probe
 
 
 def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
@@ -63,7 +64,7 @@ def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
             hint="look at the data and the model's initialisation: the learning rate is not it",
         )
     probe_seconds = outcome.values["probe_seconds_step"]
-    said = (AMP_WORDS,) if loaded.recipe.amp else ()
+    said = (*opening(run), *((AMP_WORDS,) if loaded.recipe.amp else ()))
     events = run.probe.drain_events()
     return CheckReport(
         n_params=run.n_params,

@@ -61,3 +61,28 @@ def test_the_command_that_train_names_measures_the_problem_it_trained(folder, ch
     assert by_file.code == 0, by_file.err
     warned = "data mycode.py:pair, trained with mycode.py:other" in " ".join(by_file.out.split())
     assert warned == bool(changes)
+
+
+def test_a_run_says_at_once_which_loss_it_chose(folder):
+    (folder / "mycode.py").write_text(
+        CODE
+        + "def loader(): return DataLoader(TensorDataset(X, Y), 5)\n"
+        + "def some(params, lr): return torch.optim.SGD(params[:2], lr=lr)\n"
+        + "def pixels(): return (X.abs() * 50).byte(), Y\n"
+        + "def floats(): return X, X[:, :3]\n"
+    )
+    guessed = "note: loss guessed: the data's targets are whole numbers, 3 classes: cross_entropy"
+    done = homotopy("train", "base.yaml", "--no-report", cwd=folder)
+    assert done.code == 0 and done.err.splitlines()[0] == guessed
+    quiet = homotopy("train", "base.yaml", "--no-report", "--overwrite", "-q", cwd=folder)
+    assert quiet.code == 0 and quiet.err == ""
+    sets = ["data=mycode.py:loader", "loss=cross_entropy", "optimizer.name=mycode.py:some"]
+    check = homotopy("train", "base.yaml", "--check", *[f"--set={s}" for s in sets], cwd=folder)
+    assert check.code == 0 and "loss guessed" not in check.out
+    assert "note: data: of the DataLoader only dataset and collate_fn are used" in check.out
+    assert "2 of 4 trainable tensors are in none of its groups" in check.out
+    mse = homotopy("train", "base.yaml", "--check", "--set=data=mycode.py:floats", cwd=folder)
+    assert mse.code == 0 and "loss guessed: the data's targets are floats: mse" in mse.out
+    cast = homotopy("train", "base.yaml", "--set=data=mycode.py:pixels", "--out=p.h5", cwd=folder)
+    assert cast.code == 2 and 'int64 given, float32 wanted (module "0", Linear)' in cast.err
+    assert "x.float(), of pixels x.float() / 255" in cast.err
