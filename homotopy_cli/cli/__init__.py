@@ -14,8 +14,9 @@ that `homotopy --help` costs what Typer costs. Results go to stdout, everything 
     refusals      outputs that would destroy an input; writing: files whole or not at all
     train_run     train, from a recipe to the last sentence; shipped: --list, --copy, --schema
     sweep         a grid of runs; sweep_worker: one process for many of them;
-                  sweep_table: what it found
+                  sweep_table: what it found; sweep_folder: what else lies in its folder
     ranks         under torchrun one process speaks for all
-    reporting     report, from logs to outputs; watching: again and again while a run lives
+    reporting     report, from logs to outputs; watching: again and again while a run lives;
+                  log_folders: a folder in place of its logs
     progress, probe_progress   what is under way, on stderr
 """

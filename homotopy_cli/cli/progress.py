@@ -59,10 +59,10 @@ def _known(name: str, value: float | None) -> str:
 
 
 def spoken(record: Any) -> str:
-    """What an event says on stderr at once: a warning, or where a run is resumed; else ""."""
+    """What an event says on stderr at once: a warning, how a run begins or goes on; else ""."""
     if record.level == "warning":
         return f"warning: step {record.step}: {record.message}"
-    return f"note: {record.message}" if record.code == "RESUMING" else ""
+    return f"note: {record.message}" if record.code in ("RESUMING", "OPENING") else ""
 
 
 class PlainProgress:
@@ -91,6 +91,8 @@ class PlainProgress:
 
     def event(self, record: Any) -> None:
         """Warnings at once, also under --quiet; an error ends the run and is said then."""
+        if self._quiet and record.code == "OPENING":
+            return
         if line := spoken(record):
             print(line, file=sys.stderr, flush=True)
 

@@ -11,7 +11,9 @@ from homotopy_cli.cli.debug import Debug
 def report(
     logs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN.h5...", readable=False, help="Logs; several compare."),
+        typer.Argument(
+            metavar="RUN.h5...", readable=False, help="Logs, or a folder of them; several compare."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page; default beside the first log.")

@@ -34,6 +34,7 @@ def run_report(
     """
     from homotopy_cli.cli.app import one_line
     from homotopy_cli.cli.document import write_json
+    from homotopy_cli.cli.log_folders import expanded
     from homotopy_cli.cli.watching import absent
     from homotopy_cli.cli.writing import write_all, write_text
     from homotopy_cli.report.compare import distinct_names
@@ -48,9 +49,10 @@ def run_report(
         hint = f"homotopy report {logs[0]} --watch --every {every:g}"
         said = f"--every {every:g}: says how often --watch looks; alone it does nothing"
         raise HomotopyError(said, hint=hint)
+    logs, beside = expanded(logs)
     if not logs[0].name:
         read_log(logs[0])  # the current folder or the root: says what a log is
-    target = out or logs[0].with_suffix(".html")
+    target = out or beside or logs[0].with_suffix(".html")
     later = watch and out is None and absent(logs[:1])  # the run makes the page's folder too
     _check(logs, baseline, target, bool(later), json=json, markdown=markdown, junit=junit)
     base = read_log(baseline) if baseline is not None else None

@@ -37,9 +37,15 @@ class Plan:
 
 
 def run_sweep(
-    plans: Sequence[Plan], folder: Path, recipe: Path | None, *, jobs: int, quiet: bool
+    plans: Sequence[Plan],
+    folder: Path,
+    recipe: Path | None,
+    *,
+    jobs: int,
+    quiet: bool,
+    earlier: Sequence[Plan] = (),
 ) -> int:
-    """Run what is not done yet, `jobs` at a time; write the page and the table of all.
+    """Run what is not done yet, `jobs` at a time; write page and table of all, `earlier` too.
 
     A sweep whose first run to end is refused, for its data or its model, ends there.
 
@@ -60,7 +66,7 @@ def run_sweep(
         print(f"{len(plans)} runs, {done} of them there already; logs in {folder}", file=sys.stderr)
     runner = _Runner(recipe, len(left), quiet)
     code = runner.run(left, jobs)
-    _publish(plans, folder)
+    _publish([*plans, *earlier], folder)
     if not there and not any(folder.iterdir()):
         folder.rmdir()
     if runner.stopped:
@@ -103,11 +109,11 @@ def plan_sweep(
     for cell in cells:
         loaded = load(cell)
         log = folder / f"{cell.name}.h5"
-        plans.append(Plan(cell, loaded, log, "restart" if overwrite else _state(log, loaded)))
+        plans.append(Plan(cell, loaded, log, "restart" if overwrite else state_of(log, loaded)))
     return plans
 
 
-def _state(log: Path, loaded: Any) -> str:
+def state_of(log: Path, loaded: Any) -> str:
     from homotopy_cli.runlog.reader import read_log
 
     if not log.exists():

@@ -109,6 +109,7 @@ def train(
                 sweeps=sweep or [],
                 seeds=seeds,
                 jobs=jobs,
+                resume=resume,
                 overwrite=overwrite,
                 check=check,
                 quiet=quiet,

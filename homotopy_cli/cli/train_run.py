@@ -7,6 +7,9 @@ from typing import Any
 from homotopy_cli.cli.progress import duration, make_progress, number
 from homotopy_cli.errors import CheckpointError, HomotopyError, TrainingDiverged, typed
 
+CONTRADICTION = "--resume and --overwrite contradict each other"
+CONTRADICTION_HINT = "--resume continues the run that is there, --overwrite replaces it"
+
 
 def run_train(
     loaded: Any,
@@ -29,10 +32,7 @@ def run_train(
     from homotopy_cli.training.outputs import run_paths
 
     if resume and overwrite:
-        raise HomotopyError(
-            "--resume and --overwrite contradict each other",
-            hint="--resume continues the run that is there, --overwrite replaces it",
-        )
+        raise HomotopyError(CONTRADICTION, hint=CONTRADICTION_HINT)
     target = out if out is not None else default_out(loaded)
     ranks.on_main(lambda: refuse_inputs(loaded, target))
     if resume and ranks.is_main and not run_paths(target).existing():
@@ -51,7 +51,7 @@ def run_train(
 
     def tell() -> None:
         written = page and not result.signal and _write_page(result.paths)
-        needed = consent(loaded.recipe, recipe)
+        needed = consent(loaded.recipe)
         for line in sentences(result, command=command, page=bool(written), consent=needed):
             print(line)
         refuse_incomplete(result, command)
@@ -112,12 +112,14 @@ def run_grid(
     sweeps: list[str],
     seeds: str | None,
     jobs: int,
+    resume: bool,
     overwrite: bool,
     check: bool,
     quiet: bool,
 ) -> int:
-    """`--sweep` and `--seeds`: the grid, its runs, its page."""
+    """`--sweep` and `--seeds`: the grid, its runs, its page. It always resumes what is there."""
     from homotopy_cli.cli.sweep import check_sweep, plan_sweep, run_sweep
+    from homotopy_cli.cli.sweep_folder import earlier_runs, listed, refuse_nothing_to_resume
     from homotopy_cli.recipe.grid import cells, parse_seeds
 
     plain = load(overrides, profile)
@@ -132,19 +134,30 @@ def run_grid(
         raise HomotopyError(
             f"--out {folder}: a sweep writes many logs", hint="give a folder: --out runs/sweep"
         )
+    if resume and overwrite:
+        raise HomotopyError(CONTRADICTION, hint=CONTRADICTION_HINT)
     plans = plan_sweep(grid, of_cell, folder, overwrite=overwrite)
     if check:
         return check_sweep(plans, recipe)
-    return run_sweep(plans, folder, recipe, jobs=jobs, quiet=quiet)
+    if resume:
+        refuse_nothing_to_resume(plans, folder)
+    earlier, others = earlier_runs(plans, folder, of_cell)
+    if others:
+        said = f"{len(others)} other log{'s' * (len(others) > 1)} in {folder} left out"
+        hint = f"homotopy report {typed(folder)} compares all"
+        print(f"note: {said}, of another grid or recipe: {listed(others)}; {hint}", file=sys.stderr)
+    return run_sweep(plans, folder, recipe, jobs=jobs, quiet=quiet, earlier=earlier)
 
 
-def consent(recipe: Any, path: Path | None) -> str:
-    """The option with which a probe may run the code that this recipe names; "" for none."""
+def consent(recipe: Any) -> str:
+    """The option with which a probe may run the code that this recipe names; "" for none.
+
+    The recipe inside the checkpoint has every --set and --profile in it, the file has not.
+    """
     from homotopy_cli.recipe.targets import is_user_code
 
     parts = (recipe.model, recipe.loss, recipe.data)
-    named = path is not None and any(map(is_user_code, parts))
-    return f" --recipe {typed(path)}" if named else ""
+    return " --trust-code" if any(map(is_user_code, parts)) else ""
 
 
 def sentences(result: Any, *, command: str, page: bool, consent: str = "") -> list[str]:

@@ -15,6 +15,7 @@
     criteria.py      named losses that also count their terms (counting.py)
     torch_criteria.py  torch's own: what their means divide by, their weights' dtype
     axes.py          on which axis a cross entropy's outputs hold the classes
+    signatures.py    whether a user's loss takes (model, batch) or (outputs, targets)
     guess.py         a loss guessed from result and targets, with its evidence
     calling.py       how a model is called with a batch, and what its result holds
     probabilities.py outputs that the loss's sigmoid or softmax meets a second time

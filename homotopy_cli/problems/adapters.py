@@ -127,6 +127,22 @@ def lightning(path: Path, content: Content) -> Parts | None:
     return parts
 
 
+def optimizer_alone(path: Path, content: Content) -> None:
+    """optimizer.state_dict() without any weights: refused by name.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    value = content.value
+    if not isinstance(value, Mapping) or {"state", "param_groups"} != set(value):
+        return
+    raise CheckpointError(
+        f"{path}: is an optimizer's state, which holds no weights",
+        hint="name the file of the model's weights; a checkpoint with both holds "
+        "{'model': model.state_dict(), 'optimizer': optimizer.state_dict()}",
+    )
+
+
 def nested(path: Path, content: Content) -> Parts | None:
     """A bare state_dict, or any nest of dicts that holds sets of weights."""
     value = content.value
@@ -173,6 +189,7 @@ ADAPTERS: tuple[Callable[[Path, Content], Parts | None], ...] = (
     torchscript,
     whole_module,
     lightning,
+    optimizer_alone,
     nested,
     nothing,
 )

@@ -29,6 +29,7 @@ from homotopy_cli.problems.counting import (
     count_tokens,
 )
 from homotopy_cli.problems.nest import Batch, is_index
+from homotopy_cli.problems.signatures import takes_outputs
 from homotopy_cli.problems.torch_criteria import criterion_mass, in_dtype
 from homotopy_cli.recipe.targets import load_target
 
@@ -61,12 +62,13 @@ def resolve_loss(
     """The loss that `spec` means.
 
     Args:
-        spec: A Loss; a name of NAMES; a callable loss(model, batch) -> scalar; a torch criterion
-            such as nn.CrossEntropyLoss() or a function of torch.nn.functional, called
-            criterion(outputs, targets); "file.py:NAME" or "package.module:NAME" of either (a
-            criterion's class is called without arguments); None: `output` if the model's
-            result has a loss, else guessed from the targets, with the evidence in `reason`.
-            A callable may have an attribute `count(batch) -> int`.
+        spec: A Loss; a name of NAMES; a callable loss(model, batch) -> scalar; called
+            criterion(outputs, targets): a torch criterion such as nn.CrossEntropyLoss(), a
+            function of torch.nn.functional, or one whose two arguments have such names;
+            "file.py:NAME" or "package.module:NAME" of any (a criterion's class is called without
+            arguments); None: `output` if the model's result has a loss, else guessed from the
+            targets, with the evidence in `reason`. A callable may have an attribute
+            `count(batch) -> int`.
         base_dir: Folder that a relative file.py starts from.
         model, batch: Needed for None only; the model is called once, without a trace.
 
@@ -99,9 +101,12 @@ def resolve_loss(
 
 
 def _from_object(found: Any) -> Loss:
-    """torch's own criteria take (outputs, targets), a user's function takes (model, batch)."""
+    """torch's criteria take (outputs, targets); a user's function too where its names say so."""
     if isinstance(found, nn.Module) or getattr(found, "__module__", "") == F.__name__:
         return from_criterion(found)
+    if callable(found) and takes_outputs(found):
+        made = from_criterion(found)
+        return replace(made, count=getattr(found, "count", made.count))
     return from_callable(found)
 
 

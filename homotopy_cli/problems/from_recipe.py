@@ -1,6 +1,6 @@
 """Recipe -> model, loss and data: one path for probe and train."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from homotopy_cli.problems.batches import cast_floats
 from homotopy_cli.problems.criteria import NAMES, Loss, resolve_loss
 from homotopy_cli.problems.nest import Batch
 from homotopy_cli.recipe.schema import Recipe
-from homotopy_cli.zoo.data import DataSource
+from homotopy_cli.zoo.data import DataInfo, DataSource
 from homotopy_cli.zoo.registry import build_data, build_model
 
 PROBE_ROWS = 64  # at least so many rows, where a row is one example: our choice
@@ -58,10 +58,18 @@ def recipe_loss(
         return resolve_loss(recipe.loss, base_dir=base_dir)
     name = _BY_KIND.get(data.info.kind)
     if name is not None:
-        return NAMES[name]
+        return replace(NAMES[name], reason=_reason(data.info, name))
     batch = probe_batches(data, recipe, rows=2)[0]
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     return resolve_loss(None, model=model, batch=cast_floats(batch, dtype))
+
+
+def _reason(info: DataInfo, name: str) -> str:
+    """The evidence for a loss that nobody named; "" for tokens, which leave no choice."""
+    if info.kind == "classes":
+        counted = f", {info.n_classes} classes" if info.n_classes else ""
+        return f"the data's targets are whole numbers{counted}: {name}"
+    return f"the data's targets are floats: {name}" if info.kind == "regression" else ""
 
 
 def probe_batches(data: DataSource, recipe: Recipe, *, rows: int | None = None) -> list[Batch]:

@@ -97,6 +97,8 @@ def load_problem(
         text=None if whole else text,
         trust_code=trust_code,
     )
+    if setting is not None:
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *setting.notes))
     given = None if batches is None else _given(batches)
     data = None if setting is None or (model and given) else _data(setting)
     if kind is None:

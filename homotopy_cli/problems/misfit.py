@@ -15,10 +15,12 @@ from homotopy_cli.errors import ProblemError, first_line
 from homotopy_cli.problems.counting import IGNORED
 from homotopy_cli.problems.forms import form_hint, image_words
 from homotopy_cli.problems.nest import Batch, describe
+from homotopy_cli.problems.signatures import EXPECTED
 
 _FUNCTIONAL = "torch.nn.functional"
 _DTYPE = "the model fixes a dtype by itself: try --dtype float32"
 _RECIPE_DTYPE = "the model fixes a dtype by itself: try --set dtype=float32"
+_CAST = "cast the inputs where the data are made: x.float(), of pixels x.float() / 255"
 _RECIPE_HINT = "check the data, or the sizes the model is built with; --debug shows where it failed"
 
 
@@ -63,6 +65,8 @@ def explain_misfit(
         if words and images:
             return ProblemError(f"{place}{images} ({where})", hint=steps)
         if words:
+            if re.fullmatch(r"(u?int\d+|bool) given, b?float\d+ wanted", words):
+                return ProblemError(f"{place}{words} ({where})", hint=_CAST)
             own = re.fullmatch(r"b?float\d+ given, b?float\d+ wanted", words)
             # batches come in the model's own dtype
             return ProblemError(f"{place}{words} ({where})", hint=fixed if own else hint)
@@ -74,9 +78,7 @@ def explain_misfit(
     said = first_line(error, named=True)
     return ProblemError(
         f"{place}the loss cannot take this batch ({describe(batch)}): {said}",
-        hint=fixed
-        if _of_dtypes(said)
-        else "a function of your own is called loss(model, batch); --debug shows where it failed",
+        hint=fixed if _of_dtypes(said) else f"{EXPECTED}; --debug shows where it failed",
     )
 
 

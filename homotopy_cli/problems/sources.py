@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homotopy_cli.errors import CheckpointError, ProblemError, typed
+from homotopy_cli.errors import CheckpointError, ProblemError, RecipeError, typed
 from homotopy_cli.problems.checkpoint import Checkpoint
 from homotopy_cli.recipe.datasets import TextData
-from homotopy_cli.recipe.load import open_recipe, recipe_from_resolved
+from homotopy_cli.recipe.load import load_recipe, open_recipe, recipe_from_resolved
 from homotopy_cli.recipe.schema import Recipe
 from homotopy_cli.recipe.targets import is_user_code
 from homotopy_cli.zoo.pretrained import architecture, config_of
@@ -21,6 +21,7 @@ class Setting:
     base_dir: Path
     words: str  # for errors: "the recipe's held-out data"
     replaced: Recipe | None = None  # the recipe before --text replaced its data
+    notes: tuple[str, ...] = ()  # where it is not the recipe that the checkpoint was trained with
 
 
 def find_setting(
@@ -42,7 +43,14 @@ def find_setting(
     path = checkpoint.path
     if recipe is not None:
         loaded = open_recipe(recipe) if isinstance(recipe, str | Path) else recipe
-        setting = Setting(loaded.recipe, Path(loaded.base_dir), "the recipe's held-out data")
+        needs = {"model": needs_model, "loss": needs_loss, "data": needs_data and text is None}
+        parts = [part for part, needed in needs.items() if needed]
+        setting = Setting(
+            loaded.recipe,
+            Path(loaded.base_dir),
+            "the recipe's held-out data",
+            notes=tuple(_differences(loaded.recipe, checkpoint, parts)),
+        )
         return _with_text(setting, text)
     if checkpoint.recipe is not None:
         made = recipe_from_resolved(checkpoint.recipe, f"{path}: recipe inside")
@@ -136,24 +144,69 @@ def _refuse_code(
     if not named:
         return
     path = checkpoint.path
+    file = _recipe_file(checkpoint)
+    way = f"--recipe {typed(file)}" if file else "--trust-code   (where you trust that code)"
     raise CheckpointError(
         f"{path}: the recipe inside names user code ({', '.join(named)}), which a checkpoint "
         "cannot make run",
-        hint=f"homotopy probe {typed(path)} --recipe {typed(_recipe_file(checkpoint))}",
+        hint=f"homotopy probe {typed(path)} {way}",
     )
 
 
 def _recipe_file(checkpoint: Checkpoint) -> str:
-    """The file with exactly this recipe's text in its folder, if it is still there."""
+    """The file with this recipe's text in its folder; "" where it is gone, or means another.
+
+    A run's --set and --profile are in the recipe inside, and not in the file.
+    """
     folder, source = checkpoint.recipe_dir, checkpoint.recipe_source
     if folder is not None and source:
         for file in sorted(folder.glob("*.y*ml")):
             try:
-                if file.read_text(encoding="utf-8-sig") == source:
-                    return _short(file)
-            except (OSError, UnicodeDecodeError):
+                if file.read_text(encoding="utf-8-sig") != source:
+                    continue
+                loaded = load_recipe(file)
+            except (OSError, UnicodeDecodeError, RecipeError):
                 continue
-    return "RECIPE.yaml"
+            same = not _differences(loaded.recipe, checkpoint, ["model", "loss", "data"])
+            return _short(file) if same else ""
+    return ""
+
+
+def _differences(recipe: Recipe, checkpoint: Checkpoint, parts: list[str]) -> list[str]:
+    """One warning where the parts that a recipe tells are not those of the recipe inside."""
+    if checkpoint.recipe is None:
+        return []
+    try:
+        inside = recipe_from_resolved(checkpoint.recipe).resolved()
+    except RecipeError:
+        return []
+    given, found = recipe.resolved(), []
+    for part in parts:
+        here, there = _told(given.get(part)), _told(inside.get(part))
+        if here != there:
+            found.append(f"{part} {_shown(here, there)}, trained with {_shown(there, here)}")
+    if not found:
+        return []
+    told = "; ".join(found)
+    return [f"warning: the recipe given is not the one this checkpoint was trained with: {told}"]
+
+
+def _told(value: Any) -> Any:
+    """`{name: X}` and its short form X alike."""
+    alone = isinstance(value, dict) and set(value) == {"name"}
+    return value["name"] if alone else value
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A section in one line; of two of the same name only the settings that differ."""
+    if value is None:
+        return "by default"
+    if not isinstance(value, dict):
+        return str(value)
+    if isinstance(other, dict) and other.get("name") == value["name"]:
+        value = {k: v for k, v in value.items() if k == "name" or other.get(k) != v}
+    settings = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
+    return f"{value['name']} ({settings})" if settings else str(value["name"])
 
 
 def _short(file: Path) -> str:
@@ -179,7 +232,7 @@ def _with_text(setting: Setting, text: str | Path | None) -> Setting:
         update={"path": str(Path(text).absolute()), "source": None, "holdout": 0.0}
     )
     recipe = setting.recipe.model_copy(update={"data": changed})
-    return Setting(recipe, setting.base_dir, f"--text {text}", setting.recipe)
+    return Setting(recipe, setting.base_dir, f"--text {text}", setting.recipe, setting.notes)
 
 
 def _refuse_text(checkpoint: Checkpoint) -> None:

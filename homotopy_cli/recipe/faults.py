@@ -26,6 +26,12 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     "scheduler": SCHEDULER_SPECS,
     "inner": FIXED_SPECS,
 }
+_EPOCHS = "steps: N, optimizer steps; an epoch is the training examples / batch_size of them"
+_ELSEWHERE = {  # names that other tools have for a setting
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_epochs", "epoch"), _EPOCHS),
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optimizer: {lr: 1e-3}"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "clip_norm"), "clip: {max_norm: 1.0}"),
+}
 _USER_CODE = {
     "model": ", or model.py:build",
     "data": ", or a .npz file, or data.py:load",
@@ -81,10 +87,11 @@ def _one(item: Any, path: Path, unknown: set[Path], document: Document) -> None:
     if isinstance(misfit, Misfit):
         document.add_fault((*path, *misfit.path), misfit.what, misfit.hint)
     elif kind == "extra_forbidden":
-        what, hint = _unknown_key(path, document.data)
+        typed = document.place(path).key.startswith("--set ")
+        what, hint = _unknown_key(path, document.data, typed)
         section = path[:-1]
         renamed = document.place((*section, "name")).key.startswith("--set ")
-        if section and renamed and not document.place(path).key.startswith("--set "):
+        if section and renamed and not typed:
             # The file's keys are those of the name that --set took away.
             name = _value_at((*section, "name"), document.data)
             hint = f"--set {dotted(section)}={name} replaces the whole section"
@@ -98,11 +105,10 @@ def _one(item: Any, path: Path, unknown: set[Path], document: Document) -> None:
         _wrong_name(path, value, document)
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
         section = str(path[-1]) if path else "recipe"
-        document.add_fault(
-            path,
-            f"{shown(value)} is {kind_of(value)}, not a mapping",
-            f"write `{section}:` and its settings indented below",
-        )
+        hint = f"write `{section}:` and its settings indented below"
+        if path == ("clip",) and isinstance(value, int | float) and not isinstance(value, bool):
+            hint = f"clip: {{name: norm, max_norm: {value}}}"
+        document.add_fault(path, f"{shown(value)} is {kind_of(value)}, not a mapping", hint)
     elif kind == "literal_error":
         options = [
             word.strip(" '\"") for word in context["expected"].replace(" or ", ",").split(",")
@@ -142,8 +148,12 @@ def _example(path: Path) -> str:
     return examples.get(dotted(path), f"add `{path[-1]}:`")
 
 
-def _unknown_key(path: Path, data: Any) -> tuple[str, str]:
-    """Words for an unknown key: its neighbours' names first, then where else it belongs."""
+def _unknown_key(path: Path, data: Any, typed: bool) -> tuple[str, str]:
+    """Words for an unknown key: its neighbours' names first, then where else it belongs.
+
+    Args:
+        typed: By --set or --sweep, not in the file.
+    """
     spec, owner = _spec_of(path[:-1], data)
     names = [name for name in spec.model_fields if name != "name" or path[:-1]] if spec else []
     key = str(path[-1])
@@ -151,8 +161,13 @@ def _unknown_key(path: Path, data: Any) -> tuple[str, str]:
     what = f"unknown key of {owner}" if owner else "unknown key"
     if near:
         return what, f"did you mean {near!r}?"
-    for section, class_ in (("curvature", CurvatureSpec), ("clip", ClipSpec)):
-        if not path[:-1] and key in class_.model_fields:
+    if not path[:-1] and key in _ELSEWHERE:
+        return what, _ELSEWHERE[key]
+    for section in ("curvature", "clip", "optimizer", "scheduler", "model", "data"):
+        class_ = None if path[:-1] else _spec_of((section,), data)[0]
+        if class_ and key in class_.model_fields and key != "name":
+            if typed:
+                return what, f"did you mean {section}.{key}?"
             return what, f"it belongs under `{section}:`"
     if len(path) > 1 and key in Recipe.model_fields:
         return what, f"it belongs at the top, not under `{dotted(path[:-1])}:`"

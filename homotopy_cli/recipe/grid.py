@@ -52,7 +52,7 @@ def cells(sweeps: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
         n *= len(values)
     if n > MOST:
         raise RecipeError(f"--sweep: {n} runs are more than {MOST}", hint="fewer values")
-    short = _short_names(keys)
+    short = short_names(keys)
     found, taken = [], set()
     for values in itertools.product(*(values for _, values in axes)):
         for seed in seeds or (None,):
@@ -114,7 +114,7 @@ def split_values(text: str) -> list[str]:
     return [*parts, text[at:].strip()]
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key where that tells them apart."""
     last = [key.rpartition(".")[2] for key in keys]
     return {k: s if last.count(s) == 1 else k for k, s in zip(keys, last, strict=True)}

@@ -107,7 +107,10 @@ def _torch_spec(name: str) -> type[Spec]:
 
 
 class UserOptimizer(Spec):
-    """`package.module:Class`, called with the parameters and every other key as a keyword."""
+    """`package.module:Class`, called with the parameters and every other key as a keyword.
+
+    By the name of its first argument it gets `model` or `named_parameters` instead.
+    """
 
     model_config = ConfigDict(extra="allow")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from homotopy_cli.errors import LogError
+from homotopy_cli.errors import LogError, typed
 from homotopy_cli.runlog import foreign
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -104,7 +104,7 @@ def check_bytes(path: Path) -> None:
             f"{path}: no such log", hint="homotopy train writes one; give its path"
         ) from None
     except IsADirectoryError:
-        raise LogError(f"{path}: is a folder, not a log", hint=f"try {path}/run.h5") from None
+        raise LogError(f"{path}: is a folder, not a log", hint=_inside(path)) from None
     except OSError as error:
         raise LogError(
             f"{path}: cannot be read: {error.strerror}", hint="check its permissions"
@@ -126,6 +126,12 @@ def check_bytes(path: Path) -> None:
             f"{path}: truncated ({size} bytes there, {stored} bytes stored in its header)",
             hint="copy it again from where it was made; a cut file cannot be completed",
         )
+
+
+def _inside(folder: Path) -> str:
+    """The next thing to type where a folder was given: a log in it, or below it."""
+    found = next((p for glob in ("*.h5", "*/*.h5") for p in sorted(folder.glob(glob))), None)
+    return f"try {typed(found)}" if found else "no log lies in it; homotopy train writes run.h5"
 
 
 _AGAIN = "nothing can be recovered from it; run homotopy train again"

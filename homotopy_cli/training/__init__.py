@@ -7,9 +7,11 @@
     forward.py      the training loss and its gradient: autocast, compilation, accumulation
     recompute.py    activation checkpointing
     step.py         one optimizer step
+    spoilt.py       NaN and infinity in a batch, where a loss is not finite
     preflight.py    the first batch's loss, before anything is written
     check.py        --check: everything a run does once, in memory
     loop.py         train(): from a recipe to a result; what is refused before the first byte
+    opening.py      what was chosen for a run, said before its first step
     observer.py     what a watcher of a run is told while it lives
     attempt.py      one attempt: steps, evaluations, signals, the log
     keeping.py      its checkpoints: when, what, and back; the best evaluation's weights

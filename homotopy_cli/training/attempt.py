@@ -18,6 +18,7 @@ from homotopy_cli.training.outputs import RunPaths
 from homotopy_cli.training.resume import StartPoint
 from homotopy_cli.training.signals import StopRequest
 from homotopy_cli.training.snapshot import spectrum_due, take_snapshot
+from homotopy_cli.training.spoilt import spoilt_step
 from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.stopping import Stopping
 from homotopy_cli.training.summary import TrainResult
@@ -47,6 +48,7 @@ class Attempt:
         self.elapsed_before = start.wall_time
         self.probe_seconds = self.in_probes = self.in_steps = 0.0
         self.warnings: list[str] = []
+        self.spoilt = ""  # what was wrong with the batch at which the run diverged
         self.keeper = Keeper(
             run,
             paths,
@@ -115,6 +117,9 @@ class Attempt:
         self.writer.append_step(StepRecord(step, values))
         if outcome.fault:
             words = f"{outcome.fault}, at lr {values['lr']:.4g}"
+            self.spoilt = spoilt_step(self.run, step)
+            if self.spoilt:
+                words = f"{outcome.fault}: the batch of step {step} holds {self.spoilt}"
             self._event("error", "DIVERGED", words)
             return f"step {step}: {words}"
         self.probe_seconds += values["probe_seconds_step"]
@@ -246,6 +251,7 @@ class Attempt:
             best_eval=self.standing.stopping.best if self.recipe.keep_best else None,
             signal=stop.name if status == "interrupted" else "",
             lost_rows=self.writer.lost_rows,
+            spoilt=bool(self.spoilt),
             exit_code=CheckpointError.exit_code if incomplete else codes[status],
             warnings=tuple(self.warnings),
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from homotopy_cli.errors import RecipeError, first_line
+from homotopy_cli.errors import HomotopyError, RecipeError, first_line
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.from_recipe import build_model_loss_data
 from homotopy_cli.problems.partition import Block, Partition
@@ -216,6 +216,9 @@ def seed_everything(seed: int) -> None:
 def build_optimizer(model: nn.Module, spec: Any, base_dir: Any) -> torch.optim.Optimizer:
     """torch.optim's class of that name, or the user's, on the trainable parameters.
 
+    A user's callable whose first argument is named `model` gets the model, one named
+    `named_parameters` the list of (name, parameter): either can make groups.
+
     Raises:
         RecipeError: No trainable parameter, or the class refuses its settings.
     """
@@ -227,15 +230,21 @@ def build_optimizer(model: nn.Module, spec: Any, base_dir: Any) -> torch.optim.O
             hint="set requires_grad on some of them",
         )
     factory: Callable[..., Any]
+    given: Any = params
     if is_user_code(spec):
         factory = load_target(spec.name, base_dir)
+        given = _first_argument(factory, model)
     else:
         factory = getattr(torch.optim, TORCH_OPTIMIZERS[spec.name])
     try:
-        optimizer = factory(params, **settings)
-    except (TypeError, ValueError, RuntimeError) as error:
+        optimizer = factory(given, **settings)
+    except HomotopyError:
+        raise
+    except Exception as error:  # user code: anything may come
+        own = is_user_code(spec) and not isinstance(error, TypeError)
+        said = "failed" if own else "refused its settings"
         raise RecipeError(
-            f"optimizer: {spec.name} refused its settings: {first_line(error)}",
+            f"optimizer: {spec.name} {said}: {first_line(error, named=own)}",
             hint=f"it takes {', '.join(_keywords(factory))}",
         ) from error
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -244,6 +253,18 @@ def build_optimizer(model: nn.Module, spec: Any, base_dir: Any) -> torch.optim.O
             hint="name a subclass of torch.optim.Optimizer",
         )
     return optimizer
+
+
+def _first_argument(factory: Callable[..., Any], model: nn.Module) -> Any:
+    """What a user's optimizer is built on, by the name of its first argument."""
+    try:
+        name = next(iter(inspect.signature(factory).parameters), "")
+    except (TypeError, ValueError):
+        name = ""
+    if name == "model":
+        return model
+    named = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    return named if name == "named_parameters" else [p for _, p in named]
 
 
 def _keywords(factory: Callable[..., Any]) -> list[str]:

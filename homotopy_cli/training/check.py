@@ -1,5 +1,6 @@
 """`--check`: everything a run does once, in memory, and nothing on the disk."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,10 @@ from homotopy_cli.errors import NonFiniteError
 from homotopy_cli.training.build import build_run
 from homotopy_cli.training.evaluate import evaluate
 from homotopy_cli.training.forward import AMP_WORDS
+from homotopy_cli.training.opening import opening
 from homotopy_cli.training.outputs import refuse_unwritable, run_paths
 from homotopy_cli.training.ranks import SOLO, Ranks
+from homotopy_cli.training.spoilt import spoilt, spoilt_step
 from homotopy_cli.training.step import optimizer_step
 from homotopy_cli.training.stopping import Stopping
 
@@ -27,7 +30,7 @@ class CheckReport:
     eval_loss: float | None
     step_seconds: float  # without the probe
     probe_seconds: float
-    notes: tuple[str, ...]  # mixed precision, and warnings of the probe
+    notes: tuple[str, ...]  # the run's opening lines, mixed precision, and warnings of the probe
 
 
 def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
@@ -42,16 +45,26 @@ def check(loaded: Any, out: Any, ranks: Ranks = SOLO) -> CheckReport:
     eval_loss = None
     if run.eval_batches:
         eval_loss = evaluate(run.model, run.loss, run.eval_batches[:1], ranks)["eval_loss"]
+        if not math.isfinite(eval_loss) and (found := spoilt(run.eval_batches[0])):
+            raise NonFiniteError(
+                f"held-out loss is {eval_loss}: the first held-out batch holds {found}",
+                hint="remove or repair those rows of the data",
+            )
     began = time.perf_counter()
     outcome = optimizer_step(run, 0)
     seconds = time.perf_counter() - began
+    if outcome.fault and (found := spoilt_step(run, 0)):
+        raise NonFiniteError(
+            f"step 0: {outcome.fault}: its batch holds {found}",
+            hint="remove or repair those rows of the data",
+        )
     if outcome.fault:
         raise NonFiniteError(
             f"step 0: {outcome.fault}, before any weight was changed",
             hint="look at the data and the model's initialisation: the learning rate is not it",
         )
     probe_seconds = outcome.values["probe_seconds_step"]
-    said = (AMP_WORDS,) if loaded.recipe.amp else ()
+    said = (*opening(run), *((AMP_WORDS,) if loaded.recipe.amp else ()))
     events = run.probe.drain_events()
     return CheckReport(
         n_params=run.n_params,

@@ -16,6 +16,7 @@ from homotopy_cli.training.distributed import is_lost_rank, lost_rank
 from homotopy_cli.training.environment import environment, without_home
 from homotopy_cli.training.evaluate import METRIC_NAMES
 from homotopy_cli.training.observer import RESUMING, Observer, Silent
+from homotopy_cli.training.opening import OPENING, opening
 from homotopy_cli.training.outputs import (
     RunPaths,
     make_folder,
@@ -80,6 +81,8 @@ def train(
         return _nothing_to_do(run, paths, start, stopping)
     ranks.together(lambda: preflight(run, start.step))
     watcher = observer if observer is not None and ranks.is_main else Silent()
+    for words in () if start.continues_log else opening(run):
+        watcher.event(EventRecord(start.step, "info", OPENING, words))
     info = _run_info(loaded, run, argv)
 
     def open_log() -> Any:

@@ -92,6 +92,7 @@ class TrainResult:
     scheduler: str = ""
     best_eval: tuple[int, float] | None = None  # (steps, loss) of best.pt; None: not kept
     fault: str = ""  # why it diverged, with the step
+    spoilt: bool = False  # by NaN or infinity in the batch of that step
     early: str = ""  # why it finished before its last step
     late: str = ""  # which limit on time interrupted it
     unsaved: str = ""  # why the last weights could not be saved; exit_code is then 2
@@ -137,7 +138,9 @@ def findings(result: TrainResult) -> list[str]:
 
 
 def advice(result: TrainResult) -> str:
-    """What to try next when the learning rate was too high for this run, else ""."""
+    """What to try next when data or learning rate spoilt this run, else ""."""
+    if result.spoilt:
+        return "remove or repair those rows of the data: no learning rate helps"
     bad = result.status == "diverged" or _rise(result.tally) > RISE_ALARM
     if not bad or result.scheduler.endswith("homotopy"):
         return ""

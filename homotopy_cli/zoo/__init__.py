@@ -22,6 +22,8 @@
     digits.py        scikit-learn's handwritten digits
     image_folder.py  images in one folder per class, decoded when drawn
     hf_dataset.py    a dataset that Hugging Face's `datasets` saved: arrays, images, texts
+    user_data.py     what a user's data callable may return
+    examples.py      a map-style dataset, read when a batch is drawn
     synthetic.py     the examples of the quadratic model
 
 A DataSource keeps no position: `batch(step, batch_size, seed)` is a pure function, so a

@@ -30,6 +30,7 @@ class DataInfo:
     n_rows: int = 0  # kind "none": distinct examples
     noise: float = 0.0  # kind "none": standard deviation of each gradient component
     baseline: Mapping[str, float] = field(default_factory=dict)  # name -> loss it reaches, nats
+    note: str = ""  # what the opening lines of a run say about the data
 
 
 class DataSource(Protocol):

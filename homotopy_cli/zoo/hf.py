@@ -60,7 +60,7 @@ def build_hf(spec: Hf, info: DataInfo, base_dir: Path | str | None) -> nn.Module
 def _check_sizes(spec: Hf, model: nn.Module, info: DataInfo) -> None:
     if info.kind == "classes":
         n_classes = model.config.num_labels
-        if n_classes != info.n_classes:
+        if info.n_classes and n_classes != info.n_classes:
             raise ProblemError(
                 f"{spec.path}: its head has {n_classes} classes, the data have {info.n_classes}",
                 hint=f"num_labels={info.n_classes} in from_pretrained, then save_pretrained",

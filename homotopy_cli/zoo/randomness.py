@@ -1,5 +1,10 @@
 """Generators keyed by numbers: the same key gives the same stream, on any day."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 
 _MASK = (1 << 64) - 1
@@ -22,3 +27,18 @@ def mix(*keys: int) -> int:
 def keyed_generator(*keys: int) -> torch.Generator:
     """A CPU generator seeded by `mix(*keys)`."""
     return torch.Generator().manual_seed(mix(*keys))
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """The global generators of torch's CPU, Python and NumPy at `seed`; restored afterwards."""
+    saved, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        yield
+    finally:
+        torch.set_rng_state(saved)
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -19,12 +19,13 @@ from homotopy_cli.zoo.hf import build_hf
 from homotopy_cli.zoo.hf_dataset import build_hf_dataset
 from homotopy_cli.zoo.image_folder import build_image_folder
 from homotopy_cli.zoo.mlp import MLP
-from homotopy_cli.zoo.npz import array_rows, build_npz
+from homotopy_cli.zoo.npz import build_npz
 from homotopy_cli.zoo.quadratic import Quadratic
 from homotopy_cli.zoo.residual import DeepResNet, stem_for
 from homotopy_cli.zoo.resnet import ResNet
 from homotopy_cli.zoo.synthetic import build_quadratic_rows
 from homotopy_cli.zoo.text import build_text
+from homotopy_cli.zoo.user_data import user_source
 
 
 def build_model(spec: Any, data_info: DataInfo, *, base_dir: Path | str | None = None) -> nn.Module:
@@ -86,7 +87,8 @@ def build_data(
     if isinstance(spec, str) and ":" not in spec:
         spec = datasets.NpzData(path=spec)
     if isinstance(spec, str | datasets.UserData):
-        return _user_data(spec, base_dir, dtype)
+        target = spec if isinstance(spec, str) else spec.name
+        return user_source(_call(spec, base_dir, "data"), target, dtype)
     if isinstance(spec, datasets.TextData):
         return build_text(spec, base_dir)
     if isinstance(spec, datasets.NpzData):
@@ -166,6 +168,12 @@ def _needs(spec: Any, info: DataInfo, *kinds: str) -> None:
             f"{info.description}",
             hint=f"model: {{name: {fitting.split()[0]}}} fits these data",
         )
+    if info.kind == "classes" and not info.n_classes:
+        raise ProblemError(
+            f"model {spec.name} wants the number of classes, which the data do not tell: "
+            f"{info.description}",
+            hint="give the dataset an attribute `targets`, every label, or `classes`, their names",
+        )
 
 
 def _call(spec: Any, base_dir: Path | str | None, section: str) -> Any:
@@ -198,19 +206,3 @@ def _user_model(spec: Any, base_dir: Path | str | None) -> nn.Module:
             hint="the callable builds and returns the model",
         )
     return model
-
-
-def _user_data(spec: Any, base_dir: Path | str | None, dtype: torch.dtype) -> DataSource:
-    """A DataSource as it is, or a pair (x, y) of tensors as rows."""
-    target = spec if isinstance(spec, str) else spec.name
-    made = _call(spec, base_dir, "data")
-    if all(hasattr(made, name) for name in ("info", "batch", "eval_batches", "probe_batches")):
-        return made
-    if isinstance(made, tuple | list) and len(made) == 2:
-        x, y = (torch.as_tensor(part) for part in made)
-        x, y = (t.to(dtype) if t.is_floating_point() else t.long() for t in (x, y))
-        return array_rows(x, y, holdout=0.1, origin=target)
-    raise ProblemError(
-        f"data {target}: returned {type(made).__name__}, neither (x, y) nor a data source",
-        hint="return (x, y), or an object with info, batch, eval_batches and probe_batches",
-    )

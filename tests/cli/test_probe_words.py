@@ -1,5 +1,6 @@
 """What a probe prints about a foreign checkpoint, in words that fit the numbers."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -19,6 +20,9 @@ MODEL = """
 
     def of_outputs(outputs, targets):
         return nn.functional.mse_loss(outputs, targets)
+
+    def unnamed(a, b):
+        return nn.functional.mse_loss(a, b)
 """
 
 
@@ -41,11 +45,19 @@ def test_one_row_is_no_rows(folder, capsys, batch, words):
     assert f"loss mse over {words} batch; " in capsys.readouterr().out
 
 
-def test_a_loss_of_outputs_and_targets_is_told_how_it_is_called(folder, capsys):
-    assert probe("--loss", "model.py:of_outputs", "--batch", "two.pt") == 2
+def test_a_loss_of_outputs_and_targets_is_recognised_by_its_names(folder, capsys):
+    shown = []
+    for loss in ("mse", "model.py:of_outputs"):
+        assert probe("--loss", loss, "--batch", "two.pt") == 0
+        shown.append(re.search(r"Loss [\d.]+", capsys.readouterr().out)[0])
+    assert shown[0] == shown[1]
+
+
+def test_one_whose_names_say_nothing_is_told_how_it_is_called(folder, capsys):
+    assert probe("--loss", "model.py:unnamed", "--batch", "two.pt") == 2
     error = capsys.readouterr().err
     assert "two.pt: the loss cannot take this batch (float32 [2, 5], float32 [2, 3]): " in error
-    assert "a function of your own is called loss(model, batch); --debug shows where" in error
+    assert "a loss of your own is loss(model, batch), or loss(outputs, targets) by these" in error
 
 
 @pytest.mark.parametrize(

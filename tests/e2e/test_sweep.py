@@ -1,6 +1,7 @@
 """`homotopy train --sweep --seeds` as a user runs it: logs, table, page; stop and go on."""
 
 import csv
+import json
 import os
 import shlex
 import signal
@@ -198,3 +199,42 @@ def test_a_worker_that_dies_loses_its_run_and_no_other(tmp_path):
     assert done.code == 9, done.err
     assert "dies=true: exit -9" in done.err and "ended without an answer" in done.err
     assert [r["status"] for r in rows(tmp_path / "g")] == ["finished"]
+
+
+def test_a_smaller_sweep_keeps_the_runs_of_the_larger_one(folder):
+    sweep = ("train", "bowl.yaml", "--out", "g", "--sweep")
+    assert homotopy(*sweep, "optimizer.lr=0.01,0.05", "--seeds", "2", cwd=folder).code == 0
+    before = {(r["optimizer.lr"], r["seed"]): r["final_loss"] for r in rows(folder / "g")}
+    assert len(before) == 4
+    smaller = homotopy(*sweep, "optimizer.lr=0.05,0.1", cwd=folder)  # the recipe's own seed, 1
+    assert smaller.code == 0 and "left out" not in smaller.err
+    after = {(r["optimizer.lr"], r["seed"]): r["final_loss"] for r in rows(folder / "g")}
+    assert after.keys() == before.keys() | {("0.1", "1")}  # lr=0.05 and lr=0.05_seed=1 are one run
+    assert {key: after[key] for key in before} == before
+    page = (folder / "g/sweep.html").read_text(encoding="utf-8")
+    assert "g: 5 runs" in page and "lr=0.01_seed=2" in page
+    other = homotopy(*sweep, "batch_size=32,16", cwd=folder)
+    assert other.code == 0
+    assert (
+        "note: 6 other logs in g left out, of another grid or recipe: lr=0.01_seed=1" in other.err
+    )
+    assert "homotopy report g compares all" in other.err and len(rows(folder / "g")) == 2
+
+    compared = homotopy("report", "g", "--json", "m.json", cwd=folder)
+    assert compared.code == 0, compared.err
+    assert len(json.loads((folder / "m.json").read_text())["runs"]) == 8
+    assert "page: g/compare.html" in compared.out and (folder / "g/compare.html").exists()
+    assert "g: 2 runs" in (folder / "g/sweep.html").read_text(encoding="utf-8")
+
+
+def test_resume_beside_a_sweep_meets_the_runs_that_are_there(folder):
+    sweep = ("train", "bowl.yaml", "--out", "g", "--sweep", "optimizer.lr=0.01,0.05")
+    assert homotopy(*sweep, "--seeds", "2", cwd=folder).code == 0
+    before = bytes_of(folder)
+    refused = homotopy(*sweep, "--resume", cwd=folder)
+    assert is_two_lines(refused) and bytes_of(folder) == before
+    assert "none of these 2 runs is in g, which holds lr=0.01_seed=1, " in refused.err
+    done = homotopy(*sweep, "--seeds", "2", "--resume", cwd=folder)
+    assert done.code == 0 and "4 of them there already" in done.err
+    both = homotopy(*sweep, "--resume", "--overwrite", cwd=folder)
+    assert is_two_lines(both) and "contradict each other" in both.err

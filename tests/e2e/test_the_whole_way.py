@@ -181,7 +181,7 @@ def test_a_checkpoint_never_runs_code_by_itself_and_train_prints_the_command_tha
     )
     done = homotopy("train", "recipe.yaml", "--no-report", "-q", cwd=tmp_path)
     assert done.code == 0, done.err
-    assert "homotopy probe run.pt --recipe recipe.yaml" in done.out
+    assert "homotopy probe run.pt --trust-code" in done.out
     refused = homotopy("probe", "run.pt", cwd=tmp_path)
     assert is_two_lines(refused) and "model.py:build" in refused.err
     assert "homotopy probe run.pt --recipe recipe.yaml" in refused.err

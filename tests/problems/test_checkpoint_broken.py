@@ -305,6 +305,16 @@ def test_missing_storage_is_incomplete(tmp_path):
     assert f"{path}: incomplete: data/2 is missing" in refused(path).message
 
 
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+def test_an_optimizer_s_state_alone_is_named(tmp_path, make):
+    model = mlp()
+    optimizer = make(model.parameters(), lr=0.1)
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+    path = save(tmp_path / "opt.pt", optimizer.state_dict())
+    assert refused(path).message == f"{path}: is an optimizer's state, which holds no weights"
+
+
 def test_folders_of_other_kinds_are_named(tmp_path):
     cases = {
         "zero": (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "is a DeepSpeed ZeRO folder"),

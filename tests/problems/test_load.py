@@ -379,10 +379,28 @@ def test_user_code_named_by_a_checkpoint_does_not_run(folder):
     assert "RAN.txt" in os.listdir(folder)
 
 
-def test_a_hint_without_the_recipe_file_stays_general(folder):
-    path, _ = own_checkpoint(folder, USER_RECIPE)
+def test_without_a_recipe_file_that_means_the_same_the_hint_is_the_recipe_inside(folder):
+    path, content = own_checkpoint(folder, USER_RECIPE)
     (folder / "recipe.yaml").unlink()
-    assert refusal(path).hint == f"homotopy probe {path} --recipe RECIPE.yaml"
+    inside = f"homotopy probe {path} --trust-code   (where you trust that code)"
+    assert refusal(path).hint == inside
+    own_checkpoint(folder, USER_RECIPE)
+    changed = load_recipe("recipe.yaml", ["loss=mse"])
+    save(path, {**content, "recipe": json.dumps(changed.recipe.resolved())})
+    assert refusal(path).hint == inside  # the file lacks what --set changed
+
+
+def test_a_recipe_of_other_parts_than_the_one_inside_is_said(folder):
+    path, content = own_checkpoint(folder)
+    assert not any("warning" in note for note in load_problem(path, recipe="recipe.yaml").notes)
+    changed = load_recipe("recipe.yaml", ["loss=mse", "steps=7"])
+    save(path, {**content, "recipe": json.dumps(changed.recipe.resolved())})
+    assert (
+        "warning: the recipe given is not the one this checkpoint was trained with: loss by "
+        "default, trained with mse"
+    ) in load_problem(path, recipe="recipe.yaml").notes
+    given = load_problem(path, recipe="recipe.yaml", loss="cross_entropy")
+    assert not any("warning" in note for note in given.notes)  # that part is not the recipe's
 
 
 def test_newer_and_damaged_checkpoints_of_ours(folder):

@@ -66,6 +66,10 @@ def test_the_message_counts_the_rest(tmp_path):
         ("curvature: {budget: 1.5}", "curvature.budget: 1.5 is too large", "below 1"),
         ("curvature: {freqency: 5}", "curvature.freqency: unknown key of curvature", "'freq'"),
         ("freq: 5", "freq: unknown key", "it belongs under `curvature:`"),
+        ("lr: 5", "lr: unknown key", "it belongs under `optimizer:`"),
+        ("epochs: 10", "epochs: unknown key", "steps: N, optimizer steps; an epoch is the train"),
+        ("learning_rate: 1", "learning_rate: unknown key", "optimizer: {lr: 1e-3}"),
+        ("clip: 1.5", "clip: 1.5 is a number, not a mapping", "clip: {name: norm, max_norm: 1.5}"),
         ("clip: {max_norm: 0}", "clip.max_norm: 0 is too small", "greater than 0"),
         ("clip: {max_norm: .inf}", "clip.max_norm: inf is not a finite number", ""),
         ("scheduler: null", "scheduler: a run always has a scheduler", "scheduler: constant"),
@@ -243,6 +247,13 @@ def test_set_faults_name_the_argument(faults):
         "--set optimzer.lr=1: optimzer: unknown key",
         "did you mean 'optimizer'?",
     )
+    assert faults(overrides=["lr=1"])[0] == (
+        "--set lr=1: unknown key",
+        "did you mean optimizer.lr?",
+    )
+    assert faults(overrides=["max_norm=1"])[0][1] == "did you mean clip.max_norm?"
+    assert faults(overrides=["epochs=9"])[0][1].startswith("steps: N, optimizer steps")
+    assert faults(overrides=["clip=1.0"])[0][1] == "clip: {name: norm, max_norm: 1.0}"
     assert faults(overrides=["steps=017"])[0][0].startswith("--set steps=017: 017 starts with 0")
 
 

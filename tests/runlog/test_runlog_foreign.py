@@ -112,7 +112,12 @@ def test_nothing_and_folders_and_pipes_say_so(path, tmp_path):
     assert told(path) == "no such log"
     path.mkdir()
     assert told(path) == "is a folder, not a log"
-    assert refusal(path).hint == f"try {path}/run.h5"
+    assert refusal(path).hint == "no log lies in it; homotopy train writes run.h5"
+    (path / "a").mkdir()
+    (path / "a" / "run.h5").touch()
+    assert refusal(path).hint == f"try {path}/a/run.h5"
+    (path / "b.h5").touch()
+    assert refusal(path).hint == f"try {path}/b.h5"
     os.mkfifo(tmp_path / "pipe")
     assert told(tmp_path / "pipe") == "is not a regular file"
 
@@ -122,7 +127,8 @@ def test_a_path_is_named_as_it_was_typed(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     for name, words in (("run.h5", "no such log"), ("folder", "is a folder, not a log")):
         assert refusal(name).message == f"{name}: {words}"
-    assert refusal("folder").hint == "try folder/run.h5"
+    (tmp_path / "folder" / "b.h5").touch()
+    assert refusal("folder").hint == "try folder/b.h5"
 
 
 def test_a_newer_major_version_is_refused_with_the_way_out(path):

@@ -290,8 +290,5 @@ def test_user_data(tmp_path):
     assert (source.n_train, source.n_eval) == (27, 3)
     assert build_data(UserData(name="load.py:pair", n=10), tmp_path).n_train == 9
     assert "failed: ValueError: no disk" in refusal("load.py:broken", tmp_path).message
-    assert (
-        "returned NoneType, neither (x, y) nor a data source"
-        in refusal("load.py:nothing", tmp_path).message
-    )
+    assert "data load.py:nothing: returned None" in refusal("load.py:nothing", tmp_path).message
     assert "is a int, not a callable" in refusal("load.py:five", tmp_path).message
