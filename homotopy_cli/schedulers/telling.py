@@ -6,6 +6,8 @@ from homotopy_cli.schedulers.cadence import UNKNOWN_HORIZON, Cadence
 from homotopy_cli.schedulers.ceiling import Ceiling
 from homotopy_cli.schedulers.events import EventLog
 from homotopy_cli.schedulers.probing import CurvatureProbe
+from homotopy_cli.schedulers.ramp import LINE_SIGNAL
+from homotopy_cli.schedulers.settings import GuardSettings
 
 LONG = 0.1  # share of the run without a probe that is told; our choice
 SHORT_RUN = 200  # steps; the start is most of a shorter one, and nothing could be done about it
@@ -82,6 +84,21 @@ class GuardEvents(EventLog):
         """Mode auto without the run's length."""
         text = f"total_steps is not given: the rate rises for {rise:,} steps and never decays"
         self.add(0, "warning", "NO_DECAY", text)
+
+    def length(self, total_steps: int, where: str) -> None:
+        """The run's length is taken from the inner schedule."""
+        text = f"total_steps is not given: {total_steps:,} as {where} says"
+        self.add(0, "info", "TOTAL_STEPS", text)
+
+    def unlined(self, settings: GuardSettings, signal: str) -> None:
+        """Without the run's length there is no measured line under a schedule that is too high."""
+        if settings.total_steps or not settings.warmup or signal != LINE_SIGNAL:
+            return
+        text = (
+            "total_steps is not given: a rate far too high is held at the edge of stability alone, "
+            "not to a measured line below it"
+        )
+        self.add(0, "info", "NO_LINE", text)
 
     def watched(self) -> None:
         """A probe was taken: the next such gap is told again."""
