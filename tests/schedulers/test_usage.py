@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from homotopy_cli import HomotopyLR
+from homotopy_cli.errors import ProblemError
 
 
 def made(n_groups=1):
@@ -66,3 +67,42 @@ def test_another_version_is_named():
     _, _, scheduler = made()
     with pytest.raises(ValueError, match="scheduler state version 2, this is 3"):
         scheduler.load_state_dict(scheduler.state_dict() | {"version": 2})
+
+
+class Keywords(nn.Module):
+    """Called model(**batch) in its loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 3)
+
+    def forward(self, ids, labels=None):
+        return nn.functional.cross_entropy(self.net(ids), labels)
+
+
+X, Y = batches(1)[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "loss_fn", "inputs", "words"),
+    [
+        (Keywords(), nn.CrossEntropyLoss(), {"ids": X}, "called with one dict"),
+        (Keywords(), nn.CrossEntropyLoss(), (X, Y), "called with one tuple"),
+        (Keywords(), nn.CrossEntropyLoss(), X, "called with one Tensor"),
+        (
+            network(),
+            lambda model, batch: model(batch[0]).sum(),
+            X,
+            "loss_fn(model(inputs), targets",
+        ),
+    ],
+)
+def test_a_loop_is_told_in_its_own_words_how_model_and_loss_are_called(
+    model, loss_fn, inputs, words
+):
+    scheduler = HomotopyLR(torch.optim.SGD(model.parameters(), lr=0.1), model, loss_fn)
+    with pytest.raises(ProblemError) as caught:
+        scheduler.update_curvature(inputs, Y)
+    assert words in caught.value.hint and "update_curvature(batch=batch)" in caught.value.hint
+    assert "--" not in caught.value.hint
+    assert caught.value.__notes__ == [f"hint: {caught.value.hint}"]
