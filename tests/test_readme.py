@@ -1,5 +1,6 @@
 """The README promises commands, options and names: each must exist."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from typer.main import get_command
 
 import homotopy_cli
-from homotopy_cli.cli.app import app
+from homotopy_cli.cli.app import app, run
 from homotopy_cli.records import RunInfo, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
 
@@ -26,7 +27,12 @@ COMMANDS = sorted(
 )
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+(WORKFLOW,) = (yaml.safe_load(body) for kind, body in BLOCKS if "runs-on" in body)
+STEPS = [step["run"] for step in WORKFLOW["jobs"]["short-run"]["steps"] if "run" in step]
+IN_CI = [line for line in STEPS if line.startswith("homotopy ")]
+
+
+@pytest.mark.parametrize("line", COMMANDS + IN_CI)
 def test_every_command_is_one_the_program_knows(line):
     words = shlex.split(line)
     command = get_command(app).commands[words[1]]
@@ -78,3 +84,26 @@ def test_no_placeholder_and_no_dead_link():
     assert not re.search(r"@[A-Z]+@", TEXT)
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (Path(__file__).parent.parent / target).exists(), target
+
+
+def test_the_workflow_runs_in_a_repository_that_is_not_ours():
+    """It installs this package, not the reader's, and reads no file but the reader's recipe."""
+    assert STEPS[0].startswith("pip install homotopy-cli")
+    words = [word for line in IN_CI for word in shlex.split(line)]
+    assert {word for word in words if word.endswith((".yaml", ".py"))} == {"recipe.yaml"}
+    assert [line.split()[1] for line in IN_CI] == ["train", "report"]
+
+
+def test_the_workflow_stops_a_bad_run_and_passes_a_good_one(tmp_path, monkeypatch):
+    """Its own commands, in an empty folder, with the recipe that `--copy` gives."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    assert run(["train", "--copy", "quickstart"]) == 0
+    (recipe,) = tmp_path.glob("*.yaml")
+    recipe.rename("recipe.yaml")
+    train, report = (shlex.split(os.path.expandvars(line))[1:] for line in IN_CI)
+    small = ["--profile", "small", "--set", "steps=20"]
+    assert run([*train, *small]) == 0
+    assert run(report) == 0
+    assert run([*report, "--fail-on", "val_loss > 1"]) == 1
+    assert all(Path(name).is_file() for name in ("report.html", "summary.md", "gates.xml"))

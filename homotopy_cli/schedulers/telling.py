@@ -10,6 +10,7 @@ from homotopy_cli.schedulers.ramp import LINE_SIGNAL
 from homotopy_cli.schedulers.settings import GuardSettings
 
 LONG = 0.1  # share of the run without a probe that is told; our choice
+IN_A_ROW = 10  # failed probes that are worth a second warning; our choice
 SHORT_RUN = 200  # steps; the start is most of a shorter one, and nothing could be done about it
 
 
@@ -46,11 +47,21 @@ class GuardEvents(EventLog):
         self.add(step, "warning", "GRADIENT_SCALED", text)
         warnings.warn(text, UserWarning, stacklevel=3)
 
-    def failed(self, step: int, n_probes: int, why: str, ceiling: Ceiling) -> None:
-        """A probe failed: what holds now."""
+    def failed(self, step: int, n_probes: int, why: str, ceiling: Ceiling, *, row: int) -> None:
+        """A probe failed: what holds now; with a warning, once a row, where nobody takes events.
+
+        Args:
+            step, n_probes, why, ceiling: Of the probe.
+            row: How many in a row have failed.
+        """
         kept = "the last ceiling stays" if ceiling.measured else "there is no ceiling yet"
         kept = "rates are held at the floor" if ceiling.held else kept
         self.add(step, "warning", "PROBE_FAILED", f"probe {n_probes} failed ({why}): {kept}")
+        if self.heard or not (row == IN_A_ROW or (row == 1 and ceiling.measured)):
+            return
+        what = "a curvature probe" if row == 1 else f"{row} curvature probes in a row"
+        text = f"{what} failed, at step {step} ({why}): {kept}; `.events` tells more"
+        warnings.warn(text, UserWarning, stacklevel=5)
 
     def unwatched(self, step: int, cadence: Cadence, cost: float, ceiling: Ceiling) -> None:
         """The schedule still rises, and no probe can be paid for a tenth of the run.
