@@ -32,7 +32,7 @@ THIRD_PARTY = {
     "problems": {"torch", "numpy", "safetensors", "transformers"},
     "curvature": {"torch", "numpy"},
     "schedulers": {"torch", "numpy", "plotly"},
-    "integrations": {"torch", "transformers", "pytorch_lightning"},
+    "integrations": {"torch", "transformers", "accelerate"},
     "runlog": {"h5py", "numpy"},
     "training": {"torch", "numpy"},
     "report": {"plotly", "numpy"},

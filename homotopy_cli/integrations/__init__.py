@@ -1,6 +1,7 @@
 """The ceiling inside other people's training loops.
 
     ceiling       BorrowedCeiling: lowers an optimizer's rates for one step, then gives them back
+    clipping      ClipWatch: by how much accelerate clipped, which a Trainer tells no callback
     transformers  HomotopyCallback for transformers.Trainer (extra `hf`)
     lightning     HomotopyCallback for a Lightning Trainer (extra `lightning`)
 
