@@ -16,7 +16,7 @@ LAYERS = {
     "problems": {"errors", "recipe", "zoo"},
     "curvature": {"linalg", "problems", "records", "errors"},
     "schedulers": {"curvature", "problems", "records", "errors"},
-    "integrations": {"schedulers", "problems", "records", "errors"},
+    "integrations": {"training", "schedulers", "problems", "runlog", "records", "errors"},
     "runlog": {"records", "errors"},
     "report": {"runlog", "records", "errors"},
 }
