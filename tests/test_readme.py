@@ -3,9 +3,11 @@
 import os
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.main import get_command
 
@@ -52,6 +54,30 @@ def test_python_compiles_and_names_what_exists(body):
     for names in re.findall(r"from homotopy_cli import (.*)", body):
         for name in names.split(","):
             assert hasattr(homotopy_cli, name.strip())
+
+
+def test_the_loop_of_ones_own_runs_and_its_log_is_read(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(4, 3)
+    (loop,) = (body for _, body in BLOCKS if "scheduler = HomotopyLR(" in body)
+    (logged,) = (body for _, body in BLOCKS if "RunLogger(" in body)
+    names = {
+        "nn": torch.nn,
+        "model": model,
+        "loss_fn": torch.nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.AdamW(model.parameters()),
+        "loader": [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(5)],
+        "epochs": 2,
+        "norm": 1.0,
+        "held_out_loss": 1.5,
+    }
+    exec(loop, names)
+    assert names["scheduler"].n_probes > 2
+    *_, body = loop.partition("loader:\n")
+    exec(logged.replace("        ...", textwrap.indent(textwrap.dedent(body), " " * 8)), names)
+    log = homotopy_cli.read_log("runs/mine/run.h5")
+    assert log.step.tolist() == list(range(5)) and log.evals["eval_loss"].tolist() == [1.5]
 
 
 @pytest.mark.parametrize("ends", [12, 20])

@@ -87,7 +87,8 @@ class HomotopyCallback(TrainerCallback):
         for name in LOGGED:
             if name in self.ceiling.last:
                 logs[f"homotopy/{name}"] = self.ceiling.last[name]
-        logs["homotopy/probe_step"] = self.ceiling.guard.last_step
+        if self.ceiling.last:
+            logs["homotopy/probe_step"] = self.ceiling.guard.last_step
         logs["homotopy/factor"] = self.ceiling.factor
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(
