@@ -5,7 +5,7 @@ A checkpoint or a recipe becomes a `Problem` (parameters, loss, fixed batches); 
 terminal, the schedulers and the HDF5 log all consume that record; the report reads only
 the log. One folder per layer, imports go one way:
 
-    errors, records -> linalg -> curvature -> schedulers -> training -> cli
+    errors, records -> linalg -> curvature -> schedulers -> training -> integrations, cli
     recipe -> zoo -> problems ----^        runlog -> report -----------^
 
 `crossings` is what a spike of a series is, for training and the report alike.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from homotopy_cli.curvature.config import EstimatorConfig as EstimatorConfig
     from homotopy_cli.curvature.estimator import CurvatureEstimator as CurvatureEstimator
     from homotopy_cli.errors import HomotopyError as HomotopyError
+    from homotopy_cli.integrations.loop import RunLogger as RunLogger
     from homotopy_cli.problems.load import load_problem as load_problem
     from homotopy_cli.problems.partition import Partition as Partition
     from homotopy_cli.problems.problem import Problem as Problem
@@ -52,6 +53,7 @@ _PUBLIC = {
     "Partition": "problems.partition",
     "PerLayerHomotopyLR": "schedulers.per_layer",
     "Problem": "problems.problem",
+    "RunLogger": "integrations.loop",
     "curvature_aware_clip": "schedulers.clip",
     "load_problem": "problems.load",
     "load_recipe": "recipe.load",

@@ -41,7 +41,8 @@ class HomotopyError(Exception):
 
     Args:
         message: What is wrong, where, with the offending value. One line.
-        hint: The next thing to type or to change; one line, may be empty.
+        hint: The next thing to type or to change; one line, may be empty. It is a note on the
+            exception, too, so that a traceback shows it.
         exit_code: The process's exit code when the command line reports it.
         completion: What the user's own command lacks, and a remark after it; the command line
             then prints that command, completed, for a hint.
@@ -61,6 +62,8 @@ class HomotopyError(Exception):
         self.message = message
         self.hint = hint
         self.completion = completion
+        if hint:
+            self.add_note(f"hint: {hint}")
         if exit_code is not None:
             self.exit_code = exit_code
 

@@ -17,7 +17,7 @@ LAYERS = {
     "problems": {"errors", "recipe", "zoo"},
     "curvature": {"linalg", "problems", "records", "errors"},
     "schedulers": {"curvature", "problems", "records", "errors"},
-    "integrations": {"schedulers", "problems", "errors"},
+    "integrations": {"training", "schedulers", "problems", "runlog", "records", "errors"},
     "runlog": {"records", "errors"},
     "report": {"runlog", "records", "errors", "crossings"},
 }
@@ -34,7 +34,7 @@ THIRD_PARTY = {
     "problems": {"torch", "numpy", "safetensors", "transformers"},
     "curvature": {"torch", "numpy"},
     "schedulers": {"torch", "numpy", "plotly"},
-    "integrations": {"torch", "transformers", "pytorch_lightning"},
+    "integrations": {"torch", "transformers", "accelerate"},
     "runlog": {"h5py", "numpy"},
     "training": {"torch", "numpy"},
     "report": {"plotly", "numpy"},

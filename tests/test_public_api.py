@@ -19,6 +19,7 @@ PUBLIC = {
     "Partition",
     "PerLayerHomotopyLR",
     "Problem",
+    "RunLogger",
     "curvature_aware_clip",
     "load_problem",
     "load_recipe",

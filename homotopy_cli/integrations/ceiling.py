@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from homotopy_cli.problems.nest import Batch
+from homotopy_cli.records import EventRecord
 from homotopy_cli.schedulers.ceiling import SCHEDULE
 from homotopy_cli.schedulers.groups import rates, unwrapped, write_rates
 from homotopy_cli.schedulers.history import History
@@ -62,6 +63,15 @@ class BorrowedCeiling:
     @property
     def last(self) -> dict[str, Any]:
         return self.guard.last
+
+    @property
+    def events(self) -> list[EventRecord]:
+        """What happened and was not drained yet: why a rate fell, which probe failed."""
+        return self.guard.events.pending
+
+    def drain_events(self) -> list[EventRecord]:
+        """Return the pending events and forget them."""
+        return self.guard.events.drain()
 
     def before_step(
         self,

@@ -2,25 +2,50 @@
 
     trainer = Trainer(callbacks=[HomotopyCallback()])
 
+Of the package `lightning` as of `pytorch_lightning`: the callback is one of each that is imported
+already, else of the first that is installed.
+
 The loss is the module's own `training_step`, run again on a slice of the batch with its logging
 silenced. The module's LR scheduler stays; the ceiling lowers its rate where curvature says so.
 """
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.integrations.ceiling import LOGGED, BorrowedCeiling
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.nest import n_rows
 
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # one Trainer each, and they do not mix
 
-class HomotopyCallback(Callback):
+
+def callback_classes() -> tuple[type, ...]:
+    """The Callback of every imported package, so that each one's Trainer takes it.
+
+    Raises:
+        ImportError: Neither is installed.
+    """
+    found = [sys.modules[name] for name in PACKAGES if name in sys.modules]
+    for name in PACKAGES:
+        if not found:
+            try:
+                found = [import_module(name)]
+            except ModuleNotFoundError as error:
+                if (error.name or "").split(".")[0] != name.split(".")[0]:
+                    raise
+    if not found:
+        raise ImportError("HomotopyCallback needs lightning: pip install 'homotopy-cli[lightning]'")
+    return tuple(dict.fromkeys(module.Callback for module in found))
+
+
+class HomotopyCallback(*callback_classes()):  # type: ignore[misc]
     """A curvature ceiling on the learning rate of a LightningModule with one optimizer.
 
     Under automatic optimization and a precision without a GradScaler. Its state travels in
@@ -42,11 +67,12 @@ class HomotopyCallback(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the optimizer and stand ready."""
-        if len(trainer.optimizers) != 1 or not pl_module.automatic_optimization:
+        n = len(trainer.optimizers)
+        if not pl_module.automatic_optimization or n != 1:
+            how = "" if pl_module.automatic_optimization else " with manual optimization"
             raise ProblemError(
-                f"HomotopyCallback needs automatic optimization of one optimizer, "
-                f"got {len(trainer.optimizers)}",
-                hint="call HomotopyLR's update_curvature in a manual loop instead",
+                f"HomotopyCallback needs automatic optimization of one optimizer, got {n}{how}",
+                hint="one HomotopyLR per optimizer, update_curvature(batch=batch) before its step",
             )
         steps = trainer.estimated_stepping_batches
         known = isinstance(steps, int) and steps > 0
@@ -70,12 +96,14 @@ class HomotopyCallback(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Log the newest probe as homotopy/NAME."""
+        """Log the newest probe, and its step, as homotopy/NAME."""
         if self.ceiling is None:
             return
         for name in LOGGED:
             if name in self.ceiling.last:
                 pl_module.log(f"homotopy/{name}", float(self.ceiling.last[name]))
+        if self.ceiling.last:
+            pl_module.log("homotopy/probe_step", float(self.ceiling.guard.last_step))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Take the hook off; `ceiling` keeps its history."""

@@ -2,10 +2,10 @@
 
     trainer = Trainer(model, args, train_dataset=data, callbacks=[HomotopyCallback()])
 
-The Trainer gives callbacks no batch, so a forward hook remembers the last one of the model in
-training. The Trainer's own schedule stays; the ceiling lowers its rate where curvature says so. The
-Trainer clips before its callbacks are asked and does not say by how much, so that under Adam the
-edge is read too low while `max_grad_norm` acts.
+The Trainer gives callbacks no batch, so forward hooks remember the last one of the model in
+training, and its loss. The Trainer's own schedule stays; the ceiling lowers its rate where
+curvature says so. By how much `max_grad_norm`, 1 by default, scaled the gradient is noted where
+accelerate clips it (clipping.py): without that the edge would be read too low under Adam.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from homotopy_cli.errors import ProblemError
 from homotopy_cli.integrations.ceiling import LOGGED, BorrowedCeiling
+from homotopy_cli.integrations.clipping import ClipWatch
 from homotopy_cli.problems.criteria import Loss
 from homotopy_cli.problems.nest import n_rows
 from homotopy_cli.problems.wrappers import unwrap
@@ -41,8 +42,10 @@ class HomotopyCallback(TrainerCallback):
         self.settings = settings
         self.ceiling: BorrowedCeiling | None = None
         self._batch: dict[str, Any] | None = None
+        self._seen: torch.Tensor | None = None  # the loss of that batch
         self._paused = False
-        self._hook: Any = None
+        self._hooks: list[Any] = []
+        self._clips: ClipWatch | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Hook the model; continue the state of a checkpoint that is resumed."""
@@ -50,7 +53,11 @@ class HomotopyCallback(TrainerCallback):
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
         model = unwrap(given["model"])
-        self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+        self._hooks = [
+            model.register_forward_pre_hook(self._remember, with_kwargs=True),
+            model.register_forward_hook(self._remember_loss),
+        ]
+        self._clips = ClipWatch(optimizer)
         settings = {"total_steps": state.max_steps} | self.settings
         loss = Loss("the model's own", self._loss, n_rows)
         self.ceiling = BorrowedCeiling(optimizer, model, loss, **settings)
@@ -67,15 +74,21 @@ class HomotopyCallback(TrainerCallback):
                 "HomotopyCallback saw no forward pass of the model with keyword arguments",
                 hint="let the Trainer call model(**inputs), or subclass and set the batch",
             )
-        self.ceiling.before_step(self._batch)
+        clip_coef, norm = self._clips.take()
+        whole = args.gradient_accumulation_steps == 1  # else it is a part of the step's loss
+        self.ceiling.before_step(
+            self._batch, loss=self._seen if whole else None, grad_norm=norm, clip_coef=clip_coef
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
-        """Add the last probe to what the Trainer logs, as homotopy/NAME."""
+        """Add the last probe, and its step, to what the Trainer logs, as homotopy/NAME."""
         if logs is None or self.ceiling is None or "loss" not in logs:
             return
         for name in LOGGED:
             if name in self.ceiling.last:
                 logs[f"homotopy/{name}"] = self.ceiling.last[name]
+        if self.ceiling.last:
+            logs["homotopy/probe_step"] = self.ceiling.guard.last_step
         logs["homotopy/factor"] = self.ceiling.factor
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(
@@ -93,11 +106,13 @@ class HomotopyCallback(TrainerCallback):
         self._release()
 
     def _release(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
+        if self._clips is not None:
+            self._clips.close()
         if self.ceiling is not None:
             self.ceiling.close()
-        self._hook, self._batch = None, None
+        self._hooks, self._clips, self._batch, self._seen = [], None, None, None
 
     def _remember(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if module.training and not self._paused and kwargs:
@@ -105,19 +120,28 @@ class HomotopyCallback(TrainerCallback):
             # be a sum over a foreign number. Without it the model takes their mean.
             self._batch = {k: v for k, v in kwargs.items() if k != "num_items_in_batch"}
 
+    def _remember_loss(self, module: torch.nn.Module, args: Any, result: Any) -> None:
+        if module.training and not self._paused:
+            loss = _loss_of(result)
+            self._seen = loss.detach() if isinstance(loss, torch.Tensor) else None
+
     def _loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         self._paused = True
         try:
             result = model(**batch)
         finally:
             self._paused = False
-        loss = result.get("loss") if hasattr(result, "get") else getattr(result, "loss", None)
+        loss = _loss_of(result)
         if not isinstance(loss, torch.Tensor):
             raise ProblemError(
                 f"{type(model).__name__} returned no loss, so there is no curvature to measure",
                 hint="give labels in the batch, so that the model computes its own loss",
             )
         return loss
+
+
+def _loss_of(result: Any) -> Any:
+    return result.get("loss") if hasattr(result, "get") else getattr(result, "loss", None)
 
 
 def _folder(args: Any, state: Any) -> Path:

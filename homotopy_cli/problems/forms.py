@@ -21,11 +21,17 @@ def weights_inside(content: object) -> list[str]:
     return named if 2 * len(named) > len(names) else []
 
 
-def form_hint(error: BaseException, batch: Batch) -> str:
-    """What forms are recognised, where a model was called with one that it does not take."""
+def form_hint(error: BaseException, batch: Batch, *, library: bool = False) -> str:
+    """What forms are recognised, where a model was called with one that it does not take.
+
+    Args:
+        error, batch: See explain_misfit.
+        library: Speak to a caller's own code, not to a command line.
+    """
     if not isinstance(error, TypeError | KeyError | AttributeError):
         return ""
     own = "--loss FILE.py:CALLABLE with loss(model, batch)"
+    own = "give a function loss_fn(model, batch)" if library else own
     if isinstance(batch, Mapping):
         return (
             "of a dict, inputs are recognised by the names of forward's arguments, targets as "

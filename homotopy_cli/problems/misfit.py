@@ -18,10 +18,30 @@ from homotopy_cli.problems.nest import Batch, describe
 from homotopy_cli.problems.signatures import EXPECTED
 
 _FUNCTIONAL = "torch.nn.functional"
-_DTYPE = "the model fixes a dtype by itself: try --dtype float32"
-_RECIPE_DTYPE = "the model fixes a dtype by itself: try --set dtype=float32"
 _CAST = "cast the inputs where the data are made: x.float(), of pixels x.float() / 255"
-_RECIPE_HINT = "check the data, or the sizes the model is built with; --debug shows where it failed"
+# What to do, in the words of who asks: `homotopy probe` on a file, a recipe, a caller's own code.
+_DTYPE = {
+    "probe": "the model fixes a dtype by itself: try --dtype float32",
+    "recipe": "the model fixes a dtype by itself: try --set dtype=float32",
+    "library": "the model fixes a dtype by itself: give it a batch, and weights, of that dtype",
+}
+_SIZES = {
+    "probe": "check {source}, or the sizes the model was built with (--model-arg)",
+    "recipe": "check the data, or the sizes the model is built with; --debug shows where it failed",
+    "library": "check the batch, or the sizes the model was built with",
+}
+_MEMORY = {
+    "probe": "--microbatch 1 splits the batch and gives the same numbers",
+    "recipe": "a smaller batch_size, or accumulate: 4 for the same one in parts",
+    "library": "a smaller probe_fraction; in Problem.from_module microbatch=1, the same numbers",
+}
+_OWN = f"{EXPECTED}; --debug shows where it failed"
+_CALLED = {
+    "probe": _OWN,
+    "recipe": _OWN,
+    "library": "a function of your own is called loss_fn(model, batch) with the batch as it was "
+    "given",
+}
 
 
 def explain_misfit(
@@ -38,18 +58,17 @@ def explain_misfit(
         error: What the forward pass or the loss raised, with its traceback.
         model: Its submodules' paths name the place; None for a closure.
         batch: What was given, for its shapes.
-        source: The batch's file, or "" when it has none.
+        source: The batch's file; "" has none, and came from a caller's own code.
         training: Hints speak of a recipe, not of the options of `probe`.
     """
     place = f"{source}: " if source else ""
+    voice = "recipe" if training else "probe" if source else "library"
     if isinstance(error, torch.OutOfMemoryError):
         return ProblemError(
             f"{place}out of memory on a batch of {describe(batch)}",
-            hint="a smaller batch_size, or accumulate: 4 for the same one in parts"
-            if training
-            else "--microbatch 1 splits the batch and gives the same numbers",
+            hint=_MEMORY[voice],
         )
-    hint, fixed = (_RECIPE_HINT, _RECIPE_DTYPE) if training else (_hint(source), _DTYPE)
+    hint, fixed = _SIZES[voice].format(source=source), _DTYPE[voice]
     names = {} if model is None else {id(m): name for name, m in model.named_modules()}
     module, calls = _running(error.__traceback__, names)
     for function, arguments in reversed(calls):
@@ -73,12 +92,14 @@ def explain_misfit(
         said = first_line(error, named=True)
         return ProblemError(
             f"{place}{where} cannot take this batch ({describe(batch)}): {said}",
-            hint=fixed if _of_dtypes(said) else (not training and form_hint(error, batch)) or hint,
+            hint=fixed
+            if _of_dtypes(said)
+            else (not training and form_hint(error, batch, library=voice == "library")) or hint,
         )
     said = first_line(error, named=True)
     return ProblemError(
         f"{place}the loss cannot take this batch ({describe(batch)}): {said}",
-        hint=fixed if _of_dtypes(said) else f"{EXPECTED}; --debug shows where it failed",
+        hint=fixed if _of_dtypes(said) else _CALLED[voice],
     )
 
 
@@ -209,8 +230,3 @@ def _kind(tensor: Tensor) -> str:
 def _of_dtypes(said: str) -> bool:
     """Whether an error is about dtypes: a model that builds float32 tensors on its own."""
     return "same dtype" in said or "scalar type" in said or "dtype" in said
-
-
-def _hint(source: str) -> str:
-    what = f"check {source}" if source else "check the batch"
-    return f"{what}, or the sizes the model was built with (--model-arg)"

@@ -4,6 +4,7 @@
     thresholds   where each optimizer's edge of stability is: ηλ = c
     baselines    constant, cosine, linear, step, wsd, exponential: to compose and compare with
     replay       the rates of an earlier run, or its placebo (no torch)
+    length       how long a run is, by its inner schedule
     settings     the guard's numbers, checked once (no torch)
     targets      how near the edge this optimizer and network may train
     cadence      when to probe: burst, adaptive period, hard budget in gradient-equivalents
@@ -25,6 +26,7 @@
     guard        probe + cadence + limits + events: the engine that every class below drives
     trust_guard  the same engine on trust ratios
     base         a real torch LRScheduler around the guard: groups, tensor rates, state, chaining
+    usage        what a loop does wrong with a scheduler, said once or refused
     readings     what a scheduler knows, to print, log and draw
     homotopy     HomotopyLR; adaptive, per_layer, warmup and facade vary it
     adam, clip   HomotopyAdam and curvature_aware_clip

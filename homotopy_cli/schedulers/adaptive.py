@@ -11,6 +11,7 @@ from homotopy_cli.problems.nest import Batch
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.ceiling import RISE, SCALED
 from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.length import run_length
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.settings import within
 
@@ -50,7 +51,7 @@ class AdaptiveHomotopyLR(HomotopyLR):
     ) -> None:
         within("adaptation_rate", adaptation_rate, "(0, 1)")
         within("percentile", percentile, "[0, 100]")
-        total = settings.get("total_steps", 0)
+        total = settings.get("total_steps", 0) or run_length(settings.get("inner"))[0]
         self.warmup_steps = (
             warmup_steps if warmup_steps is not None else total // 10 if total else 1000
         )

@@ -1,7 +1,6 @@
 """CurvatureScheduler: a real torch LRScheduler around the curvature guard."""
 
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -21,9 +20,7 @@ from homotopy_cli.schedulers.readings import Readings
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
 from homotopy_cli.schedulers.trust_guard import make_guard
-
-STATE_VERSION = 3
-NO_RATE = "mode auto has no learning rate until then, and the model does not train"
+from homotopy_cli.schedulers.usage import STATE_VERSION, Usage, refuse_other_state
 
 
 class CurvatureScheduler(Readings, LRScheduler):
@@ -54,6 +51,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         enabled: False never probes and gives bitwise the inner schedule.
         estimator: A CurvatureEstimator whose settings and warm vectors to use.
         rise: See CurvatureGuard.
+        assumed_steps: See Usage.
         last_epoch: As in torch.
     """
 
@@ -69,6 +67,7 @@ class CurvatureScheduler(Readings, LRScheduler):
         enabled: bool = True,
         estimator: CurvatureEstimator | None = None,
         rise: MeasuredRamp | None = None,
+        assumed_steps: int = 0,
         last_epoch: int = -1,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
@@ -99,8 +98,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             rise=rise,
         )
         self._was_limited = False
-        self._warned = False
-        self._called = False  # update_curvature, since construction
+        self._usage = Usage(assumed_steps)
         self._stepped_at = 0  # optimizer step up to which _step_and_probe has advanced
         super().__init__(optimizer, last_epoch)
 
@@ -140,7 +138,7 @@ class CurvatureScheduler(Readings, LRScheduler):
             return None
         if (inputs is None) == (batch is None):
             raise TypeError("update_curvature takes (inputs, targets) or batch=")
-        self._called = True
+        self._usage.called = True
         self._guard.counter.settle()
         paired = batch is None and targets is not None
         given = batch if batch is not None else (inputs, targets) if paired else inputs
@@ -181,7 +179,8 @@ class CurvatureScheduler(Readings, LRScheduler):
             top = max(self._scheduled(following), default=0.0)
             self._guard.ceiling.advance_to(self._guard.n_steps, top)
             super().step(epoch)
-            self._check_in_use()
+            if self.enabled:
+                self._usage.stepped(self._guard, self.last_epoch)
         self._rates.wrote()
         self._note()
 
@@ -230,10 +229,7 @@ class CurvatureScheduler(Readings, LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bitwise; model, optimizer, loss and settings stay those of the constructor."""
-        if state_dict.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"scheduler state version {state_dict.get('version')!r}, this is {STATE_VERSION}"
-            )
+        refuse_other_state(state_dict, len(self.optimizer.param_groups))
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         self.base_lrs = list(state_dict["base_lrs"])
         self._was_limited = state_dict["was_limited"]
@@ -304,17 +300,3 @@ class CurvatureScheduler(Readings, LRScheduler):
         if limited:
             text += f": {self._guard.ceiling.why(self.signal)}"
         self._guard.events.add(self._guard.n_steps, "info", code, text)
-
-    def _check_in_use(self) -> None:
-        """Say once that nobody calls update_curvature: the rate would silently stay constant."""
-        if self.enabled and not self._warned and self.last_epoch >= 2:
-            self._warned = True
-            if not self._called and self._guard.cadence.n_probes == 0:
-                auto = self._guard.ceiling.in_line
-                warnings.warn(
-                    "update_curvature(inputs, targets) was never called: "
-                    f"{NO_RATE if auto else 'the learning rate follows its schedule alone'}; "
-                    "call it between backward() and optimizer.step()",
-                    UserWarning,
-                    stacklevel=3,
-                )

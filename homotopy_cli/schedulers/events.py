@@ -9,11 +9,18 @@ CAPACITY = 1000  # events kept when nobody drains them; the oldest go first
 
 
 class EventLog:
-    """A bounded queue of EventRecords."""
+    """A bounded queue of EventRecords.
+
+    Attributes:
+        pending: What was not drained yet.
+        lasting: Code of what holds now -> how often it was seen.
+        heard: Whether anybody has ever drained it.
+    """
 
     def __init__(self) -> None:
+        self.heard = False
         self.pending: list[EventRecord] = []
-        self.lasting: dict[str, int] = {}  # code of what holds now -> how often it was seen
+        self.lasting: dict[str, int] = {}
 
     def add(self, step: int, level: EventLevel, code: str, message: str) -> None:
         """Append one event."""
@@ -44,6 +51,7 @@ class EventLog:
 
     def drain(self) -> list[EventRecord]:
         """Return what is pending and forget it."""
+        self.heard = True
         taken, self.pending = self.pending, []
         return taken
 

@@ -271,8 +271,8 @@ class CurvatureGuard:
             self.ceiling.hold()
         self.cadence.record(step, cost, log_change=math.inf, load=0.0)
         self.cadence.period = min(self.cadence.base, 2**self.n_failed_in_a_row)
-        self.n_failed_in_a_row += 1
-        self.events.failed(step, self.cadence.n_probes, why, self.ceiling)
+        self.n_failed_in_a_row = row = self.n_failed_in_a_row + 1
+        self.events.failed(step, self.cadence.n_probes, why, self.ceiling, row=row)
 
     def _efforts(self, step: int, rates: Sequence[float]) -> list[Effort]:
         """What the plan wants of this step's probe, and what it makes do with."""

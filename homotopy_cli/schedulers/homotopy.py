@@ -11,6 +11,7 @@ from homotopy_cli.curvature.estimator import CurvatureEstimator
 from homotopy_cli.schedulers import trust
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.groups import unwrapped
+from homotopy_cli.schedulers.length import run_length
 from homotopy_cli.schedulers.probing import LossLike
 from homotopy_cli.schedulers.ramp import START, MeasuredRamp
 from homotopy_cli.schedulers.settings import GuardSettings, Signal, within
@@ -80,8 +81,10 @@ class HomotopyLR(CurvatureScheduler):
             held against what a live P bears: see thresholds.live_threshold.
         budget: Share of the run's gradient-equivalents that probes may cost: see cadence.py. None
             takes 0.05, in mode auto 0.03, with which a six-layer GPT ended no worse.
-        total_steps: Length of the run; without it the start is paid for over 1000 steps, and mode
-            auto rises for as many, does not decay, and says so in an event.
+        total_steps: Optimizer steps of the run; 0: those of an inner schedule that ends with it
+            (length.py), said in an event. Where none is known the start is paid for over 1000
+            steps, no line holds a rate far too high, and mode auto rises for 1000 and never decays;
+            each is said in an event.
         floor: Least factor on the schedule.
         release: Largest rise of the ceiling per optimizer step; None takes 1.05, or in a run of
             fewer than 380 steps what brings it from the floor to its level in a quarter of the run.
@@ -149,6 +152,9 @@ class HomotopyLR(CurvatureScheduler):
             raise ValueError(f"mode is {mode!r}: one of {', '.join(BUDGET)}")
         self.ramp = None
         within("final", final, "[0, 1]")
+        known_by = ""  # where total_steps stands, if it is not given
+        if not total_steps:
+            total_steps, known_by = run_length(inner)
         if mode == "auto":
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
@@ -199,10 +205,15 @@ class HomotopyLR(CurvatureScheduler):
             enabled=enabled,
             estimator=estimator,
             rise=self.ramp,
+            assumed_steps=total_steps if known_by else 0,
             last_epoch=last_epoch,
         )
-        if self.ramp is not None and not total_steps:
+        if known_by and enabled:
+            self._guard.events.length(total_steps, known_by)
+        elif self.ramp is not None and not total_steps:
             self._guard.events.endless(self.ramp.ramp_steps)
+        elif enabled:
+            self._guard.events.unlined(self._guard.settings, self.signal)
 
     def _has_warmup(self) -> bool:
         return self.ramp is not None or super()._has_warmup()

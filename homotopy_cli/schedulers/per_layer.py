@@ -65,6 +65,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         self._bounds = {"power": power, "low": low, "high": high}
         self.multipliers: dict[str, float] = {}
         self._measured_at = -1
+        self._curvatures: dict[str, float] = {}
         super().__init__(optimizer, model, loss_fn, **settings)
 
     def get_per_layer_lr(self, inputs: Any, targets: Any) -> dict[str, float]:
@@ -77,6 +78,11 @@ class PerLayerHomotopyLR(HomotopyLR):
     def layer_rates(self) -> dict[str, float]:
         """Layer -> the learning rate its group has now."""
         return {group.get("layer", ""): float(group["lr"]) for group in self.optimizer.param_groups}
+
+    @property
+    def layer_curvatures(self) -> dict[str, float]:
+        """Layer -> λ_b of its last measurement, signed, unit 1/lr; empty before the first."""
+        return dict(self._curvatures)
 
     @property
     def lr_reason(self) -> int:
@@ -117,6 +123,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         guard.layers.cadence.spent += found.cost
         guard.seconds += found.seconds
         self._measured_at = guard.n_steps
+        self._curvatures = dict(found.lambda_max)
         for name, value in rules.layer_multipliers(found.lambda_max, **self._bounds).items():
             old = self.multipliers.get(name)
             self.multipliers[name] = value if old is None else old**KEEP * value ** (1 - KEEP)
@@ -127,6 +134,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         return super().state_dict() | {
             "multipliers": dict(self.multipliers),
             "measured_at": self._measured_at,
+            "curvatures": dict(self._curvatures),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -134,6 +142,7 @@ class PerLayerHomotopyLR(HomotopyLR):
         super().load_state_dict(state_dict)
         self.multipliers = dict(state_dict["multipliers"])
         self._measured_at = state_dict["measured_at"]
+        self._curvatures = dict(state_dict.get("curvatures", {}))
 
 
 def split_groups(optimizer: Optimizer, model: nn.Module) -> list[int]:

@@ -35,6 +35,7 @@ CALM, FULL = 0.8, 1.2  # edge ratios, read high by small slices: the rise slows,
 START_RATIO, RISE_STEPS = 0.15, 500  # edge ratio of the start, for a rise of so many steps
 LEAST, MOST = 0.02, 0.2  # bounds of the share
 RECENT = 5  # readings whose median is the curvature: one outlier stops no rise
+LINE_SIGNAL = "preconditioned_sharpness"  # for which the numbers here were measured
 UNMEASURED = 1e-8  # rate before the first probe: small enough to change nothing
 
 
@@ -164,10 +165,10 @@ _MOVING = ("rate", "taken_at", "slope", "n_early", "closed")
 def measured_rise(settings: GuardSettings, signal: str) -> MeasuredRamp | None:
     """The line under a schedule that is given; None: its rates may rise as the edge allows.
 
-    There is one where the settings have a warmup, λ(P⁻¹H) steers, for which the numbers here were
-    measured, and the run is known to be long enough for a start and a rise.
+    There is one where the settings have a warmup, LINE_SIGNAL steers, and the run is known to be
+    long enough for a start and a rise.
     """
-    if not settings.warmup or signal != "preconditioned_sharpness":
+    if not settings.warmup or signal != LINE_SIGNAL:
         return None
     line = MeasuredRamp(settings.total_steps, settings.start_ratio, settings.warmup)
     return line if settings.total_steps and line.ramp_steps > LAST_EARLY else None

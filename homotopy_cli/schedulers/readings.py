@@ -42,6 +42,14 @@ class Readings:
         return self._guard.current_curvature
 
     @property
+    def curvature_history(self) -> list[float]:
+        """κ of the probes that measured it, 1/loss, oldest first; a copy.
+
+        Of a long run every second, fourth, ... one: see history.Series.
+        """
+        return [kappa for kappa in self.history.probes.column("kappa") if kappa == kappa]
+
+    @property
     def last_estimate(self) -> CurvatureEstimate | None:
         """The last successful probe's estimate."""
         return self._guard.last_estimate

@@ -119,18 +119,27 @@ class SlicedProblems:
             inputs, targets = pair
             try:
                 outputs = model(inputs)
-            except (TypeError, AttributeError) as error:
-                if not isinstance(inputs, Mapping):
-                    raise
-                words = explain_misfit(error, model, pair).message
-                raise ProblemError(words, hint=_ONE_DICT) from error
-            return function(outputs, targets)
+            except _CALLED_WRONGLY as error:
+                kind = "dict" if isinstance(inputs, Mapping) else type(inputs).__name__
+                hint = _ONE_ARGUMENT.format(kind=kind)
+                raise ProblemError(explain_misfit(error, model, pair).message, hint=hint) from error
+            try:
+                return function(outputs, targets)
+            except _CALLED_WRONGLY as error:
+                raise ProblemError(
+                    explain_misfit(error, model, pair).message, hint=_PAIR
+                ) from error
 
         of_pair.__name__ = getattr(function, "__name__", type(function).__name__)  # in errors
         return of_pair
 
 
-_ONE_DICT = (
-    "the model was called with one dict: where it takes **inputs, give loss_fn(model, batch) and "
-    "call update_curvature(batch=batch)"
+_CALLED_WRONGLY = (TypeError, AttributeError)
+_ONE_ARGUMENT = (
+    "the model was called with one {kind}; where your loop calls it otherwise, give "
+    "loss_fn(model, batch) and call update_curvature(batch=batch)"
+)
+_PAIR = (
+    "loss_fn was called loss_fn(model(inputs), targets); for loss_fn(model, batch) call "
+    "update_curvature(batch=batch)"
 )

@@ -6,8 +6,11 @@ from homotopy_cli.schedulers.cadence import UNKNOWN_HORIZON, Cadence
 from homotopy_cli.schedulers.ceiling import Ceiling
 from homotopy_cli.schedulers.events import EventLog
 from homotopy_cli.schedulers.probing import CurvatureProbe
+from homotopy_cli.schedulers.ramp import LINE_SIGNAL
+from homotopy_cli.schedulers.settings import GuardSettings
 
 LONG = 0.1  # share of the run without a probe that is told; our choice
+IN_A_ROW = 10  # failed probes that are worth a second warning; our choice
 SHORT_RUN = 200  # steps; the start is most of a shorter one, and nothing could be done about it
 
 
@@ -44,11 +47,21 @@ class GuardEvents(EventLog):
         self.add(step, "warning", "GRADIENT_SCALED", text)
         warnings.warn(text, UserWarning, stacklevel=3)
 
-    def failed(self, step: int, n_probes: int, why: str, ceiling: Ceiling) -> None:
-        """A probe failed: what holds now."""
+    def failed(self, step: int, n_probes: int, why: str, ceiling: Ceiling, *, row: int) -> None:
+        """A probe failed: what holds now; with a warning, once a row, where nobody takes events.
+
+        Args:
+            step, n_probes, why, ceiling: Of the probe.
+            row: How many in a row have failed.
+        """
         kept = "the last ceiling stays" if ceiling.measured else "there is no ceiling yet"
         kept = "rates are held at the floor" if ceiling.held else kept
         self.add(step, "warning", "PROBE_FAILED", f"probe {n_probes} failed ({why}): {kept}")
+        if self.heard or not (row == IN_A_ROW or (row == 1 and ceiling.measured)):
+            return
+        what = "a curvature probe" if row == 1 else f"{row} curvature probes in a row"
+        text = f"{what} failed, at step {step} ({why}): {kept}; `.events` tells more"
+        warnings.warn(text, UserWarning, stacklevel=5)
 
     def unwatched(self, step: int, cadence: Cadence, cost: float, ceiling: Ceiling) -> None:
         """The schedule still rises, and no probe can be paid for a tenth of the run.
@@ -82,6 +95,21 @@ class GuardEvents(EventLog):
         """Mode auto without the run's length."""
         text = f"total_steps is not given: the rate rises for {rise:,} steps and never decays"
         self.add(0, "warning", "NO_DECAY", text)
+
+    def length(self, total_steps: int, where: str) -> None:
+        """The run's length is taken from the inner schedule."""
+        text = f"total_steps is not given: {total_steps:,} as {where} says"
+        self.add(0, "info", "TOTAL_STEPS", text)
+
+    def unlined(self, settings: GuardSettings, signal: str) -> None:
+        """Without the run's length there is no measured line under a schedule that is too high."""
+        if settings.total_steps or not settings.warmup or signal != LINE_SIGNAL:
+            return
+        text = (
+            "total_steps is not given: a rate far too high is held at the edge of stability alone, "
+            "not to a measured line below it"
+        )
+        self.add(0, "info", "NO_LINE", text)
 
     def watched(self) -> None:
         """A probe was taken: the next such gap is told again."""

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from homotopy_cli.schedulers import rules
 from homotopy_cli.schedulers.homotopy import HomotopyLR
+from homotopy_cli.schedulers.length import run_length
 from homotopy_cli.schedulers.probing import LossLike
 
 START = 0.01  # first rate over the target; our choice
@@ -44,7 +45,7 @@ class CurvatureWarmup(HomotopyLR):
     ) -> None:
         if target_lr is not None:
             settings["base_lr"] = target_lr
-        total = settings.get("total_steps", 0)
+        total = settings.get("total_steps", 0) or run_length(settings.get("inner"))[0]
         steps = warmup_steps if warmup_steps is not None else total // 10 if total else 1000
         self.warmup_steps = max(1, steps)
         self.rise_below = rise_below

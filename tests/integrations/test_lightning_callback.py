@@ -1,5 +1,9 @@
 """HomotopyCallback inside a real Lightning Trainer."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -161,3 +165,72 @@ def test_several_optimizers_are_refused(tmp_path):
     )
     with pytest.raises(ProblemError, match="one optimizer, got 2"):
         trainer.fit(Two(), rows())
+
+
+def test_a_module_with_manual_optimization_is_told_so(tmp_path):
+    class Manual(Net):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+    trainer = pl.Trainer(
+        max_steps=1,
+        callbacks=[HomotopyCallback()],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    with pytest.raises(ProblemError, match="one optimizer, got 1 with manual optimization"):
+        trainer.fit(Manual(), rows())
+
+
+def test_an_old_probe_is_logged_with_its_own_step(tmp_path):
+    callback = HomotopyCallback(estimation_freq=100, burst=1)
+    trainer, *_ = train(tmp_path, callback)
+    assert trainer.callback_metrics["homotopy/probe_step"] == callback.ceiling.guard.last_step == 4
+
+
+BOTH = """
+import sys
+import types
+for name in {imported!r}:
+    if name == "lightning.pytorch" and {stand_in}:
+        sys.modules["lightning"] = types.ModuleType("lightning")
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].Callback = type("Callback", (), {{}})
+    else:
+        __import__(name)
+from homotopy_cli.integrations.lightning import HomotopyCallback
+print(*sorted({{base.__module__.split(".")[0] for base in HomotopyCallback.__bases__}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "bases"),
+    [
+        (["pytorch_lightning"], ["pytorch_lightning"]),
+        (["lightning.pytorch"], ["__main__"]),
+        (["pytorch_lightning", "lightning.pytorch"], ["__main__", "pytorch_lightning"]),
+    ],
+)
+def test_the_callback_is_one_of_the_package_that_is_imported(imported, bases):
+    """The package `lightning` may be absent here: a stand-in of its name is imported first."""
+    code = BOTH.format(imported=imported, stand_in=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == bases, done.stderr
+
+
+def test_the_package_lightning_itself(tmp_path):
+    """With its own Trainer, in a process that has never seen pytorch_lightning."""
+    pytest.importorskip("lightning")
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert "import pytorch_lightning as pl" in text
+    copy = tmp_path / "test_of_lightning.py"
+    body = text.replace("import pytorch_lightning as pl", "import lightning.pytorch as pl")
+    copy.write_text(body.partition("\nBOTH = ")[0], encoding="utf-8")
+    words = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore", str(copy)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from homotopy_cli.errors import ProblemError
+from homotopy_cli.integrations.clipping import ClipWatch
 from homotopy_cli.integrations.transformers import STATE_FILE, HomotopyCallback
 
 STEPS = 8
@@ -75,6 +77,91 @@ def test_the_trainers_log_shows_the_probes(tmp_path):
     logged = [row for row in trainer.state.log_history if "homotopy/edge_ratio" in row]
     assert len(logged) >= STEPS - 1
     assert all(0 < row["homotopy/factor"] <= 1 for row in logged)
+    steps = [row["homotopy/probe_step"] for row in logged]
+    assert steps == [row["step"] - 1 for row in logged]  # a probe at every step, before it
+
+
+def test_an_old_probe_is_logged_with_its_own_step(tmp_path):
+    callback = HomotopyCallback(estimation_freq=100, burst=1)
+    trainer, _ = train(tmp_path, callback)
+    steps = [row["homotopy/probe_step"] for row in trainer.state.log_history if "loss" in row]
+    assert steps == [0, 1, 2, 2, 4, 4, 4, 4]  # those at 0, 1, 2, 4 are guaranteed
+
+
+class Told:
+    """What the ceiling was told of every step."""
+
+    def __init__(self, ceiling):
+        self.plain, self.rows = ceiling.before_step, []
+        ceiling.before_step = self
+
+    def __call__(self, batch, **given):
+        self.rows.append({k: v if v is None else float(v) for k, v in given.items()})
+        self.plain(batch, **given)
+
+
+class Listening(HomotopyCallback):
+    def on_train_begin(self, *given, **named):
+        super().on_train_begin(*given, **named)
+        self.told = Told(self.ceiling)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.05, 1e6])
+def test_the_ceiling_is_told_how_the_trainer_clipped(tmp_path, limit):
+    callback = Listening()
+    trainer, _ = train(tmp_path, callback, max_grad_norm=limit, lr=1e-3)
+    logged = [row for row in trainer.state.log_history if "grad_norm" in row]
+    for row, told in zip(logged, callback.told.rows, strict=True):
+        norm = row["grad_norm"]
+        assert told["grad_norm"] == pytest.approx(norm, rel=1e-3)
+        assert told["loss"] == pytest.approx(row["loss"], rel=1e-3)
+        expected = min(1.0, limit / norm) if limit else 1.0
+        assert told["clip_coef"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_part_of_the_steps_loss_is_not_given_for_it(tmp_path):
+    callback = Listening()
+    train(tmp_path, callback, gradient_accumulation_steps=2, lr=1e-3)
+    assert {row["loss"] for row in callback.told.rows} == {None}
+
+
+def test_the_edge_under_clipping_is_that_of_the_step_that_is_taken(tmp_path):
+    """Adam's step of a clipped gradient is that of the gradient, and so is its edge.
+
+    Clipping by 1/700 would else read 700 times too near; 1.5 leaves room for the metric's start.
+    """
+    edges = []
+    for limit in (1e-3, 1e6):
+        callback = HomotopyCallback(estimation_freq=1, budget=float("inf"), alpha=0.0)
+        train(tmp_path / str(limit), callback, max_grad_norm=limit, lr=1e-6)
+        probes = callback.ceiling.history.probes
+        edges.append(dict(zip(probes.column("step"), probes.column("edge_ratio"), strict=True)))
+    common = sorted(edges[0].keys() & edges[1].keys())[1:]  # at first Adam's metric is |g| alone
+    assert len(common) >= 4
+    for step in common:
+        assert 1 / 1.5 < edges[0][step] / edges[1][step] < 1.5
+
+
+def test_two_trainers_hear_only_of_their_own_optimizer():
+    model = torch.nn.Linear(2, 1)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2)]
+    accelerators = [Accelerator(cpu=True) for _ in optimizers]
+    for accelerator, optimizer in zip(accelerators, optimizers, strict=True):
+        accelerator.prepare(optimizer)
+    watches = [ClipWatch(optimizer) for optimizer in optimizers]
+    model(torch.ones(4, 2)).sum().backward()
+    norm = accelerators[0].clip_grad_norm_(model.parameters(), 1.0)
+    assert watches[0].take() == (1.0 / float(norm), float(norm))
+    assert watches[0].take() == watches[1].take() == (1.0, None)
+    for value, wanted in ((float("inf"), 0.0), (float("nan"), None)):
+        model.weight.grad.fill_(value)
+        accelerators[0].clip_grad_norm_(model.parameters(), 1.0)
+        found = watches[0].take()[0]
+        assert found == wanted or (wanted is None and found != found)
+    watches[0].close()
+    assert hasattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__")
+    watches[1].close()
+    assert not hasattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__")
 
 
 def test_the_loss_of_a_slice_is_a_mean_although_the_trainer_counts_targets(tmp_path):
@@ -110,7 +197,8 @@ def test_a_resumed_run_goes_on_with_the_same_ceiling(tmp_path):
 def test_no_hook_stays_behind(tmp_path):
     callback = HomotopyCallback()
     trainer, _ = train(tmp_path, callback)
-    assert not trainer.model._forward_pre_hooks
+    assert not trainer.model._forward_pre_hooks and not trainer.model._forward_hooks
+    assert not hasattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__")
     assert callback.ceiling.last["preconditioned_sharpness"] > 0
     assert not callback.ceiling.optimizer._optimizer_step_post_hooks.keys() & {
         callback.ceiling._hook.id

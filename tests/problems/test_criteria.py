@@ -179,7 +179,7 @@ def test_rows_that_sum_to_one_are_not_guessed(kind):
 
 
 def test_rows_that_differ_in_number_are_said_before_any_guess():
-    with pytest.raises(ProblemError, match=r"^b\.pt: 5 outputs but 4 targets$"):
+    with pytest.raises(ProblemError, match=r"^b\.pt: 5 outputs but 4 targets\n"):
         guess_loss(nn.Linear(3, 2), (torch.randn(5, 3), torch.zeros(4).long()), source="b.pt")
 
 

@@ -149,7 +149,10 @@ def test_a_dtype_that_the_model_fixes_by_itself_is_not_blamed_on_the_batch():
     )
     with pytest.raises(ProblemError, match="float32 given, float64 wanted") as error:
         total(problem)
-    assert error.value.hint == "the model fixes a dtype by itself: try --dtype float32"
+    assert (
+        error.value.hint
+        == "the model fixes a dtype by itself: give it a batch, and weights, of that dtype"
+    )
 
 
 def hint_of(model, batch, loss=classes):
@@ -177,6 +180,24 @@ def test_images_of_bytes(net):
 def test_forms_that_are_not_recognised():
     x, y = torch.randn(4, 5), labels(0, 1, 2, 0)
     _, hint = hint_of(mlp(), {"foo": x, "bar": y}, None)
-    assert "targets as labels, label, targets, target or y; or --loss FILE.py:CALLABLE" in hint
+    assert "targets as labels, label, targets, target or y; or give a function loss_fn(" in hint
     _, hint = hint_of(mlp(), (x, y, torch.ones(4)), None)
+    assert hint.startswith("a tuple is (inputs, targets);") and "loss_fn(model, batch)" in hint
+    _, hint = hint_of(mlp(), (x, y, torch.ones(4)), "cross_entropy")  # of a file
     assert hint.startswith("a tuple is (inputs, targets);") and "FILE.py:CALLABLE" in hint
+
+
+def test_a_callers_own_batch_is_spoken_of_without_the_command_line():
+    def wrong(model, batch):
+        raise TypeError("no")
+
+    for loss, batch in (
+        (wrong, (torch.randn(4, 5), labels(0, 1, 2, 0))),
+        (classes, (torch.randn(4, 6), labels(0, 1, 2, 0))),
+        ("cross_entropy", (torch.randn(4, 5), labels(0, 1, 2, 0), torch.ones(4))),
+    ):
+        with pytest.raises(ProblemError) as caught:
+            Problem.from_module(mlp(), loss, [batch]).batch_loss(0)
+        assert caught.value.hint and "--" not in caught.value.hint
+    memory = explain_misfit(torch.OutOfMemoryError("CUDA"), mlp(), (torch.ones(8, 5),))
+    assert "microbatch=1" in memory.hint and "--" not in memory.hint

@@ -8,7 +8,11 @@ from homotopy_cli import (
     CurvatureAdaptiveLR,
     HomotopyAdam,
     HomotopyLR,
+    Partition,
+    PerLayerHomotopyLR,
+    Problem,
     curvature_aware_clip,
+    probe,
 )
 
 
@@ -75,6 +79,33 @@ def test_adaptive_in_the_same_loop():
         optimizer.step()
         scheduler.step()
     assert scheduler.get_last_lr() == [0.01]
+    history = scheduler.curvature_history
+    assert len(history) == scheduler.n_probes > 0
+    assert all(kappa > 0.0 for kappa in history)
+    assert history[-1] == scheduler.current_curvature
+    history.clear()
+    assert scheduler.curvature_history  # a copy
+
+
+def test_per_layer_rates_and_curvatures():
+    model, dataloader = ingredients()
+    scheduler = PerLayerHomotopyLR(model, nn.CrossEntropyLoss(), base_lr=0.01)
+    assert scheduler.layer_curvatures == {}
+    inputs, targets = dataloader[0]
+    nn.functional.cross_entropy(model(inputs), targets).backward()
+    lrs = scheduler.get_per_layer_lr(inputs, targets)
+    curvatures = scheduler.layer_curvatures
+    assert lrs.keys() == curvatures.keys() == {"0", "2"}
+    assert (lrs["0"] < lrs["2"]) == (curvatures["0"] > curvatures["2"])  # the sharper, the slower
+
+    problem = Problem.from_module(model, "cross_entropy", [(inputs, targets)], mode="train")
+    estimate = probe(problem, partition=Partition.by_module(problem))
+    for block in estimate.blocks:  # SGD: P is I; the probe saw a slice of the rows
+        assert 0.3 < curvatures[block.name] / block.lambda_max < 3.0
+
+    again = PerLayerHomotopyLR(model, nn.CrossEntropyLoss(), base_lr=0.01)
+    again.load_state_dict(scheduler.state_dict())
+    assert again.layer_curvatures == curvatures
 
 
 class Model(nn.Module):

@@ -492,7 +492,7 @@ def test_the_signal_chosen_is_said():
         (torch.optim.AdamW(model.parameters()), "preconditioned_sharpness for AdamW"),
         (torch.optim.SGD(model.parameters(), lr=0.1), "sharpness for SGD"),
     ):
-        events = HomotopyLR(optimizer, model, nn.CrossEntropyLoss()).drain_events()
+        events = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), total_steps=9).drain_events()
         assert [e.code for e in events] == ["SIGNAL"]
         assert events[0].message == f"signal {words}"
 

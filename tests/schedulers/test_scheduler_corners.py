@@ -61,6 +61,7 @@ def held_run(optimizer_kind=torch.optim.SGD, tensor=False):
     return model, optimizer, scheduler
 
 
+@pytest.mark.filterwarnings("ignore:.*curvature probe.* failed:UserWarning")
 def test_a_probe_that_keeps_failing_is_tried_by_plan_not_at_every_step():
     model, optimizer, scheduler = held_run()
     limit = scheduler.ceiling

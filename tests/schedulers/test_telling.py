@@ -1,7 +1,10 @@
-"""A run whose probes are spent says so: nothing is watched then."""
+"""What a run says of its probes: that they are spent, or fail."""
+
+import warnings
 
 import pytest
 import torch
+from setups import batches, network
 from torch import nn
 
 from homotopy_cli import HomotopyLR
@@ -117,3 +120,47 @@ def test_the_line_is_recommended_only_where_there_is_one(dear):
     assert "measured line" in _events(_warmed())[0][0].message
     (told, *_), _ = _events(_warmed(), optimizer_class=torch.optim.SGD)
     assert "measured line" not in told.message
+
+
+def run_with_poison(poison, *, drains=False, n=60, optimizer=torch.optim.SGD):
+    """The steps' probes of `poison` fail; returns the warnings and the scheduler."""
+    model = network()
+    taken = optimizer(model.parameters(), lr=0.01)
+    settings = {"total_steps": n, "estimation_freq": 2, "budget": float("inf")}
+    scheduler = HomotopyLR(taken, model, nn.CrossEntropyLoss(), **settings)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for step, (x, y) in enumerate(batches(n)):
+            taken.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            scheduler.update_curvature(x * float("nan") if step in poison else x, y)
+            taken.step()
+            scheduler.step()
+            if drains:
+                scheduler.drain_events()
+    told = [w for w in seen if "curvature probe" in str(w.message)]
+    assert all(w.filename == __file__ for w in told)
+    return [str(w.message) for w in told], scheduler
+
+
+def test_the_first_failed_probe_of_a_row_is_warned_of_and_the_tenth():
+    told, scheduler = run_with_poison(range(5, 60))
+    assert scheduler.n_failed_probes > 10
+    first, tenth = told
+    assert first.startswith("a curvature probe failed, at step 6 (the loss is nan): the last cei")
+    assert tenth.startswith("10 curvature probes in a row failed, at step")
+    assert all(words.endswith("`.events` tells more") for words in told)
+
+
+def test_each_row_is_told_anew():
+    told, _ = run_with_poison({6, 7, 30, 31})
+    assert [words.split(" (")[0][-2:].strip() for words in told] == ["6", "30"]
+
+
+def test_who_takes_the_events_is_not_told_twice():
+    assert run_with_poison(range(5, 60), drains=True)[0] == []
+
+
+def test_a_start_of_nan_is_told_after_ten():
+    (told,), _ = run_with_poison(range(60))
+    assert told.startswith("10 curvature probes in a row") and "held at the floor" in told
