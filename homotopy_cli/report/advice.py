@@ -1,5 +1,7 @@
 """What to do about a run that went wrong: the last line of the headline. From the log alone."""
 
+import re
+
 import numpy as np
 
 from homotopy_cli.report import spikes as spike_rule
@@ -37,6 +39,13 @@ def probes_before(log: RunLog, step: int) -> tuple[np.ndarray, np.ndarray] | Non
     return (steps[near], ratio[near]) if len(near) else None
 
 
+def spoilt_batch(log: RunLog) -> str:
+    """What the run's own DIVERGED event says of values in the batch that are not finite, or ""."""
+    said = [event.message for event in log.events if event.code == "DIVERGED"]
+    found = re.search(r"the batch of step .* holds .*", said[-1]) if said else None
+    return found[0] if found else ""
+
+
 def next_step(log: RunLog) -> str:
     """What to try, and why, in at most three sentences; "" where nothing calls for it."""
     step = trouble(log)
@@ -45,6 +54,9 @@ def next_step(log: RunLog) -> str:
             return ""
         resume = "; homotopy train --resume then continues it" if recipe(log) else ""
         return f"the log is still open: the run goes on, or was killed{resume}"
+    batch = spoilt_batch(log)
+    if batch:
+        return f"{batch}: look at where the data are made; the learning rate did not do it"
     seen = probes_before(log, step)
     if seen is None:
         return (

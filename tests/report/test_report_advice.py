@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import report_samples as samples
 
+from homotopy_cli.records import EventRecord
 from homotopy_cli.report.advice import next_step, trouble
 from homotopy_cli.report.figures.components import alarms
 from homotopy_cli.report.layers import grown, sharpest
@@ -143,3 +144,12 @@ def test_an_open_log_is_not_called_healthy():
     assert ">healthy<" not in render([open_log, open_log]).partition('id="metrics"')[0]
     spiky = samples.transformer_log()
     assert verdict(replace(spiky, attrs=open_log.attrs)).tag == "worth a look"
+
+
+def test_a_batch_that_was_not_finite_is_blamed_and_not_the_rate():
+    words = "loss is nan: the batch of step 60 holds 1 NaN in x"
+    log = replace(spiked(2.0, 4.0), events=(EventRecord(60, "error", "DIVERGED", words),))
+    assert next_step(log) == (
+        "the batch of step 60 holds 1 NaN in x: look at where the data are made; "
+        "the learning rate did not do it"
+    )
