@@ -64,6 +64,9 @@ class ShardedGraph(GradientGraph):
         )
         self._compare_with_slope()
 
+    def release(self) -> None:
+        """No graph is kept."""
+
     def block_hvp(self, names: Sequence[str], v: Tensor) -> Tensor:
         """Refused: a block's vectors would be parts of another length."""
         raise ProblemError(f"the layers' table is not possible: {_WHY}", hint=_HINT)

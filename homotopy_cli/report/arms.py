@@ -78,7 +78,8 @@ def _under(key: str, parents: Sequence[str]) -> bool:
 
 def _seed(log: RunLog) -> Any:
     seed = recipe(log).get("seed", log.provenance.get("seed"))
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+    known = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0  # -1: unknown
+    return seed if known else None
 
 
 def _names(

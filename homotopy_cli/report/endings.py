@@ -50,15 +50,25 @@ def training(log: RunLog) -> Finding:
     smooth = trailing_mean(loss, window)
     whole = smooth[min(8 * window, len(loss) // 4) :]  # the means before are of fewer rows
     steps = log.step[len(loss) - len(whole) :]
-    half = loss[len(loss) // 2 :]
-    noise = float(np.median(np.abs(np.diff(half)))) / 0.954 / np.sqrt(window)  # of one mean
-    rise = _rise(whole, start=float(loss[0]), least=NOISE * noise)
+    rise = _rise(whole, start=float(loss[0]), least=NOISE * _noise(loss, window))
     if rise is None:
         return Finding(TRAINING, "")
-    best, share, tone = rise
+    best, share, _ = rise
     text = f"The mean of the last {words.count(window)} steps ended at {words.number(whole[-1])}, "
     text += f"{words.percent(share)} above its lowest, {words.number(whole[best])} at step "
-    return Finding(TRAINING, text + f"{words.count(steps[best])}.", tone)
+    return Finding(TRAINING, text + f"{words.count(steps[best])}.", "watch")
+
+
+def _noise(loss: np.ndarray, window: int) -> float:
+    """Standard deviation of one mean about the trend, from neighbouring windows, (n,) rows.
+
+    Of the means and not of the rows: losses with heavy tails, or that hang together, scatter by
+    more than their rows' differences say. The largest step is left out, for a rise may be one.
+    """
+    means = loss[len(loss) % window :].reshape(-1, window).mean(axis=1)[1:]
+    steps = np.abs(np.diff(means))
+    steps = np.sort(steps)[: max(1, len(steps) - 1)] if len(steps) > 3 else steps  # but for a jump
+    return float(np.sqrt(np.mean(steps**2) / 2.0)) if len(steps) else 0.0
 
 
 def _rise(

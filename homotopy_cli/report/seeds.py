@@ -38,10 +38,22 @@ def middle(arm: Arm, ends: Sequence[float | None]) -> tuple[float, float, float]
 
 
 def reference(arms: Sequence[Arm], ends: Sequence[float | None]) -> Arm:
-    """The arm that the others are compared with: the best median, a baseline only if alone."""
+    """The arm that the others are compared with: the best median, a baseline only if alone.
+
+    A run without an end counts as worse than any.
+    """
     own = [arm for arm in arms if any(seed is not None for seed in arm.seeds)] or list(arms)
-    known = [(found[1], i) for i, arm in enumerate(own) if (found := middle(arm, ends))]
-    return own[min(known)[1]] if known else own[0]
+    known = [(_median(arm, ends), _lost(arm, ends) / arm.n, i) for i, arm in enumerate(own)]
+    return own[min(known)[2]]
+
+
+def _median(arm: Arm, ends: Sequence[float | None]) -> float:
+    values = sorted(math.inf if (end := ends[i]) is None else end for i in arm.runs)
+    return 0.5 * (values[(len(values) - 1) // 2] + values[len(values) // 2])
+
+
+def _lost(arm: Arm, ends: Sequence[float | None]) -> int:
+    return sum(ends[i] is None for i in arm.runs)
 
 
 def endpoint_table(arms: Sequence[Arm], metrics: Metrics) -> Table:
@@ -51,7 +63,7 @@ def endpoint_table(arms: Sequence[Arm], metrics: Metrics) -> Table:
     rows = []
     for arm in arms:
         found = middle(arm, ends)
-        lost = sum(ends[i] is None for i in arm.runs)
+        lost = _lost(arm, ends)
         low, median, high = (None,) * 3 if found is None else found
         row = [arm.name, words.count(arm.n), *(words.number(v) for v in (median, low, high))]
         row.append(words.count(lost) if lost else "")
@@ -102,7 +114,8 @@ def seeds_verdict(arms: Sequence[Arm], logs: Sequence[RunLog], metrics: Metrics)
     total = words.plural(len(own), "arm")
     if not known:
         return Verdict(f"{total}: none with a finite loss at its end.", "bad", tuple(findings))
-    (low, median, high), best = min(known, key=lambda pair: pair[0][1])
+    best = reference(own, ends)
+    low, median, high = middle(best, ends) or min(found for found, _ in known)
     spread = f"{words.number(low)} to {words.number(high)} over {words.plural(best.n, 'seed')}"
     if len(own) == 1:
         of = f"{words.number(median)}, median of {words.plural(best.n, 'seed')}."
@@ -150,20 +163,27 @@ def apart(
     """
     best = reference(arms, ends)
     medians = [found[1] if (found := middle(arm, ends)) else math.inf for arm in arms]
-    alike, worse = [], []
+    alike, worse, pairs = [], [], []
     for i, arm in enumerate(arms):
         found = None if arm is best else paired_difference(arm, best, ends)
-        if arm is best or (found is not None and found.low <= 0 <= found.high):
+        pairs += [found.n] if found is not None and found.n > 1 else []
+        lost = _lost(arm, ends) * best.n > _lost(best, ends) * arm.n  # a larger share of its runs
+        if arm is best or not (lost or found is None or found.low > 0 or math.isnan(found.low)):
             alike.append(i)
-        elif (found is not None and found.low > 0) or medians[i] == math.inf:
+        elif lost or (found is not None and found.low > 0):
             worse.append(i)
     low, high = (words.number(f(medians[i] for i in alike)) for f in (min, max))
     values = f"{kind} {low}" if low == high else f"{kind} {low} to {high}"
-    if len(alike) == 1:
+    verb = "end alike"
+    if pairs and min(pairs) < FEW_PAIRS:
+        verb = f"cannot be told apart by {words.plural(min(pairs), 'pair')} of seeds"
+    if len(alike) == 1 and len(worse) + 1 == len(arms):
         return f"{best.name} ends lowest of {words.plural(len(arms), 'arm')}: {values}."
+    if len(alike) == 1:
+        return f"{best.name} ends lowest of those that share its seeds: {values}."
     if len(alike) == len(arms):
         count = "Both" if len(arms) == 2 else f"All {words.count(len(arms))}"
-        return f"{count} arms end alike: {values}."
+        return f"{count} arms {verb}: {values}."
     first, last = alike[0], alike[-1]
     gapless = len(alike) == last - first + 1 and len(alike) + len(worse) == len(arms)
     if setting is not None and gapless:
@@ -176,7 +196,7 @@ def apart(
     else:
         row, rest = (_listed([arms[i].name for i in some]) for some in (alike, worse))
     are = "is" if len(worse) == 1 else "are"
-    return f"{row} end alike: {values}" + (f"; {rest} {are} worse." if rest else ".")
+    return f"{row} {verb}: {values}" + (f"; {rest} {are} worse." if rest else ".")
 
 
 def _listed(names: Sequence[str]) -> str:

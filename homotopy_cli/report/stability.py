@@ -15,6 +15,7 @@ from homotopy_cli.report.series import column
 from homotopy_cli.runlog.reader import RunLog
 
 EARLY_ROWS, EARLY_RISE, EARLY_SD = 8, 0.3, 5.0  # rows before, rise and sd of a jump; our choice
+EARLY_LASTS, EARLY_ABOVE = 2, 1.25  # rows of a jump, or factor over all before; our choice
 
 
 def stability(log: RunLog) -> Finding:
@@ -61,8 +62,9 @@ def early_jumps(loss: np.ndarray) -> list[int]:
     """First rows of jumps among the first 32 rows (n,), which the rule for spikes cannot judge.
 
     A jump is above 1.3 times the median of the 8 rows before it, or above the run's first loss,
-    after the loss had fallen below that; and 5 sd of those rows above their median. What is not
-    finite is no jump: it is told by itself.
+    after the loss had fallen below that; 5 sd of those rows above their median; and it lasts for a
+    second row, or is 1.25 times all that was before, for one hard batch is none. What is not finite
+    is no jump: it is told by itself.
     """
     found: list[int] = []
     for row in range(EARLY_ROWS, min(spike_rule.WARMUP, len(loss))):
@@ -72,8 +74,11 @@ def early_jumps(loss: np.ndarray) -> list[int]:
         middle, spread = float(np.median(before)), float(before.std(ddof=1))
         if middle >= loss[0] or loss[row] - middle <= EARLY_SD * spread:
             continue
-        high = loss[row] > middle + EARLY_RISE * abs(middle) or loss[row] > loss[0]
-        if high and (not found or row - found[-1] > spike_rule.MERGE):
+        bar = min(middle + EARLY_RISE * abs(middle), float(loss[0]))
+        lasts = loss[row : row + EARLY_LASTS]
+        lasting = np.isfinite(lasts).all() and lasts.min() > max(bar, float(before.max()))
+        highest = loss[row] > EARLY_ABOVE * np.nanmax(loss[:row])
+        if (lasting or highest) and (not found or row - found[-1] > spike_rule.MERGE):
             found.append(row)
     return found
 

@@ -124,7 +124,13 @@ def test_probes_that_fail_on_one_rank_hold_the_rate_on_both(found, kind):
 
 
 ERRORS = {  # name -> (speaker, class, words, hint, exit code)
-    "fails": (1, "ProblemError", "ValueError: no such column", "a function of your own", 2),
+    "fails": (
+        1,
+        "ProblemError",
+        "ValueError: no such column",
+        "a loss of your own is loss(model, batch)",
+        2,
+    ),
     "around": (0, "ProblemError", "the loss does not go through the model's forward", "model(", 2),
     "rows": (0, "RecipeError", "batch_size: 1 rows are too few for 2 ranks", "batch_size=2", 2),
     "exists": (0, "LogError", "a.h5: exists", "--resume", 2),

@@ -69,6 +69,21 @@ def test_a_headline_names_all_that_cannot_be_told_from_the_best(medians, said):
     assert apart(found, values, "loss", ("lr", list("abcde"))) == said
 
 
+def test_an_arm_whose_runs_diverged_does_not_win():
+    found, values = ends(1.55, 1.5, seeds=3)
+    values[4] = values[5] = None
+    assert reference(found, values).name == "lr=1.55"
+    said = apart(found, values, "loss", None)
+    assert said == "lr=1.55 ends lowest of 2 arms: loss 1.55."
+
+
+def test_an_arm_without_a_common_seed_is_not_compared():
+    found, values = ends(2, 3)
+    other = Arm("mine", (12,), (99,))
+    said = apart([*found, other], [*values, 2.5], "loss", None)
+    assert said == "lr=2 ends lowest of those that share its seeds: loss 2."
+
+
 def test_the_best_arm_is_the_reference_and_a_baseline_is_not():
     found, values = ends(3, 1, 2, spread=0)
     base = Arm("baseline", (18,), (None,))
@@ -81,7 +96,8 @@ def test_the_best_arm_is_the_reference_and_a_baseline_is_not():
 
 def test_a_real_sweep_is_not_won_by_what_its_interval_cannot_tell():
     text = text_of(render(SWEEP))
-    assert "lr 0.003 to 0.01 end alike: held-out loss 2.209 to 2.211; 0.03 is worse." in text
+    said = "lr 0.003 to 0.01 cannot be told apart by 3 pairs of seeds: held-out loss 2.209 to 2.211"
+    assert f"{said}; 0.03 is worse." in text
     assert "6 of 9 runs worth a look: lr=0.003 seed 3, lr=0.01 seed 1" in text
     assert "At the last look of each run, step 0; medians over the seeds" in text
 
