@@ -37,6 +37,7 @@ def run_report(
     from homotopy_cli.cli.log_folders import expanded
     from homotopy_cli.cli.watching import absent
     from homotopy_cli.cli.writing import write_all, write_text
+    from homotopy_cli.report.arms import in_order
     from homotopy_cli.report.compare import distinct_names
     from homotopy_cli.report.judging import judge
     from homotopy_cli.report.junit import junit_xml
@@ -66,13 +67,14 @@ def run_report(
         write_text(target, page)
 
     def draw_live(runs: Sequence[Any], refresh: float) -> None:
+        runs = in_order(runs)
         draw(runs, judged(runs), refresh)
 
     interrupted = watch and _watch(logs, target, draw_live, every or EVERY, quiet)
     if interrupted and (missing := absent(logs)):
         print(f"no page: {missing[0]} was never written", file=sys.stderr)
         return INTERRUPTED
-    runs = [read_log(path) for path in logs]
+    runs = in_order([read_log(path) for path in logs])
     gates = judged(runs)
     writes: list[Callable[[], None]] = [lambda: draw(runs, gates)]
     if markdown is not None:

@@ -27,12 +27,14 @@ def headline(
 ) -> Verdict:
     """Which run ends lowest, which are not healthy, and what each of them says."""
     verdicts = [verdict(log) for log in logs]
+    own = metrics[: len(logs)]
+    ended = [run for run in own if not (run["final_loss"] is None and run["nonfinite"])]
+    held_out = bool(ended) and all(run["val_loss"] is not None for run in ended)
+    measure = "val_loss" if held_out else "final_loss"  # one for all
     scored = [
-        (float(value), name)
-        for name, run in zip(names, metrics[: len(logs)], strict=False)
-        if (value := run["val_loss"] if run["val_loss"] is not None else run["final_loss"])
-        is not None
-        and not (run["final_loss"] is None and run["nonfinite"])  # diverged: it has no end
+        (float(run[measure]), name)
+        for name, run in zip(names, own, strict=False)
+        if any(run is one for one in ended) and run[measure] is not None
     ]
     findings = [*not_healthy(verdicts, names), *_lengths(logs)]
     details = troubles(logs, verdicts, names)
@@ -42,7 +44,7 @@ def headline(
     if not scored:
         return Verdict(f"{n}, none with a finite loss at its end.", "bad", tuple(findings))
     best = min(scored)
-    which = "held-out loss" if any(run["val_loss"] is not None for run in metrics) else "loss"
+    which = "held-out loss" if held_out else "loss"
     said = f"{best[1]} ends lowest of {n}: {which} {words.number(best[0])}."
     if bad := sum(one.tone == "bad" for one in verdicts):
         said += f" {words.plural(bad, 'run')} unhealthy."

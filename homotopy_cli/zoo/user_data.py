@@ -80,13 +80,21 @@ def _is_whole(made: Any) -> bool:
     if isinstance(made, Mapping):
         return _keys(made) == {"x", "y"}
     if isinstance(made, tuple | list):
-        arrays = all(isinstance(part, Array) and part.ndim for part in made)
+        arrays = all(_is_array(part) for part in made)
         lists = isinstance(made, tuple) and all(isinstance(part, list) for part in made)
         return len(made) == 2 and (arrays or lists)
-    if isinstance(made, Array | str | bytes) or hasattr(made, "iloc"):  # iloc: a table's column
+    if isinstance(made, str | bytes) or _is_array(made) or hasattr(made, "iloc"):  # a column
         return False
     indexed = hasattr(made, "__getitem__") and hasattr(made, "__len__")
     return isinstance(made, DataLoader | Dataset) or indexed
+
+
+def _is_array(made: Any) -> bool:
+    """An array of rows: torch's, NumPy's, or another library's (h5py, zarr, jax)."""
+    if isinstance(made, Dataset | DataLoader):
+        return False
+    other = hasattr(made, "dtype") and hasattr(made, "shape") and hasattr(made, "__array__")
+    return (isinstance(made, Array) or other) and len(made.shape) > 0
 
 
 def _keys(made: Mapping[Any, Any]) -> set[str]:
@@ -129,7 +137,13 @@ def _indexed(made: Any, where: str) -> tuple[Any, Callable[[list[Any]], Any]]:
             f"{where}: a {name} has no __len__ and __getitem__, and batches are drawn by index",
             hint=f"a map-style Dataset, or a source of your own with {own}",
         )
-    if not len(dataset):
+    try:
+        empty = not len(dataset)
+    except Exception as error:
+        raise ProblemError(
+            f"{where}: a {name} whose length cannot be told: {first_line(error)}", hint=FORMS
+        ) from error
+    if empty:
         raise ProblemError(f"{where}: the {name} is empty", hint="one example per index")
     return dataset, collate
 

@@ -13,7 +13,7 @@ from homotopy_cli.report.findings import Verdict, together
 from homotopy_cli.report.page import render
 from homotopy_cli.report.panel import shared_notes
 from homotopy_cli.report.seeds import apart, endpoint_table, reference
-from homotopy_cli.report.several import layers_table, not_healthy, troubles
+from homotopy_cli.report.several import headline, layers_table, not_healthy, troubles
 from homotopy_cli.report.verdict import verdict
 from homotopy_cli.runlog.reader import read_log
 
@@ -151,3 +151,16 @@ def test_notes_on_all_runs_are_said_once():
     )
     assert shared_notes(["a: same", "b: same"], ["a", "b"]) == ("each: same",)
     assert shared_notes(["a: x"], ["a"]) == ("a: x",)
+
+
+def test_runs_are_ranked_by_one_measure_that_all_have():
+    logs = [samples.plain_log(4), samples.plain_log(4)]
+    metrics = [
+        {"val_loss": 2.0, "final_loss": 1.0, "nonfinite": 0},
+        {"val_loss": None, "final_loss": 1.5, "nonfinite": 0},
+    ]
+    assert headline(logs, ["a", "b"], metrics).headline.startswith(
+        "a ends lowest of 2 runs: loss 1."
+    )
+    metrics[1]["val_loss"] = 1.9
+    assert "b ends lowest of 2 runs: held-out loss 1.9." in headline(logs, "ab", metrics).headline

@@ -87,3 +87,9 @@ def test_a_dataset_with_random_examples_resumes_bit_for_bit(recipe, tmp_path):
         assert torch.equal(value, parts[name]), name
     a, b = (read_log(tmp_path / f"{n}.h5").steps["loss"] for n in ("whole", "parts"))
     assert a.tolist() == b.tolist()
+
+
+def test_a_mask_of_minus_infinity_is_no_fault():
+    mask = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]])
+    assert spoilt({"x": torch.zeros(2), "mask": mask}) == ""
+    assert "mask" in spoilt({"mask": mask + 1.0})

@@ -218,3 +218,38 @@ def test_an_example_that_fails_is_named():
     source._train = (torch.tensor([1, 9] * 15),)
     with pytest.raises(ProblemError, match="30 examples do not make a batch: RuntimeError: stack"):
         source.batch(0, 30, 1)
+
+
+class ArrayLike:
+    """As h5py's and zarr's datasets are: rows on demand, and an array where one is asked for."""
+
+    def __init__(self, array):
+        self.array = array
+        self.dtype, self.shape = array.dtype, array.shape
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, i):
+        return self.array[i]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array, dtype=dtype)
+
+
+def test_a_pair_of_other_libraries_arrays_is_x_and_y():
+    made = (ArrayLike(X.numpy()), ArrayLike(Y.numpy()))
+    x, y = user_source(made, "d.py:f", torch.float32).batch(0, 4, 0)
+    assert x.shape == (4, 2) and y.dtype == torch.int64
+
+
+def test_a_length_that_cannot_be_told_is_one_line():
+    class Vague(Dataset):
+        def __len__(self):
+            raise TypeError("sparse array length is ambiguous")
+
+        def __getitem__(self, i):
+            return X[i], Y[i]
+
+    with pytest.raises(ProblemError, match="a Vague whose length cannot be told: sparse array"):
+        user_source(Vague(), "d.py:f", torch.float32)
