@@ -225,7 +225,6 @@ def test_the_callback_is_one_of_the_package_that_is_imported(imported, bases):
 
 def test_the_package_lightning_itself(tmp_path):
     """With its own Trainer, in a process that has never seen pytorch_lightning."""
-    pytest.importorskip("lightning")
     text = Path(__file__).read_text(encoding="utf-8")
     assert "import pytorch_lightning as pl" in text
     copy = tmp_path / "test_of_lightning.py"
