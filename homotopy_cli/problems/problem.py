@@ -156,19 +156,11 @@ class Problem:
                 raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
             resolved = resolve_loss(loss, model=model, batch=given[0] if given else None)
 
+            options: dict[str, Any] = {"device": device, "mode": mode, "seed": seed}
+            options |= {"microbatch": microbatch, "reducer": reducer, "sharded": sharded}
+
             def again(others: Sequence[Batch], dtype: torch.dtype | None = dtype) -> "Problem":
-                return cls.from_module(
-                    live,
-                    resolved,
-                    others,
-                    dtype=dtype,
-                    device=device,
-                    mode=mode,
-                    seed=seed,
-                    microbatch=microbatch,
-                    reducer=reducer,
-                    sharded=sharded,
-                )
+                return cls.from_module(live, resolved, others, dtype=dtype, **options)
 
             def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
                 counts = [int(resolved.count(chunk)) for chunk in chunks]
@@ -245,9 +237,7 @@ class Problem:
             ProblemError: No scalar, a batch that does not fit, or a parameter used past its module.
         """
         with self.measuring(), forked_rng(self.device, self.seed):
-            if self._borrowed is not None:
-                self._borrowed.fresh_buffers(self.dtype, self.device)
-                self._borrowed.reseed(self.seed)
+            self._afresh()
             return self._looked_through(self._function(index))
 
     def batch_outputs(self, index: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -264,11 +254,15 @@ class Problem:
             )
         batch, model = self.batches[index], self.model
         with self.measuring(), forked_rng(self.device, self.seed):
-            if self._borrowed is not None:
-                self._borrowed.fresh_buffers(self.dtype, self.device)
-                self._borrowed.reseed(self.seed)
+            self._afresh()
             outputs = self._looked_through(predict(model, batch))
         return outputs, lambda values: scalar(criterion(values, batch), self.criterion_name)
+
+    def _afresh(self) -> None:
+        """Let the model, while it is held, be as it was on entry but for its parameters."""
+        if self._borrowed is not None:
+            self._borrowed.fresh_buffers(self.dtype, self.device)
+            self._borrowed.reseed(self.seed)
 
     def _looked_through(self, result: Any) -> Any:
         """The result itself, and of the first one the parameters behind it."""
@@ -310,10 +304,12 @@ class Problem:
         """The same model and loss over other batches, at the parameters' present values."""
         if self._again is None:
             raise TypeError("a Problem from a closure has no batches to replace")
+        self._afresh()  # the other one takes what the model holds now for its own beginning
         return self._again(batches)
 
     def in_float64(self) -> "Problem":
         """The same model, loss and batches, computed in float64."""
         if self._again is None:
             raise TypeError("a Problem from a closure has the dtype of its closure")
+        self._afresh()
         return self._again(self.batches, torch.float64)
