@@ -33,7 +33,8 @@ class Problem:
     Attributes:
         params: Name -> detached leaf that requires grad, in the order of named_parameters;
             tied tensors once, under their first name. The leaves share storage with the
-            model's parameters, except copies that another dtype or device made necessary.
+            model's parameters, except copies that another dtype or device made necessary, and those
+            of what the model itself writes to, taken anew where the model's own has changed.
         model_params: The same names -> the model's own parameters, for optimizer state.
         batches: Fixed; floats in `dtype`, integers untouched. Of this rank.
         weights: Of each batch what its mean divides by (`masses`: terms, elements, or weights of
@@ -265,10 +266,11 @@ class Problem:
             self._borrowed.reseed(self.seed)
 
     def _looked_through(self, result: Any) -> Any:
-        """The result itself, and of the first one the parameters behind it."""
+        """The result itself, and of the first one with a graph the parameters behind it."""
         if self._named and self.shards is None:
             refuse_captured(result, self.params, self._named)
-            self._named = {}
+            if isinstance(result, Tensor) and result.requires_grad:  # else there was no graph
+                self._named = {}
         return result
 
     @contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from homotopy_cli.problems.wrappers import Borrowed
 
@@ -27,6 +28,7 @@ _QUIET = ("torch.nn.", "homotopy_cli.zoo.")  # whose forward passes write to buf
 _FOUND: "weakref.WeakKeyDictionary[nn.Module, dict[Any, frozenset[Place]]]" = (
     weakref.WeakKeyDictionary()
 )
+_COPIED = WeakTensorKeyDictionary()  # a leaf with a storage of its own -> its original's version
 
 
 class _Watch(TorchDispatchMode):
@@ -110,8 +112,12 @@ def own_written(problem: "Problem", borrowed: Borrowed, swaps: Mapping[int, Tens
     modules = list(model.modules())
     for place, name in written:
         leaf, original = modules[place]._parameters.get(name), borrowed.original(place, name)
-        if leaf is not None and leaf.requires_grad and address(leaf) == address(original):
-            leaf.data = leaf.detach().clone()
+        if leaf is None or original is None or not leaf.requires_grad:
+            continue
+        copied = _COPIED.get(leaf)
+        if address(leaf) == address(original) or copied not in (None, original._version):
+            leaf.data = original.detach().clone()
+            _COPIED[leaf] = original._version
     return borrowed
 
 

@@ -224,3 +224,16 @@ def test_a_batch_that_does_not_fit_decides_nothing():
         total(Problem.from_module(model, "cross_entropy", [(x[:, :3], y)]))
     total(Problem.from_module(model, "cross_entropy", [(x, y)]))
     assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_a_problem_that_is_kept_follows_the_training(kind):
+    model, (x, y) = made(kind)
+    problem = Problem.from_module(model, "cross_entropy", [(x, y)])
+    total(problem)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    for _ in range(3):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        wanted = F.cross_entropy(copy.deepcopy(model)(x), y).item()
+        assert total(problem) == pytest.approx(wanted, rel=1e-6)
