@@ -75,3 +75,14 @@ def refuse_other_state(state: Mapping[str, Any], n_groups: int) -> None:
             f"the scheduler state has {saved} parameter groups, the optimizer {n_groups}: make the "
             "same groups before loading"
         )
+
+
+def tell_of_lost_line(state: Mapping[str, Any], guard: CurvatureGuard) -> None:
+    """Warn where a state that holds rates to a measured line meets a scheduler that has none."""
+    if state["guard"]["ceiling"]["in_line"] and guard.ceiling.rise is None:
+        warnings.warn(
+            "the scheduler state holds rates to a measured line, for which this scheduler does not "
+            "know the length of the run: give total_steps= as it was, or rates may rise faster",
+            UserWarning,
+            stacklevel=3,
+        )
