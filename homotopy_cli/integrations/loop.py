@@ -126,6 +126,7 @@ class RunLogger:
         Raises:
             ValueError: No such column.
         """
+        self._counter.settle()
         step = self.n_steps - 1
         if step <= self._logged:
             return
@@ -140,6 +141,7 @@ class RunLogger:
 
     def evaluate(self, loss: float | Tensor, *, metric: float | Tensor | None = None) -> None:
         """The loss on held-out data, and a metric such as accuracy, after the steps so far."""
+        self._counter.settle()
         values = {"eval_loss": as_number(loss)}
         if metric is not None:
             values["eval_metric"] = as_number(metric)
@@ -148,6 +150,7 @@ class RunLogger:
 
     def event(self, code: str, message: str, *, level: EventLevel = "info") -> None:
         """Something that a reader of the log must know; `code` is in UPPER_CASE."""
+        self._counter.settle()
         if self._writer is not None:
             self._writer.append_event(EventRecord(self.n_steps, level, code, message))
 

@@ -39,7 +39,8 @@ class Usage:
             text = (
                 f"total_steps={self.assumed_steps} was taken from the inner schedule, but "
                 f"{guard.n_steps} optimizer steps were made before the first scheduler.step(): "
-                "give total_steps=, the optimizer steps of the run"
+                "probes are paid for, and the start is drawn, as in so short a run; give "
+                "total_steps=, the optimizer steps of the run"
             )
             guard.events.add(guard.n_steps, "warning", "TOTAL_STEPS", text)
             warnings.warn(text, UserWarning, stacklevel=3)
