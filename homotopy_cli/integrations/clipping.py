@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from homotopy_cli.schedulers.groups import unwrapped
 
 _WATCHES: "weakref.WeakSet[ClipWatch]" = weakref.WeakSet()
+_OURS: list[Any] = []  # our function and the one under it, while it is in place
 
 
 class ClipWatch:
@@ -27,7 +28,7 @@ class ClipWatch:
         _WATCHES.add(self)
 
     def close(self) -> None:
-        """Look away; the last one to do so leaves accelerate as it was."""
+        """Look away; the last one to do so leaves accelerate as it was, unless others wrap ours."""
         _WATCHES.discard(self)
         if not _WATCHES:
             _unwrap()
@@ -49,9 +50,11 @@ class ClipWatch:
 def _wrap() -> None:
     from accelerate import Accelerator
 
-    plain = Accelerator.clip_grad_norm_
-    if hasattr(plain, "__wrapped_by_homotopy__"):
-        return
+    plain = function = Accelerator.clip_grad_norm_
+    while function is not None:  # another tool may wrap ours
+        if _OURS and function is _OURS[0]:
+            return
+        function = getattr(function, "__wrapped__", None)
 
     @functools.wraps(plain)
     def clip_grad_norm_(self: Any, parameters: Any, max_norm: float, *more: Any, **named: Any):
@@ -60,13 +63,13 @@ def _wrap() -> None:
             watch.note(self, norm, max_norm)
         return norm
 
-    clip_grad_norm_.__wrapped_by_homotopy__ = plain  # type: ignore[attr-defined]
+    _OURS[:] = clip_grad_norm_, plain
     Accelerator.clip_grad_norm_ = clip_grad_norm_
 
 
 def _unwrap() -> None:
     from accelerate import Accelerator
 
-    plain = getattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__", None)
-    if plain is not None:
-        Accelerator.clip_grad_norm_ = plain
+    if _OURS and Accelerator.clip_grad_norm_ is _OURS[0]:  # else another tool wraps ours
+        Accelerator.clip_grad_norm_ = _OURS[1]
+        _OURS.clear()

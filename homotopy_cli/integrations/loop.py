@@ -28,10 +28,13 @@ from homotopy_cli.problems.partition import ROOT
 from homotopy_cli.problems.wrappers import clean_name, unwrap
 from homotopy_cli.records import EvalRecord, EventLevel, EventRecord, RunInfo, StepRecord
 from homotopy_cli.runlog.writer import RunWriter
+from homotopy_cli.schedulers.adam import HomotopyAdam
 from homotopy_cli.schedulers.alarms import as_number
 from homotopy_cli.schedulers.base import CurvatureScheduler
 from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.groups import rates, unwrapped
+from homotopy_cli.schedulers.guard import CurvatureGuard
+from homotopy_cli.schedulers.readings import Readings
 from homotopy_cli.training.environment import environment, without_home
 from homotopy_cli.training.probing import SchedulerProbe, record
 
@@ -48,7 +51,7 @@ class RunLogger:
     Args:
         path: The run.h5; missing folders are made.
         scheduler: A curvature scheduler, whose events are taken; or any torch LRScheduler.
-        optimizer: Where there is no scheduler.
+        optimizer: Where there is no scheduler; a HomotopyAdam tells what one would.
         model: Names the layers; a curvature scheduler's own by default.
         settings: Of the run, as a recipe would have them: what a comparison shows to differ. The
             optimizer's and the scheduler's name, rate and options are there by themselves.
@@ -81,13 +84,14 @@ class RunLogger:
         self.path = Path(path)
         self.optimizer = unwrapped(optimizer)
         self.scheduler = scheduler if isinstance(scheduler, CurvatureScheduler) else None
-        if self.scheduler is not None and model is None:
-            model = self.scheduler._guard.probe.model
+        self._source = self.scheduler or _readings_of(self.optimizer)
+        if self._source is not None and model is None:
+            model = self._source._guard.probe.model
         self._first = resume or 0
         layers = {} if model is None else layers_of(model)
         self._n_layers = len(layers)
         self._reading: dict[str, float] = {}
-        self._probe = self.scheduler.last_probe if self.scheduler is not None else None
+        self._probe = self._source.last_probe if self._source is not None else None
         self._counter = StepCounter(self.optimizer)
         self._counter.on_step = self._stepped
         self._logged = self._first - 1
@@ -126,6 +130,7 @@ class RunLogger:
         Raises:
             ValueError: No such column.
         """
+        self._counter.settle()
         step = self.n_steps - 1
         if step <= self._logged:
             return
@@ -140,6 +145,7 @@ class RunLogger:
 
     def evaluate(self, loss: float | Tensor, *, metric: float | Tensor | None = None) -> None:
         """The loss on held-out data, and a metric such as accuracy, after the steps so far."""
+        self._counter.settle()
         values = {"eval_loss": as_number(loss)}
         if metric is not None:
             values["eval_metric"] = as_number(metric)
@@ -148,6 +154,7 @@ class RunLogger:
 
     def event(self, code: str, message: str, *, level: EventLevel = "info") -> None:
         """Something that a reader of the log must know; `code` is in UPPER_CASE."""
+        self._counter.settle()
         if self._writer is not None:
             self._writer.append_event(EventRecord(self.n_steps, level, code, message))
 
@@ -180,8 +187,10 @@ class RunLogger:
     def _stepped(self) -> None:
         """The optimizer has stepped: the rates it used, and a probe that came before it."""
         lr = rates(self.optimizer)[0]
+        scheduler = self._source
+        if isinstance(scheduler, _AdamReadings):
+            lr *= scheduler.factor
         self._reading = {"lr": lr}
-        scheduler = self.scheduler
         if scheduler is None:
             return
         self._reading |= SchedulerProbe(scheduler).reading(lr)
@@ -194,8 +203,8 @@ class RunLogger:
 
     def _take_events(self) -> None:
         """The scheduler's events; left unheard, so that it still warns of failing probes."""
-        if self.scheduler is not None and self._writer is not None:
-            pending = self.scheduler.events
+        if self._source is not None and self._writer is not None:
+            pending = self._source.events
             for event in pending[:]:
                 self._writer.append_event(event)
             pending.clear()
@@ -224,6 +233,33 @@ class RunLogger:
             n_params=sum(p.numel() for p in owned if p.requires_grad),
             created_utc=created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
+
+
+class _AdamReadings(Readings):
+    """What HomotopyAdam knows, as a scheduler would tell it.
+
+    It gives the planned rates back before anyone can see what its step used.
+    """
+
+    enabled = True
+
+    def __init__(self, optimizer: Optimizer, guard: CurvatureGuard) -> None:
+        self._optimizer, self._guard = optimizer, guard
+
+    @property
+    def schedule_lr(self) -> float:
+        """The largest group's planned rate."""
+        return max(rates(self._optimizer), default=0.0)
+
+    @property
+    def factor(self) -> float:
+        """Of the last step, until the next one begins: what the ceiling has said is kept."""
+        return self._guard.ceiling.factor(self.schedule_lr)
+
+
+def _readings_of(optimizer: Optimizer) -> _AdamReadings | None:
+    guard = optimizer.guard if isinstance(optimizer, HomotopyAdam) else None
+    return None if guard is None else _AdamReadings(optimizer, guard)
 
 
 def layers_of(model: nn.Module) -> dict[str, tuple[int, str]]:

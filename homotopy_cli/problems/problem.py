@@ -33,7 +33,8 @@ class Problem:
     Attributes:
         params: Name -> detached leaf that requires grad, in the order of named_parameters;
             tied tensors once, under their first name. The leaves share storage with the
-            model's parameters, except copies that another dtype or device made necessary.
+            model's parameters, except copies that another dtype or device made necessary, and those
+            of what the model itself writes to, taken anew where the model's own has changed.
         model_params: The same names -> the model's own parameters, for optimizer state.
         batches: Fixed; floats in `dtype`, integers untouched. Of this rank.
         weights: Of each batch what its mean divides by (`masses`: terms, elements, or weights of
@@ -156,19 +157,11 @@ class Problem:
                 raise ProblemError("no batch to measure on", hint="--batch FILE.pt or FILE.npz")
             resolved = resolve_loss(loss, model=model, batch=given[0] if given else None)
 
+            options: dict[str, Any] = {"device": device, "mode": mode, "seed": seed}
+            options |= {"microbatch": microbatch, "reducer": reducer, "sharded": sharded}
+
             def again(others: Sequence[Batch], dtype: torch.dtype | None = dtype) -> "Problem":
-                return cls.from_module(
-                    live,
-                    resolved,
-                    others,
-                    dtype=dtype,
-                    device=device,
-                    mode=mode,
-                    seed=seed,
-                    microbatch=microbatch,
-                    reducer=reducer,
-                    sharded=sharded,
-                )
+                return cls.from_module(live, resolved, others, dtype=dtype, **options)
 
             def build(chunks: Sequence[Batch], labels: Sequence[str]) -> "Problem":
                 counts = [int(resolved.count(chunk)) for chunk in chunks]
@@ -245,9 +238,7 @@ class Problem:
             ProblemError: No scalar, a batch that does not fit, or a parameter used past its module.
         """
         with self.measuring(), forked_rng(self.device, self.seed):
-            if self._borrowed is not None:
-                self._borrowed.fresh_buffers(self.dtype, self.device)
-                self._borrowed.reseed(self.seed)
+            self._afresh()
             return self._looked_through(self._function(index))
 
     def batch_outputs(self, index: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -264,17 +255,22 @@ class Problem:
             )
         batch, model = self.batches[index], self.model
         with self.measuring(), forked_rng(self.device, self.seed):
-            if self._borrowed is not None:
-                self._borrowed.fresh_buffers(self.dtype, self.device)
-                self._borrowed.reseed(self.seed)
+            self._afresh()
             outputs = self._looked_through(predict(model, batch))
         return outputs, lambda values: scalar(criterion(values, batch), self.criterion_name)
 
+    def _afresh(self) -> None:
+        """Let the model, while it is held, be as it was on entry but for its parameters."""
+        if self._borrowed is not None:
+            self._borrowed.fresh_buffers(self.dtype, self.device)
+            self._borrowed.reseed(self.seed)
+
     def _looked_through(self, result: Any) -> Any:
-        """The result itself, and of the first one the parameters behind it."""
+        """The result itself, and of the first one with a graph the parameters behind it."""
         if self._named and self.shards is None:
             refuse_captured(result, self.params, self._named)
-            self._named = {}
+            if isinstance(result, Tensor) and result.requires_grad:  # else there was no graph
+                self._named = {}
         return result
 
     @contextmanager
@@ -310,10 +306,12 @@ class Problem:
         """The same model and loss over other batches, at the parameters' present values."""
         if self._again is None:
             raise TypeError("a Problem from a closure has no batches to replace")
+        self._afresh()  # the other one takes what the model holds now for its own beginning
         return self._again(batches)
 
     def in_float64(self) -> "Problem":
         """The same model, loss and batches, computed in float64."""
         if self._again is None:
             raise TypeError("a Problem from a closure has the dtype of its closure")
+        self._afresh()
         return self._again(self.batches, torch.float64)

@@ -163,8 +163,10 @@ class Borrowed:
                 module._buffers[name] = clones[id(buffer)]
         for place, name in self.written:
             module, attributes, parameters, _ = self._saved[place]
-            kept = parameters[name] if name in parameters else attributes[name]
+            kept = parameters.get(name, attributes.get(name))
             kept = self._tensors.get(id(kept), kept)
+            if not isinstance(kept, Tensor):  # reset since it was seen to be written to
+                continue
             if not kept.requires_grad:  # others are copies of their own: see Problem.measuring
                 fresh = clones.setdefault(id(kept), kept.clone())
                 (module._parameters if name in parameters else vars(module))[name] = fresh

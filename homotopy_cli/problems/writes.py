@@ -8,13 +8,14 @@ where nothing is written, and no number of a measurement comes from that pass.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from homotopy_cli.problems.wrappers import Borrowed
 
@@ -27,6 +28,7 @@ _QUIET = ("torch.nn.", "homotopy_cli.zoo.")  # whose forward passes write to buf
 _FOUND: "weakref.WeakKeyDictionary[nn.Module, dict[Any, frozenset[Place]]]" = (
     weakref.WeakKeyDictionary()
 )
+_COPIED = WeakTensorKeyDictionary()  # a leaf with a storage of its own -> its original's version
 
 
 class _Watch(TorchDispatchMode):
@@ -96,36 +98,68 @@ def own_written(problem: "Problem", borrowed: Borrowed, swaps: Mapping[int, Tens
     sharded = problem.shards is not None
     if sharded or not problem.batches or not any(map(_may_write, model.modules())):
         return borrowed
-    flags = tuple(module.training for module in model.modules())
+    key = tuple((m.training, type(m), *m._parameters) for m in model.modules())
     known = _FOUND.setdefault(model, {})
-    if flags not in known:
-        found = _written_places(model, problem)
+    if key in known:
+        written = known[key]
+    else:
+        written, whole = _written_places(model, problem)
         borrowed.release()
         borrowed = Borrowed(model, swaps, problem.mode)
-        if found is None:
-            return borrowed
-        known[flags] = found
-    borrowed.written = known[flags]
+        if whole:
+            known[key] = written
+    borrowed.written = written
     modules = list(model.modules())
-    for place, name in known[flags]:
+    for place, name in written:
         leaf, original = modules[place]._parameters.get(name), borrowed.original(place, name)
-        if leaf is not None and leaf.requires_grad and address(leaf) == address(original):
-            leaf.data = leaf.detach().clone()
+        if leaf is None or original is None or not leaf.requires_grad:
+            continue
+        copied = _COPIED.get(leaf)
+        if address(leaf) == address(original) or copied not in (None, original._version):
+            leaf.data = original.detach().clone()
+            _COPIED[leaf] = original._version
     return borrowed
 
 
-def _written_places(model: nn.Module, problem: "Problem") -> frozenset[Place] | None:
-    """What one evaluation writes to; None where it fails."""
-    held = list(_held(model))
+def _written_places(model: nn.Module, problem: "Problem") -> tuple[frozenset[Place], bool]:
+    """What one evaluation writes to, and whether it came to its end.
+
+    Where it fails only because it is watched, as code that no dispatch mode can look through does,
+    what it changes tells.
+    """
+    held = [(place, tensor) for place, tensor in _held(model) if address(tensor)]
     watch = _Watch([tensor for _, tensor in held])
+    whole = True
     try:
         with watch:
             problem.batch_loss(0)
     except Exception:  # user code: whoever evaluates it in earnest explains this
-        return None
+        whole = False
     finally:
         watch.put_back()
-    return frozenset(place for place, tensor in held if address(tensor) in watch.before)
+    found = frozenset(place for place, tensor in held if address(tensor) in watch.before)
+    if whole:
+        return found, True
+    changed, whole = _changed_places(held, problem)
+    return found | changed, whole
+
+
+def _changed_places(
+    held: Sequence[tuple[Place, Tensor]], problem: "Problem"
+) -> tuple[frozenset[Place], bool]:
+    """What has other values after an evaluation, put back, and whether that came to its end."""
+    before = [tensor.detach().clone() for _, tensor in held]
+    found, whole = set(), True
+    try:
+        problem.batch_loss(0)
+    except Exception:
+        whole = False
+    finally:
+        for (place, tensor), value in zip(held, before, strict=True):
+            if not torch.equal(tensor, value):
+                found.add(place)
+                tensor.data.copy_(value)
+    return frozenset(found), whole
 
 
 def _may_write(module: nn.Module) -> bool:

@@ -91,16 +91,16 @@ class HomotopyAdam(Adam):
             inputs, targets: The training batch of the gradient, for loss_fn(outputs, targets).
             batch: The training batch, for loss_fn(model, batch).
             loss, grad_norm, clip_coef: Of this step; see CurvatureScheduler.update_curvature. The
-                closure's loss is taken where none is given.
+                closure's loss is taken where none is given and it returns one number.
 
         Returns:
-            The closure's loss, or None.
+            What the closure returns, or None.
         """
         found = None
         if closure is not None:
             with torch.enable_grad():
                 found = closure()
-            loss = found if loss is None else loss
+            loss = found if loss is None and _is_loss(found) else loss
         guard = self.guard
         if guard is None:
             if not self._told and (inputs is not None or batch is not None):
@@ -162,3 +162,7 @@ class HomotopyAdam(Adam):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "curvature"})
         if self.guard is not None and "curvature" in state_dict:
             self.guard.load_state_dict(state_dict["curvature"])
+
+
+def _is_loss(found: Any) -> bool:
+    return isinstance(found, float) or (isinstance(found, Tensor) and found.numel() == 1)

@@ -20,7 +20,12 @@ from homotopy_cli.schedulers.readings import Readings
 from homotopy_cli.schedulers.settings import GuardSettings
 from homotopy_cli.schedulers.thresholds import refuse_maximize
 from homotopy_cli.schedulers.trust_guard import make_guard
-from homotopy_cli.schedulers.usage import STATE_VERSION, Usage, refuse_other_state
+from homotopy_cli.schedulers.usage import (
+    STATE_VERSION,
+    Usage,
+    refuse_other_state,
+    tell_of_lost_line,
+)
 
 
 class CurvatureScheduler(Readings, LRScheduler):
@@ -230,6 +235,7 @@ class CurvatureScheduler(Readings, LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bitwise; model, optimizer, loss and settings stay those of the constructor."""
         refuse_other_state(state_dict, len(self.optimizer.param_groups))
+        tell_of_lost_line(state_dict, self._guard)
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         self.base_lrs = list(state_dict["base_lrs"])
         self._was_limited = state_dict["was_limited"]

@@ -301,6 +301,7 @@ class Ceiling:
                 getattr(self, name).load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        self.in_line = self.in_line and self.rise is not None  # made with another total_steps
 
 
 _COUNTERS = (

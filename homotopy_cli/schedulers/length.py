@@ -11,7 +11,8 @@ def run_length(inner: object) -> tuple[int, str]:
 
     A CosineAnnealingLR, OneCycleLR or PolynomialLR, a LinearLR that falls, one of baselines.py,
     and a SequentialLR whose last part is one of these. A LinearLR that rises is a warmup, and one
-    of the others may be anything. One that is under way no longer tells how much of it is left.
+    of the others may be anything. One that is under way says the same, so that a run whose inner
+    schedule is restored before it is wrapped goes on as one whose is restored afterwards.
 
     Returns:
         The number of steps, and where it stands, in words.
@@ -19,9 +20,7 @@ def run_length(inner: object) -> tuple[int, str]:
     if isinstance(inner, Schedule):
         known = inner.total_steps > 0
         return inner.total_steps, f"the schedule {inner.name}" if known else ""
-    if not isinstance(inner, LRScheduler) or getattr(inner, "last_epoch", 0) > 0:
-        return 0, ""
-    return _of_torch(inner)
+    return _of_torch(inner) if isinstance(inner, LRScheduler) else (0, "")
 
 
 def _of_torch(inner: LRScheduler) -> tuple[int, str]:

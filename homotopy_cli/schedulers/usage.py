@@ -39,7 +39,8 @@ class Usage:
             text = (
                 f"total_steps={self.assumed_steps} was taken from the inner schedule, but "
                 f"{guard.n_steps} optimizer steps were made before the first scheduler.step(): "
-                "give total_steps=, the optimizer steps of the run"
+                "probes are paid for, and the start is drawn, as in so short a run; give "
+                "total_steps=, the optimizer steps of the run"
             )
             guard.events.add(guard.n_steps, "warning", "TOTAL_STEPS", text)
             warnings.warn(text, UserWarning, stacklevel=3)
@@ -74,4 +75,15 @@ def refuse_other_state(state: Mapping[str, Any], n_groups: int) -> None:
         raise ValueError(
             f"the scheduler state has {saved} parameter groups, the optimizer {n_groups}: make the "
             "same groups before loading"
+        )
+
+
+def tell_of_lost_line(state: Mapping[str, Any], guard: CurvatureGuard) -> None:
+    """Warn where a state that holds rates to a measured line meets a scheduler that has none."""
+    if state["guard"]["ceiling"]["in_line"] and guard.ceiling.rise is None:
+        warnings.warn(
+            "the scheduler state holds rates to a measured line, for which this scheduler does not "
+            "know the length of the run: give total_steps= as it was, or rates may rise faster",
+            UserWarning,
+            stacklevel=3,
         )

@@ -264,3 +264,39 @@ def test_the_signs_are_reproducible():
     problem = Problem.from_module(model, "cross_entropy", [(x, y)])
     first, again = probe(problem), probe(problem)
     assert first.trace == again.trace and first.grad_error == again.grad_error
+
+
+class Counts(nn.Module):
+    """Its loss depends on how often it was evaluated, if nobody puts the buffer back."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, x):
+        self.n += 1
+        return self.layer(x) * self.n
+
+
+class Averages(Counts):
+    """A running average, which moves in training mode."""
+
+    def forward(self, x):
+        self.n.mul_(0.9).add_(0.1 * x.detach().mean() + 0.1)
+        return self.layer(x - self.n)
+
+
+def normed():
+    layer = nn.utils.spectral_norm(nn.Linear(6, 8))
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("kind", [Counts, Averages, normed])
+def test_the_float64_check_starts_from_the_buffers_that_float32_started_from(kind):
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 6), torch.randint(3, (32,))
+    found = probe(Problem.from_module(kind(), "cross_entropy", [(x, y)], mode="train"), None)
+    assert math.isfinite(found.kappa)
+    assert found.grad_error < 1e-4 * found.grad_norm
+    assert not any("float32" in said for said in found.warnings)

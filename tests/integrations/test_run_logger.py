@@ -195,6 +195,29 @@ def test_a_step_that_a_scaler_skips_has_no_row(tmp_path):
     assert read_log(tmp_path / "run.h5").step.tolist() == [0, 1, 2]
 
 
+def test_the_log_goes_on_after_a_step_that_raises(tmp_path, monkeypatch):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def out_of_memory(*_):
+        raise RuntimeError("out of memory")
+
+    with RunLogger(tmp_path / "run.h5", optimizer=optimizer) as log:
+        for i, (x, y) in enumerate(batches(8)):
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            with monkeypatch.context() as patched:
+                if i == 2:
+                    patched.setattr(optimizer, "_init_group", out_of_memory)
+                    with pytest.raises(RuntimeError, match="memory"):
+                        optimizer.step()
+                    log.event("OUT_OF_MEMORY", "the step was left out")
+                    continue
+                optimizer.step()
+            log.step(loss)
+    assert read_log(tmp_path / "run.h5").step.tolist() == list(range(7))
+
+
 def test_how_a_run_ends_is_in_the_log(tmp_path):
     ends = {}
     for name, error in (("interrupted", KeyboardInterrupt), ("diverged", None)):

@@ -1,5 +1,7 @@
 """HomotopyCallback inside a real transformers.Trainer."""
 
+import functools
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,6 +12,7 @@ from homotopy_cli.integrations.clipping import ClipWatch
 from homotopy_cli.integrations.transformers import STATE_FILE, HomotopyCallback
 
 STEPS = 8
+PLAIN = Accelerator.clip_grad_norm_
 
 
 class Rows(torch.utils.data.Dataset):
@@ -159,9 +162,38 @@ def test_two_trainers_hear_only_of_their_own_optimizer():
         found = watches[0].take()[0]
         assert found == wanted or (wanted is None and found != found)
     watches[0].close()
-    assert hasattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__")
+    assert Accelerator.clip_grad_norm_ is not PLAIN
     watches[1].close()
-    assert not hasattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__")
+    assert Accelerator.clip_grad_norm_ is PLAIN
+
+
+def test_another_tools_wrapper_around_ours_stays(monkeypatch):
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", PLAIN)  # put back at the end
+    monkeypatch.setattr("homotopy_cli.integrations.clipping._OURS", [])
+    model, calls = torch.nn.Linear(2, 1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(optimizer)
+    watch = ClipWatch(optimizer)
+    ours = Accelerator.clip_grad_norm_
+
+    @functools.wraps(ours)
+    def theirs(*args, **named):
+        calls.append(1)
+        return ours(*args, **named)
+
+    Accelerator.clip_grad_norm_ = theirs
+    watch.close()
+    assert Accelerator.clip_grad_norm_ is theirs
+    watch = ClipWatch(optimizer)
+    assert Accelerator.clip_grad_norm_ is theirs
+    model(torch.ones(4, 2)).sum().backward()
+    norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+    assert calls == [1] and watch.take()[1] == float(norm)
+    Accelerator.clip_grad_norm_ = PLAIN  # without a word to us
+    watch.close()
+    ClipWatch(optimizer).close()
+    assert Accelerator.clip_grad_norm_ is PLAIN
 
 
 def test_the_loss_of_a_slice_is_a_mean_although_the_trainer_counts_targets(tmp_path):
@@ -198,7 +230,7 @@ def test_no_hook_stays_behind(tmp_path):
     callback = HomotopyCallback()
     trainer, _ = train(tmp_path, callback)
     assert not trainer.model._forward_pre_hooks and not trainer.model._forward_hooks
-    assert not hasattr(Accelerator.clip_grad_norm_, "__wrapped_by_homotopy__")
+    assert Accelerator.clip_grad_norm_ is PLAIN
     assert callback.ceiling.last["preconditioned_sharpness"] > 0
     assert not callback.ceiling.optimizer._optimizer_step_post_hooks.keys() & {
         callback.ceiling._hook.id

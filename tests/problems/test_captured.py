@@ -126,3 +126,13 @@ def test_layers_that_keep_or_rebuild_their_weights_are_measured(layer):
     GradientGraph(problem)
     with problem.measuring():  # and inside another measurement of the same model
         GradientGraph(problem.in_float64())
+
+
+def test_an_evaluation_without_a_graph_does_not_end_the_search():
+    model = nn.Linear(4, 3)
+    batch = torch.randn(8, 4), torch.randint(3, (8,))
+    problem = Problem.from_module(model, captured_penalty(model), [batch])
+    with torch.no_grad():
+        problem.batch_loss(0)
+    with pytest.raises(ProblemError, match="past the module"):
+        problem.batch_loss(0)

@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from homotopy_cli import probe
+from homotopy_cli.errors import ProblemError
 from homotopy_cli.problems.chunks import total
 from homotopy_cli.problems.problem import Problem
 
@@ -157,3 +159,81 @@ def test_one_pass_more_for_each_model_and_none_for_torchs_own_modules():
         for _ in range(3):
             total(Problem.from_module(model, loss, [batch]))
         assert len(calls) == 3 + more
+
+
+class Resettable(nn.Module):
+    """A state that the loop may set to None, as recurrent models do between sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.h = nn.Linear(4, 4), None
+
+    def forward(self, x):
+        if self.h is None:
+            self.h = torch.zeros(4)
+        hidden = self.a(x) + 0.1 * self.h
+        self.h.mul_(0.9).add_(0.1 * hidden.detach().mean(0))
+        return hidden
+
+
+def test_what_was_written_to_may_be_gone_at_the_next_probe():
+    model, (x, y) = made(Resettable)
+    model(x)
+    total(Problem.from_module(model, "cross_entropy", [(x, y)]))
+    model.h = None
+    wanted = F.cross_entropy(copy.deepcopy(model)(x), y).item()
+    assert total(Problem.from_module(model, "cross_entropy", [(x, y)])) == pytest.approx(wanted)
+    assert model.h is None
+
+
+@pytest.mark.parametrize("kind", [Clamped, Normalised, Followed, Averaging])
+def test_a_replaced_module_is_looked_at_anew(kind):
+    first, batch = made(Clamped)
+    model = nn.Sequential(nn.Linear(4, 4), first)
+    total(Problem.from_module(model, "cross_entropy", [batch]))
+    model[1] = made(kind)[0]
+    before = held(model)
+    total(Problem.from_module(model, "cross_entropy", [batch]))
+    assert_untouched(model, before)
+
+
+class Unwatchable(Followed):
+    """Code that no dispatch mode can look through."""
+
+    def forward(self, x):
+        if _get_current_dispatch_mode() is not None:
+            raise NotImplementedError("no rule for this operator")
+        return super().forward(x)
+
+
+def test_a_model_that_cannot_be_watched_is_told_by_what_it_changes_and_only_once(monkeypatch):
+    model, batch = made(Unwatchable)
+    calls, forward = [], Unwatchable.forward
+    monkeypatch.setattr(Unwatchable, "forward", lambda m, x: calls.append(1) or forward(m, x))
+    before = held(model)
+    for _ in range(3):
+        total(Problem.from_module(model, "cross_entropy", [batch]))
+    assert_untouched(model, before)
+    assert len(calls) == 3 + 2  # one that fails, one that is compared
+
+
+def test_a_batch_that_does_not_fit_decides_nothing():
+    model, (x, y) = made(Followed)
+    before = held(model)
+    with pytest.raises(ProblemError):
+        total(Problem.from_module(model, "cross_entropy", [(x[:, :3], y)]))
+    total(Problem.from_module(model, "cross_entropy", [(x, y)]))
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_a_problem_that_is_kept_follows_the_training(kind):
+    model, (x, y) = made(kind)
+    problem = Problem.from_module(model, "cross_entropy", [(x, y)])
+    total(problem)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    for _ in range(3):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        wanted = F.cross_entropy(copy.deepcopy(model)(x), y).item()
+        assert total(problem) == pytest.approx(wanted, rel=1e-6)

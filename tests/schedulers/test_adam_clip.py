@@ -241,3 +241,21 @@ def test_a_copy_that_is_given_batches_says_once_that_it_has_no_guard():
     with pytest.warns(UserWarning, match="has no guard, so it is plain AdamW") as caught:
         run_adam(optimizer, model, data, probe=True)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("returned", [lambda loss: (loss.item(), 0.5), lambda loss: {"loss": loss}])
+def test_what_a_closure_returns_beside_a_loss_is_passed_through(returned):
+    model = network()
+    optimizer = HomotopyAdam(model.parameters(), model=model, loss_fn=nn.CrossEntropyLoss())
+    ((x, y),) = batches(1)
+    found = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        found.append(returned(loss))
+        return found[-1]
+
+    assert optimizer.step(closure, inputs=x, targets=y) is found[0]
+    assert optimizer.guard.cadence.n_probes == 1

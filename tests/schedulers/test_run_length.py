@@ -1,5 +1,7 @@
 """total_steps taken from an inner schedule that ends with the run, and what is said about it."""
 
+import copy
+
 import pytest
 import torch
 from setups import batches, network, train
@@ -43,6 +45,7 @@ KNOWN = {
     "polynomial": (lambda o: PolynomialLR(o, total_iters=70), 70),
     "falling line": (lambda o: LinearLR(o, 1.0, 0.1, 60), 60),
     "warmup, then cosine": (lambda o: warm(o, CosineAnnealingLR(o, 50)), 60),
+    "under way": (advanced, 80),
     "ours": (lambda o: cosine(100, warmup_steps=5), 100),
 }
 UNKNOWN = {
@@ -55,7 +58,6 @@ UNKNOWN = {
     "restarts": lambda o: CosineAnnealingWarmRestarts(o, 20),
     "warmup, then exponential": lambda o: warm(o, ExponentialLR(o, 0.9)),
     "chained": lambda o: ChainedScheduler([CosineAnnealingLR(o, 80), ExponentialLR(o, 0.9)]),
-    "under way": advanced,
     "a subclass": lambda o: type("Mine", (CosineAnnealingLR,), {})(o, 80),
 }
 
@@ -153,3 +155,49 @@ def test_a_schedule_counted_in_epochs_is_told():
 
 def test_a_schedule_counted_in_epochs_is_fine_where_the_length_is_given():
     by_epoch(total_steps=90 * 3).step()
+
+
+def resumable(saved=None, *, inner_first=False, **settings):
+    model = network()
+    optimizer = adamw(model)
+    inner = CosineAnnealingLR(optimizer, 120)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+    if saved is not None and inner_first:
+        optimizer.load_state_dict(saved["optimizer"])
+        inner.load_state_dict(saved["inner"])
+    scheduler = HomotopyLR(optimizer, model, nn.CrossEntropyLoss(), inner=inner, **settings)
+    if saved is not None:
+        if not inner_first:
+            optimizer.load_state_dict(saved["optimizer"])
+        scheduler.load_state_dict(saved["scheduler"])
+    parts = {"model": model, "optimizer": optimizer, "inner": inner, "scheduler": scheduler}
+    return parts, (model, optimizer, scheduler)
+
+
+def stopped_in_its_line():
+    parts, loop = resumable()
+    train(*loop, batches(120)[:25])
+    assert loop[2]._guard.ceiling.in_line
+    return copy.deepcopy({name: part.state_dict() for name, part in parts.items()}), loop
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+def test_a_run_goes_on_bitwise_whenever_its_inner_schedule_is_restored(inner_first):
+    saved, loop = stopped_in_its_line()
+    rest = batches(120)[25:]
+    state = torch.get_rng_state()
+    wanted = train(*loop, rest, start=25)
+    parts, again = resumable(saved, inner_first=inner_first)
+    torch.set_rng_state(state)
+    assert train(*again, rest, start=25) == wanted
+    for name, weight in loop[0].state_dict().items():
+        assert torch.equal(parts["model"].state_dict()[name], weight)
+
+
+def test_a_state_in_its_line_loads_where_the_length_is_not_known(monkeypatch):
+    saved, _ = stopped_in_its_line()
+    monkeypatch.setattr("homotopy_cli.schedulers.homotopy.run_length", lambda inner: (0, ""))
+    with pytest.warns(UserWarning, match="give total_steps="):
+        _, loop = resumable(saved)
+    train(*loop, batches(30)[25:], start=25)
