@@ -65,7 +65,7 @@ def check_products(
     u, v = unit(gaussian(n, **draw)), unit(gaussian(n, **draw))
     assert u is not None and v is not None  # a normal vector is not zero
     hv = operator.matvec(v)
-    asymmetry = _asymmetry(u, v, operator.matvec(u), hv)
+    asymmetry = _asymmetry(n, u, v, operator.matvec(u), hv)
     checks = Checks(
         symmetry_error=asymmetry,
         symmetry_bound=_SYMMETRY * eps,
@@ -78,9 +78,8 @@ def check_products(
         exact = float64_graph(graph, "auto")
         persists = bool(graph.custom) or operator.dtype == torch.float64
         if exact is not None and exact.method in _EXACT:
-            persists = (
-                _asymmetry(u, v, exact.hvp(u.double()), exact.hvp(v.double())) > PLAINLY_WRONG
-            )
+            products = exact.hvp(u.double()), exact.hvp(v.double())
+            persists = _asymmetry(n, u, v, *products) > PLAINLY_WRONG
         if persists:
             raise ProblemError(
                 f"the second derivative is wrong: u'Hv and v'Hu differ by {asymmetry:.2g} of ‖Hv‖"
@@ -102,11 +101,11 @@ def check_products(
     return replace(checks, difference_error=error, difference_bound=bound, step=found.step)
 
 
-def _asymmetry(u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
-    """|u'Hv - v'Hu| √n / (‖Hu‖ + ‖Hv‖)."""
+def _asymmetry(n: int, u: Tensor, v: Tensor, hu: Tensor, hv: Tensor) -> float:
+    """|u'Hv - v'Hu| √n / (‖Hu‖ + ‖Hv‖); n of the whole vectors, of which a rank may hold a part."""
     size = norm(hu) + norm(hv)
     u, v = u.to(hu), v.to(hv)
-    return abs(dot(u, hv) - dot(v, hu)) * math.sqrt(len(u)) / size if size > 0.0 else 0.0
+    return abs(dot(u, hv) - dot(v, hu)) * math.sqrt(n) / size if size > 0.0 else 0.0
 
 
 def check_kinks(graph: GradientGraph, checks: Checks, top: EigenPair) -> Checks:
