@@ -185,8 +185,8 @@ class RunLogger:
         self.close(None if error is None else "interrupted")
 
     def _stepped(self) -> None:
-        """The optimizer has stepped: the rates it used, and a probe that came before it."""
-        lr = rates(self.optimizer)[0]
+        """The optimizer has stepped: the largest rate it used, and a probe that came before it."""
+        lr = max(rates(self.optimizer))
         scheduler = self._source
         if isinstance(scheduler, _AdamReadings):
             lr *= scheduler.factor

@@ -295,3 +295,17 @@ def test_a_kill_loses_no_row(tmp_path):
     assert found.status == "running" and steps == 120
     assert found.step.tolist() == list(range(steps)) and len(found.probe_step) == probes
     assert run(["report", str(path), "--fail-on", "nonfinite > 0"]) == 0
+
+
+def test_of_several_groups_the_largest_rate_is_logged(tmp_path):
+    model = network()
+    groups = [{"params": model[0].parameters(), "lr": 1e-3}, {"params": model[3].parameters()}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    with RunLogger(tmp_path / "run.h5", optimizer=optimizer) as log:
+        for x, y in batches(2):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            log.step(loss=loss)
+    assert list(read_log(tmp_path / "run.h5").steps["lr"]) == [1e-2, 1e-2]
