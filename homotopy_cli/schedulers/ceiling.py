@@ -238,8 +238,9 @@ class Ceiling:
         if self.edge.doubted:
             return step > last
         held = self.reason in (CEILING, RELEASE, FLOOR)
-        rising = self.reason == SCALED and self.rise is not None and step <= self.rise.ramp_steps
-        return self.measured and (held or rising) and step - last > self.patience
+        rising = self.rise is not None and step <= self.rise.ramp_steps
+        scaled = self.reason == SCALED and (rising or self.reach.is_cut(self._law, UNCONFIRMED))
+        return self.measured and (held or scaled) and step - last > self.patience
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""

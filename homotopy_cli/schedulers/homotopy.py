@@ -47,15 +47,16 @@ class HomotopyLR(CurvatureScheduler):
 
     With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
     share of the measured edge, rises in a straight line through the first `warmup` of the run as
-    far as the edge ratio allows, under the ceiling as any schedule, and then decays by half a
-    cosine (see ramp.py). The groups' rates then only say how the groups relate to each other.
+    far as the edge ratio allows, under the ceiling as any schedule, stays there, and decays in the
+    last fifth (see ramp.py). The groups' rates then only say how the groups relate to each other.
 
     Args:
         optimizer, model, loss_fn, base_lr, inner, enabled, estimator, last_epoch: See
             CurvatureScheduler. Mode auto has neither base_lr nor inner.
         mode: "guard" limits the schedule that is given; "auto" makes its own.
-        warmup: Share of total_steps at which the measured line stops rising. Under mode guard 0
-            lets rates rise as fast as the edge allows.
+        warmup: Share of total_steps at which the measured line stops rising; None: 0.25, in mode
+            auto a tenth, though 200 steps where they are at most a quarter of the run. Under mode
+            guard 0 lets rates rise as fast as the edge allows.
         start_ratio: Edge ratio at which the line starts; None: by the length of the rise.
         final: Last rate of mode auto over its peak.
         scale_decay: Let a schedule whose peak was refused decay from what it reached. False is
@@ -125,7 +126,7 @@ class HomotopyLR(CurvatureScheduler):
         signal_fraction: bool = False,
         target: float | None = None,
         mode: Literal["guard", "auto"] = "guard",
-        warmup: float = 0.25,
+        warmup: float | None = None,
         start_ratio: float | None = None,
         final: float = 0.1,
         scale_decay: bool = True,
@@ -158,7 +159,7 @@ class HomotopyLR(CurvatureScheduler):
         if mode == "auto":
             if type(self)._after_probe is not HomotopyLR._after_probe:
                 raise ValueError(f"{type(self).__name__} has no mode auto: use HomotopyLR")
-            if not 0.0 < warmup <= 1.0:
+            if warmup is not None and not 0.0 < warmup <= 1.0:
                 raise ValueError(f"warmup is {warmup}: mode auto rises, so it must be in (0, 1]")
             if base_lr is not None or inner is not None or not enabled:
                 raise ValueError("mode auto measures its rates: no base_lr, inner or enabled=False")
@@ -175,7 +176,7 @@ class HomotopyLR(CurvatureScheduler):
             signal=signal,
             signal_fraction=signal_fraction,
             target=target,
-            warmup=warmup,
+            warmup=GuardSettings.warmup if warmup is None else warmup,
             start_ratio=start_ratio,
             scale_decay=scale_decay,
             curvature_target=curvature_target,

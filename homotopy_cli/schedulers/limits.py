@@ -115,6 +115,7 @@ class Reach:
     share: float = 1.0  # of it, allowed at or since the last step at the peak
     current: float = 0.0  # scheduled rate of the step to come
     highest: float = 0.0  # largest before; `peak` leaves out steps before the first measurement
+    reached: float = 0.0  # largest rate that the limits allowed of it
 
     @property
     def rises(self) -> bool:
@@ -125,8 +126,14 @@ class Reach:
         """The factor on a scheduled rate; 1 at the peak and on the first way up to it."""
         return 1.0 if schedule >= self.peak * (1.0 - 1e-9) else self.share
 
+    def is_cut(self, law: Callable[[float], float], most: float) -> bool:
+        """Whether the limits of now hold the decay below 1/most of what they had allowed."""
+        deep = most * self.share * self.peak < self.reached
+        return deep and law(self.peak) > 0.9 * self.share
+
     def advance(self, law: Callable[[float], float]) -> None:
         """The step with the scheduled rate `current` was taken; law: rate -> factor, as it was."""
+        self.reached = max(self.reached, self.current * law(self.current))
         if self.current >= self.peak * (1.0 - 1e-9):
             self.peak, self.share = max(self.peak, self.current), law(self.current)
         else:
@@ -134,9 +141,13 @@ class Reach:
 
     def state_dict(self) -> dict[str, Any]:
         """What moves."""
-        return {name: getattr(self, name) for name in ("peak", "share", "current", "highest")}
+        return {name: getattr(self, name) for name in _REACH}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         self.peak, self.share, self.current = state["peak"], state["share"], state["current"]
-        self.highest = state.get("highest", self.peak)  # 0.1.0 wrote none
+        self.highest = state.get("highest", self.peak)  # older states have neither
+        self.reached = state.get("reached", self.peak * self.share)
+
+
+_REACH = ("peak", "share", "current", "highest", "reached")

@@ -7,11 +7,12 @@ Three phases, in optimizer steps t of a run of T:
     start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
     rise    η grows in a straight line, as the start's rates suggest, until warmup·T; more slowly
             while the edge ratio is above CALM, and not at all while it is above FULL.
-    decay   half a cosine from the rate reached to `final` of it; constant where T is unknown.
+    level   the rate reached, until DECAY_FROM of the run; for good where T is unknown.
+    decay   a straight line from there to `final` of it.
 
 The share is small, because the start decides how steep the rise is, and how gently the rate rises
 decides how a run ends; the longer the rise may take, the smaller it is: START_RATIO for a rise of
-RISE_STEPS, in inverse proportion within LEAST and MOST. The plateau cannot be read off the edge.
+`gauge` steps, in inverse proportion within LEAST and MOST. The plateau cannot be read off the edge.
 The curvature of a network in training settles near the edge of whatever rate is in use: on a
 six-layer GPT the ratio was 0.3 to 0.9 at rates from 2e-3 to 2e-2. A rate that is set to a share of
 the edge sinks with it, and one that waits for a lower ratio waits for ever. So the rate is pushed
@@ -30,9 +31,11 @@ from homotopy_cli.schedulers.settings import GuardSettings
 START = 10  # last step of the start: P's memory at β₂ = 0.9 to 0.95, while λ moves fastest
 LAST_EARLY = 16  # last step of a probe that tells how steep the line is
 FIRST_TRUSTED = 4  # before it P is one or two gradients, and λ in it is no measure
+DECAY_FROM = 0.8  # of the run
 GROWTH = 8.0  # largest rise of the rate per step of the start
 CALM, FULL = 0.8, 1.2  # edge ratios, read high by small slices: the rise slows, and halts
-START_RATIO, RISE_STEPS = 0.15, 500  # edge ratio of the start, for a rise of so many steps
+START_RATIO = 0.15  # edge ratio of the start, for a rise of `gauge` steps
+AUTO_STEPS, LINE_STEPS = 200, 500  # gauge in mode auto; under a schedule that the start let too high
 LEAST, MOST = 0.02, 0.2  # bounds of the share
 RECENT = 5  # readings whose median is the curvature: one outlier stops no rise
 LINE_SIGNAL = "preconditioned_sharpness"  # for which the numbers here were measured
@@ -46,16 +49,19 @@ class MeasuredRamp:
     Args:
         total_steps: T; 0 = unknown: the rise then ends at `fallback_ramp` and nothing decays.
         start_ratio: Edge ratio of the start; None: by the length of the rise, see the module.
-        warmup: Share of T at which the rise ends.
+        warmup: Share of T at which the rise ends; None: a tenth, though AUTO_STEPS where they are
+            at most a quarter.
         final: Last rate over the peak.
         fallback_ramp: Length of the rise where T is unknown, steps.
+        gauge: Length of the rise for which START_RATIO is meant, steps.
     """
 
     total_steps: int = 0
     start_ratio: float | None = None
-    warmup: float = 0.25
+    warmup: float | None = None
     final: float = 0.1
     fallback_ramp: int = 1000
+    gauge: int = AUTO_STEPS
     rate: float = UNMEASURED  # at step `taken_at`
     taken_at: int = -1
     recent: list[float] = field(default_factory=list)  # last readings of |λ|/c, 1/lr
@@ -68,15 +74,18 @@ class MeasuredRamp:
     @property
     def ramp_steps(self) -> int:
         """Step at which the rise ends."""
-        length = round(self.warmup * self.total_steps) if self.total_steps else self.fallback_ramp
-        return max(length, 1)
+        total = self.total_steps
+        if not total:
+            return max(self.fallback_ramp, 1)
+        usual = min(0.25 * total, max(0.1 * total, AUTO_STEPS))
+        return max(1, round(usual if self.warmup is None else self.warmup * total))
 
     @property
     def share(self) -> float:
         """Edge ratio of the start."""
         if self.start_ratio is not None:
             return self.start_ratio
-        return min(MOST, max(LEAST, START_RATIO * RISE_STEPS / self.ramp_steps))
+        return min(MOST, max(LEAST, START_RATIO * self.gauge / self.ramp_steps))
 
     @property
     def measured(self) -> bool:
@@ -98,12 +107,12 @@ class MeasuredRamp:
         return math.inf if unseen or not self.measured else self._plan(min(step, self.ramp_steps))
 
     def decay(self, step: int) -> float:
-        """Half a cosine from 1 at the end of the rise to `final` at the last step."""
-        if not self.total_steps or step < self.ramp_steps:
+        """1 until DECAY_FROM of the run, then a straight line to `final` at the last step."""
+        first = max(self.ramp_steps, round(DECAY_FROM * self.total_steps))
+        if not self.total_steps or step <= first:
             return 1.0
-        share = (step - self.ramp_steps) / max(1, self.total_steps - 1 - self.ramp_steps)
-        wave = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
-        return self.final + (1.0 - self.final) * wave
+        share = (step - first) / max(1, self.total_steps - 1 - first)
+        return 1.0 - (1.0 - self.final) * min(1.0, share)
 
     def take(self, step: int, sharpness: float, threshold: float) -> None:
         """Use a probe of λ (signed) before optimizer step `step`, with the edge at ηλ = c.
@@ -170,5 +179,7 @@ def measured_rise(settings: GuardSettings, signal: str) -> MeasuredRamp | None:
     """
     if not settings.warmup or signal != LINE_SIGNAL:
         return None
-    line = MeasuredRamp(settings.total_steps, settings.start_ratio, settings.warmup)
+    line = MeasuredRamp(
+        settings.total_steps, settings.start_ratio, settings.warmup, gauge=LINE_STEPS
+    )
     return line if settings.total_steps and line.ramp_steps > LAST_EARLY else None

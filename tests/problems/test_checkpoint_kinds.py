@@ -31,7 +31,7 @@ def loaded(path, model=None, **options):
 
 def assert_weights(model, wanted=None):
     for name, tensor in (wanted or trained().state_dict()).items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+        assert torch.equal(model.state_dict()[name].cpu(), tensor), name  # DataParallel moves to CUDA
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from homotopy_cli.schedulers.alarms import RangeAlarm
+from homotopy_cli.schedulers.ceiling import SCALED, Ceiling
 from homotopy_cli.schedulers.counting import StepCounter
 from homotopy_cli.schedulers.events import CAPACITY, EventLog
 from homotopy_cli.schedulers.history import History, Series
 from homotopy_cli.schedulers.limits import Limit, Reach
+from homotopy_cli.schedulers.settings import GuardSettings
 
 
 def test_a_limit_is_open_until_measured_and_then_attacks_at_once():
@@ -116,6 +118,41 @@ def test_reach_leaves_an_allowed_schedule_alone_for_good():
     taken(reach, 1.0, 2.0)
     taken(reach, 0.5, 0.1)
     assert reach.of(0.5) == 1.0
+
+
+def test_reach_tells_a_cut_from_a_limit_that_falls_as_the_rate_does():
+    reach = Reach()
+    for level in (0.8, 0.8, 0.2):
+        taken(reach, 1.0, level)
+    assert reach.is_cut(allowed(0.2), 2.0)  # the limit of now is what holds the decay
+    assert not reach.is_cut(allowed(0.2), 5.0)  # not so deep
+    assert not reach.is_cut(allowed(0.1), 2.0)  # a lower limit, of a decay that is lower still
+    taken(reach, 0.9, 0.7)
+    assert not reach.is_cut(allowed(0.7), 2.0)  # it was given back
+
+
+@pytest.mark.parametrize(("curvature", "asks"), [(100.0, True), (2.5, False)])
+def test_a_deep_cut_at_the_peak_is_measured_again_in_the_decay(curvature, asks):
+    """Whatever the budget: a burst of curvature must not hold a rate down for hundreds of steps."""
+    ceiling = Ceiling(
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0),
+        GuardSettings(scale_decay=True),
+        signal="sharpness",
+        target=0.9,
+        n_before=0,
+    )
+    scaled = []
+    for step in range(100):
+        schedule = 1.0 if step <= 40 else 1.0 - 0.01 * (step - 40)
+        ceiling.advance_to(step, schedule)
+        if step in (0, 20, 38, 39):
+            ceiling.take(1.0 if step < 38 else curvature, math.nan, step=step, elapsed=20)
+        ceiling.factor(schedule)
+        if step > 40 and ceiling.reason == SCALED:
+            late = step - 39 > ceiling.patience
+            scaled.append(step)
+            assert ceiling.holds_blindly(step, 39) == (late and asks), step
+    assert len(scaled) > 20 and scaled[-1] == 99
 
 
 def test_nan_may_not_reach_a_limit():

@@ -36,29 +36,40 @@ def test_a_longer_rise_starts_more_gently():
     assert MeasuredRamp(2000, start_ratio=0.3).share == 0.3
 
 
-def test_from_the_start_it_rises_in_a_line_and_decays_by_a_cosine():
+def test_the_rise_takes_a_tenth_or_200_steps_where_they_fit_into_a_quarter():
+    steps = [MeasuredRamp(total).ramp_steps for total in (0, 1, 100, 800, 1500, 2000, 20000)]
+    assert steps == [1000, 1, 25, 200, 200, 200, 2000]
+    assert MeasuredRamp(100, warmup=0.5).ramp_steps == 50
+
+
+def test_from_the_start_it_rises_in_a_line_stays_and_decays_in_the_last_fifth():
     """λ falls as fast as the rate rises: the edge ratio stays at its share, nothing stops it."""
     rates = follow(MeasuredRamp(2000), lambda t: 8.0 / (t + 1), 2000)
     assert rates[START] == pytest.approx(0.15 * 2.0 / 8.0 * (START + 1))
-    steps = [b - a for a, b in pairwise(rates[START:500])]
+    steps = [b - a for a, b in pairwise(rates[START:200])]
     assert max(steps) == pytest.approx(min(steps)) == pytest.approx(0.15 * 2.0 / 8.0, rel=0.1)
-    assert rates[500] == max(rates)
-    assert rates[1250] == pytest.approx(rates[500] * 0.55, rel=0.01)  # half way down to 0.1
-    assert rates[-1] == pytest.approx(0.1 * rates[500])
+    assert rates[200] == rates[1600] == max(rates)
+    assert rates[1800] == pytest.approx(rates[200] * 0.55, rel=0.01)  # half way down to 0.1
+    assert rates[-1] == pytest.approx(0.1 * rates[200])
+
+
+def test_a_rise_that_takes_all_of_the_run_does_not_decay():
+    rates = follow(MeasuredRamp(100, warmup=1.0), lambda t: 8.0 / (t + 1), 100)
+    assert all(b >= a for a, b in pairwise(rates))
 
 
 def test_an_edge_ratio_that_stays_up_stops_the_rise():
     """λ = 8 for ever: beyond CALM the rise slows down, and it never passes FULL."""
     rates = follow(MeasuredRamp(8000, start_ratio=0.1), lambda t: 8.0, 8000)
     edge = 2.0 / 8.0
-    assert 0.9 * FULL < rates[2000] / edge <= FULL
-    assert all(b >= a for a, b in pairwise(rates[:2001]))
+    assert 0.8 * FULL < rates[800] / edge <= FULL
+    assert all(b >= a for a, b in pairwise(rates[:801]))
 
 
 @pytest.mark.parametrize(("ratio", "pace"), [(0.01, 1.0), (0.75, 1.0), (1.0, 0.5), (1.4, 0.0)])
 def test_the_rise_goes_on_where_the_network_answers(ratio, pace):
     """λ·η settles at a share of the edge, whatever η: the rise has the pace that it allows."""
-    ramp, rates = MeasuredRamp(2000), []
+    ramp, rates = MeasuredRamp(2000, warmup=0.25), []
     for t in range(500):
         ramp.take(t, ratio * 2.0 / ramp(t) if t > START else 8.0 / (t + 1), 2.0)
         rates.append(ramp(t))
