@@ -19,7 +19,7 @@ from homotopy_cli.recipe.schedules import CURVATURE_SPECS, FIXED_SPECS
 from homotopy_cli.recipe.schema import AUTO_BUDGET
 from homotopy_cli.recipe.text import schema_table
 from homotopy_cli.schedulers.homotopy import BUDGET
-from homotopy_cli.schedulers.settings import RELEASE
+from homotopy_cli.schedulers.settings import RELEASE, GuardSettings
 from homotopy_cli.schedulers.targets import TARGET
 from homotopy_cli.training.plans import FLOOR
 
@@ -97,7 +97,8 @@ def test_scheduler_keys_are_the_constructor_s(name):
         if said:
             default = (own.get(key) or shared.get(key)).default
             if default is None:  # made in the constructor
-                default = {"target": TARGET, "release": RELEASE}[key]
+                made = {"target": TARGET, "release": RELEASE, "warmup": GuardSettings.warmup}
+                default = made[key]
             if key == "floor":  # a recipe's own
                 default = FLOOR
             assert float(said[1]) == default, f"{name}.{key}: {said[0]}, the class says {default}"

@@ -454,6 +454,7 @@ def test_defaults_that_stand_in_two_signatures_agree():
     given = inspect.signature(HomotopyLR).parameters
     settings = {field.name: field.default for field in fields(GuardSettings)}
     assert settings.pop("budget") == BUDGET["guard"] and given["budget"].default is None
+    assert settings.pop("warmup") == 0.25 and given["warmup"].default is None  # auto has its own
     own = {"shortest", "front"}  # of the guard alone
     assert settings.keys() - given.keys() == own
     assert all(given[name].default == settings[name] for name in settings.keys() - own)
