@@ -31,7 +31,8 @@ def loaded(path, model=None, **options):
 
 def assert_weights(model, wanted=None):
     for name, tensor in (wanted or trained().state_dict()).items():
-        assert torch.equal(model.state_dict()[name].cpu(), tensor), name  # DataParallel moves to CUDA
+        got = model.state_dict()[name].cpu()  # DataParallel moves a model to a GPU
+        assert torch.equal(got, tensor), name
 
 
 @pytest.mark.parametrize("legacy", [False, True])
