@@ -229,5 +229,7 @@ class HomotopyLR(CurvatureScheduler):
 
     def _after_probe(self, batch: Any, *, paired: bool) -> None:
         if self.ramp is not None and self.ramp.ended:
-            text = f"the rise ends at rate {self.ramp.rate:.3g}, which decays from here"
+            text = f"the rise ends at rate {self.ramp.rate:.3g}"
+            if self.ramp.total_steps:
+                text += f", which decays from step {self.ramp.decay_from} on"
             self._guard.events.add(self._guard.last_step, "info", "RAMP", text)

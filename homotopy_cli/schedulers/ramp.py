@@ -81,6 +81,11 @@ class MeasuredRamp:
         return max(1, round(usual if self.warmup is None else self.warmup * total))
 
     @property
+    def decay_from(self) -> int:
+        """Last step before the decay, where T is known."""
+        return max(self.ramp_steps, round(DECAY_FROM * self.total_steps))
+
+    @property
     def share(self) -> float:
         """Edge ratio of the start."""
         if self.start_ratio is not None:
@@ -108,7 +113,7 @@ class MeasuredRamp:
 
     def decay(self, step: int) -> float:
         """1 until DECAY_FROM of the run, then a straight line to `final` at the last step."""
-        first = max(self.ramp_steps, round(DECAY_FROM * self.total_steps))
+        first = self.decay_from
         if not self.total_steps or step <= first:
             return 1.0
         share = (step - first) / max(1, self.total_steps - 1 - first)

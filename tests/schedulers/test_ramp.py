@@ -254,3 +254,25 @@ def test_what_contradicts_mode_auto_is_refused():
         AdaptiveHomotopyLR(optimizer, model, loss, mode="auto")
     with pytest.raises(ValueError, match="one of guard, auto"):
         HomotopyLR(optimizer, model, loss, mode="automatic")
+
+
+@pytest.mark.parametrize(("total", "said"), [(100, "decays from step 80 on"), (0, "rate ")])
+def test_the_end_of_the_rise_is_said(total, said):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    x, y = torch.randn(16, 4), torch.randn(16, 1)
+    criterion = nn.MSELoss()
+    often = {"budget": math.inf, "estimation_freq": 5}
+    scheduler = HomotopyLR(optimizer, model, criterion, mode="auto", total_steps=total, **often)
+    if not total:
+        scheduler.ramp.fallback_ramp = 25
+    for _ in range(60):
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        scheduler.update_curvature(x, y)
+        optimizer.step()
+        scheduler.step()
+    told = [event.message for event in scheduler.events if event.code == "RAMP"]
+    assert len(told) == 1 and told[0].startswith("the rise ends at rate") and said in told[0]
+    assert ("decays" in told[0]) == bool(total)
