@@ -1,5 +1,6 @@
 """What a live P bears: the ceiling of adaptive optimizers whose linear edge is low."""
 
+import statistics
 from functools import partial
 
 import pytest
@@ -21,19 +22,19 @@ CASES = [
 ]
 
 
-def final_loss(make, lr, **settings):
+def final_loss(make, lr, seed=0, **settings):
     """A ReLU network on eight noisy clusters, batches of 64, a cosine with a warmup."""
     draw = torch.Generator().manual_seed(0)
     centres = torch.randn(8, 20, generator=draw)
     y = torch.randint(8, (800,), generator=draw)
     x = centres[y] + 1.2 * torch.randn(800, 20, generator=draw)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     layers = (nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 8))
     model, loss = nn.Sequential(*layers), nn.CrossEntropyLoss()
     optimizer = make(model.parameters(), lr=lr)
     inner = cosine(STEPS, warmup_steps=STEPS // 10)
     scheduler = HomotopyLR(optimizer, model, loss, inner=inner, total_steps=STEPS, **settings)
-    order = torch.Generator().manual_seed(0)
+    order = torch.Generator().manual_seed(seed)
     for _ in range(STEPS):
         rows = torch.randint(len(x), (64,), generator=order)
         optimizer.zero_grad()
@@ -44,19 +45,24 @@ def final_loss(make, lr, **settings):
     return loss(model(x), y).item()
 
 
+def middle(make, lr, **settings):
+    """The middle one of three seeds: a single run turns on the last bit of a sum."""
+    return statistics.median(final_loss(make, lr, seed, **settings) for seed in range(3))
+
+
 @pytest.mark.parametrize(("make", "lr"), CASES)
-def test_a_guard_costs_little_at_a_good_rate_and_saves_one_ten_times_too_high(make, lr):
-    plain, too_high = final_loss(make, lr, enabled=False), final_loss(make, 10 * lr, enabled=False)
-    assert final_loss(make, lr) < 1.3 * plain
-    assert final_loss(make, 10 * lr) < too_high
+def test_a_guard_costs_little_at_a_good_rate_and_saves_one_twenty_times_too_high(make, lr):
+    plain = middle(make, lr, enabled=False)
+    assert middle(make, lr) < 1.3 * plain
+    assert middle(make, 20 * lr) < 0.1 * middle(make, 20 * lr, enabled=False)
 
 
 def test_the_linear_edge_would_hold_rmsprop_at_a_fraction_of_its_rate():
     rmsprop = torch.optim.RMSprop
     optimizer = rmsprop([nn.Parameter(torch.ones(1))])
     share = stability_threshold(optimizer, 1) / live_threshold(optimizer, 1)
-    plain = final_loss(rmsprop, 0.01, enabled=False)
-    assert final_loss(rmsprop, 0.01, target=0.9 * share) > 1.5 * plain
+    plain = middle(rmsprop, 0.01, enabled=False)
+    assert middle(rmsprop, 0.01, target=0.9 * share) > 1.5 * plain
 
 
 @pytest.mark.parametrize(
