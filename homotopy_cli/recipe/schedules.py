@@ -157,8 +157,8 @@ class Ceiling(Spec):
     warmup: Fraction | None = _own(
         "Adam's family and mode auto: where the schedule starts beyond the edge, the rate rises "
         "in a straight line over this share of the run instead, 0 = as fast as the edge allows; "
-        "default 0.25, in mode auto a tenth, though 200 steps where they are at most a quarter of "
-        "the run; for curvature_warmup 0"
+        "default 0.25, in mode auto a tenth, though at least 200 steps and at most a quarter; for "
+        "curvature_warmup 0"
     )
     start_ratio: Positive | None = _own(
         "edge ratio at which the line starts; default by the length of the rise"

@@ -24,7 +24,7 @@ from homotopy_cli.schedulers.usage import (
     STATE_VERSION,
     Usage,
     refuse_other_state,
-    tell_of_lost_line,
+    tell_of_other_line,
 )
 
 
@@ -235,7 +235,7 @@ class CurvatureScheduler(Readings, LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue bitwise; model, optimizer, loss and settings stay those of the constructor."""
         refuse_other_state(state_dict, len(self.optimizer.param_groups))
-        tell_of_lost_line(state_dict, self._guard)
+        tell_of_other_line(state_dict, self._guard)
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         self.base_lrs = list(state_dict["base_lrs"])
         self._was_limited = state_dict["was_limited"]

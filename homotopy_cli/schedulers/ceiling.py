@@ -17,6 +17,12 @@ SCHEDULE, CEILING, RELEASE, FLOOR, HELD, PER_GROUP, RISE, SCALED = map(
     LR_REASONS.index,
     ("schedule", "ceiling", "release", "floor", "held", "per_group", "rise", "scaled"),
 )
+_WHY = {
+    FLOOR: "at the least factor",
+    HELD: "no probe has succeeded yet",
+    RISE: "rates rise in the line that the start's curvature suggests",
+    SCALED: "it decays from the peak that was allowed",
+}
 EARLY_RELEASE = 1.3  # a step, under a schedule with a warmup; our choice
 PATIENCE = 2  # in estimation_freq: see Ceiling._rate; our choice
 FRACTION_KEEPS = 0.8  # what the log-average of the signal fraction keeps per probe; our choice
@@ -76,7 +82,7 @@ class Ceiling:
         self.edge = Limit(settings.smoothing)
         self.kappa = Limit(settings.smoothing)
         self.rise = rise
-        self.in_line = in_line
+        self.in_line = self.auto = in_line
         self.n_beyond = 0  # early probes in a row that found the schedule beyond the edge law
         self.reach = Reach()
         self.n_before = n_before
@@ -136,10 +142,10 @@ class Ceiling:
     def _see_whether_it_needs_the_line(self, step: int) -> None:
         """Take the measured line where two probes in a row, early on, find the schedule too high.
 
-        Under the edge alone a schedule far too high would ride on it from the start on; one that
-        the network can bear does not pass the edge so early, and the line would only hold it back
-        (5.51 for 5.26: a GPT over BPE tokens). On a six-layer GPT a peak ten times the best was 1.0
-        to 1.4 times the edge's limit in steps 4 to 8, one thirty times 3 to 4, the best one 0.2.
+        Under the edge alone a schedule far too high would ride on it; one that the network can bear
+        does not pass the edge so early, and the line would only hold it back (5.51 for 5.26: a GPT
+        over BPE tokens). On a six-layer GPT a peak ten times the best was 1.0 to 1.4 times the
+        edge's limit in steps 4 to 8, one thirty times 3 to 4, the best one 0.2.
         """
         if FIRST_TRUSTED <= step <= LAST_EARLY and not self.edge.doubted:
             beyond = self.reach.current > self.edge.goal(self._numerator(step))
@@ -184,7 +190,7 @@ class Ceiling:
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
             if self._scales:
-                self.reach.advance(self._law)
+                self.reach.advance(self._law, early=passed <= self.early_steps)
             if passed > self.taken_at + 1:
                 self.confirm()
             rate = self._rate(passed)
@@ -230,17 +236,22 @@ class Ceiling:
     def holds_blindly(self, step: int, tried_at: int) -> bool:
         """Whether rates are held down on old or doubted evidence: worth a probe over the budget.
 
-        One outlier just before a short run's budget is spent would hold the rate to its end. The
-        overdraft is at most the poorest probe every `patience` steps after `tried_at`, the last
-        probe's step, failed or not.
+        One outlier before the budget is spent would hold the rate to the end. The overdraft is at
+        most the poorest probe every `patience` steps after `tried_at`, the last probe's step. A
+        decay asks where a deep cut holds it, mode auto after its rise, at home at the edge, where
+        the rate is well below what it was let reach.
         """
         last = max(self.taken_at, tried_at)
         if self.edge.doubted:
             return step > last
-        held = self.reason in (CEILING, RELEASE, FLOOR)
-        rising = self.rise is not None and step <= self.rise.ramp_steps
-        scaled = self.reason == SCALED and (rising or self.reach.is_cut(self._law, UNCONFIRMED))
-        return self.measured and (held or scaled) and step - last > self.patience
+        held, free = self.reason in (CEILING, RELEASE, FLOOR), self.edge.limit < self.edge.cap
+        if self.rise is not None and step <= self.rise.ramp_steps:
+            held = held or self.reason == SCALED
+        elif self.reason == SCALED:
+            held = free and self.reach.is_cut(self._law)
+        elif self.auto:
+            held = held and free and self.reach.is_short(self._law)
+        return self.measured and held and step - last > self.patience
 
     def factor(self, schedule: float) -> float:
         """The factor for a largest scheduled rate of `schedule`; sets `reason`."""
@@ -263,15 +274,7 @@ class Ceiling:
 
     def why(self, signal: str) -> str:
         """What holds the rate below its schedule, in words."""
-        if self.reason == FLOOR:
-            return "at the least factor"
-        if self.reason == HELD:
-            return "no probe has succeeded yet"
-        if self.reason == RISE:
-            return "rates rise in the line that the start's curvature suggests"
-        if self.reason == SCALED:
-            return "it decays from the peak that was allowed"
-        return f"{signal} allows {self.level:.3g}"
+        return _WHY.get(self.reason, f"{signal} allows {self.level:.3g}")
 
     def _ratio(self, schedule: float) -> tuple[float, int]:
         """The largest ratio of the laws in force at a rate of `schedule`, and its reason."""

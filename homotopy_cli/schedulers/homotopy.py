@@ -46,7 +46,7 @@ class HomotopyLR(CurvatureScheduler):
     ceiling.
 
     With `mode="auto"` there is no learning rate, warmup or peak to choose: the rate starts at a
-    share of the measured edge, rises in a straight line through the first `warmup` of the run as
+    share of the measured edge, rises in a straight line through the first part of the run as
     far as the edge ratio allows, under the ceiling as any schedule, stays there, and decays in the
     last fifth (see ramp.py). The groups' rates then only say how the groups relate to each other.
 
@@ -55,7 +55,7 @@ class HomotopyLR(CurvatureScheduler):
             CurvatureScheduler. Mode auto has neither base_lr nor inner.
         mode: "guard" limits the schedule that is given; "auto" makes its own.
         warmup: Share of total_steps at which the measured line stops rising; None: 0.25, in mode
-            auto a tenth, though 200 steps where they are at most a quarter of the run. Under mode
+            auto a tenth, though at least 200 steps and at most a quarter of the run. Under mode
             guard 0 lets rates rise as fast as the edge allows.
         start_ratio: Edge ratio at which the line starts; None: by the length of the rise.
         final: Last rate of mode auto over its peak.
@@ -231,5 +231,5 @@ class HomotopyLR(CurvatureScheduler):
         if self.ramp is not None and self.ramp.ended:
             text = f"the rise ends at rate {self.ramp.rate:.3g}"
             if self.ramp.total_steps:
-                text += f", which decays from step {self.ramp.decay_from} on"
+                text += f", which decays after step {self.ramp.decay_from}"
             self._guard.events.add(self._guard.last_step, "info", "RAMP", text)

@@ -7,6 +7,10 @@ from typing import Any
 
 from homotopy_cli.schedulers import rules
 
+Law = Callable[[float], float]  # scheduled rate -> factor
+DEEP = 2.0  # a cut in the decay that is worth a probe over the budget; our choice
+SHORT = 1.25  # the same where mode auto stays level; our choice
+
 
 @dataclass
 class Limit:
@@ -126,14 +130,23 @@ class Reach:
         """The factor on a scheduled rate; 1 at the peak and on the first way up to it."""
         return 1.0 if schedule >= self.peak * (1.0 - 1e-9) else self.share
 
-    def is_cut(self, law: Callable[[float], float], most: float) -> bool:
-        """Whether the limits of now hold the decay below 1/most of what they had allowed."""
-        deep = most * self.share * self.peak < self.reached
-        return deep and law(self.peak) > 0.9 * self.share
+    def is_cut(self, law: Law) -> bool:
+        """Whether the limits of now hold the decay at less than 1/DEEP of what they had allowed."""
+        return DEEP * self.share * self.peak < self.reached and DEEP * law(self.peak) > self.share
 
-    def advance(self, law: Callable[[float], float]) -> None:
-        """The step with the scheduled rate `current` was taken; law: rate -> factor, as it was."""
-        self.reached = max(self.reached, self.current * law(self.current))
+    def is_short(self, law: Law) -> bool:
+        """Whether a rate that may go on lies by a factor above SHORT below what it could be."""
+        return SHORT * self.current * law(self.current) < min(self.current, self.reached)
+
+    def advance(self, law: Law, *, early: bool = False) -> None:
+        """The step with the scheduled rate `current` was taken.
+
+        Args:
+            law: Rate -> factor, as it was.
+            early: λ is no measure yet, and what it allowed is nothing to go back to.
+        """
+        if not early:
+            self.reached = max(self.reached, self.current * law(self.current))
         if self.current >= self.peak * (1.0 - 1e-9):
             self.peak, self.share = max(self.peak, self.current), law(self.current)
         else:

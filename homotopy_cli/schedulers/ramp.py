@@ -5,7 +5,7 @@ Mode auto follows it whole; under mode guard its rise is a limit on the schedule
 Three phases, in optimizer steps t of a run of T:
 
     start   t <= START: η = share·c/λ at every probe. λ falls by orders of magnitude here.
-    rise    η grows in a straight line, as the start's rates suggest, until warmup·T; more slowly
+    rise    η grows in a straight line, as the start's rates suggest, for `ramp_steps`; more slowly
             while the edge ratio is above CALM, and not at all while it is above FULL.
     level   the rate reached, until DECAY_FROM of the run; for good where T is unknown.
     decay   a straight line from there to `final` of it.
@@ -49,8 +49,8 @@ class MeasuredRamp:
     Args:
         total_steps: T; 0 = unknown: the rise then ends at `fallback_ramp` and nothing decays.
         start_ratio: Edge ratio of the start; None: by the length of the rise, see the module.
-        warmup: Share of T at which the rise ends; None: a tenth, though AUTO_STEPS where they are
-            at most a quarter.
+        warmup: Share of T at which the rise ends; None: a tenth of T, at least AUTO_STEPS, at most
+            a quarter of T.
         final: Last rate over the peak.
         fallback_ramp: Length of the rise where T is unknown, steps.
         gauge: Length of the rise for which START_RATIO is meant, steps.
@@ -83,7 +83,8 @@ class MeasuredRamp:
     @property
     def decay_from(self) -> int:
         """Last step before the decay, where T is known."""
-        return max(self.ramp_steps, round(DECAY_FROM * self.total_steps))
+        total = self.total_steps
+        return max(self.ramp_steps, min(round(DECAY_FROM * total), total - 2))
 
     @property
     def share(self) -> float:
@@ -164,6 +165,7 @@ class MeasuredRamp:
         return {name: getattr(self, name) for name in _MOVING} | {
             "candidates": list(self.candidates),
             "recent": list(self.recent),
+            "law": LAW,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -174,6 +176,7 @@ class MeasuredRamp:
 
 
 _MOVING = ("rate", "taken_at", "slope", "n_early", "closed")
+LAW = 3  # of the schedule, in states; the second rose for a quarter and decayed from there
 
 
 def measured_rise(settings: GuardSettings, signal: str) -> MeasuredRamp | None:

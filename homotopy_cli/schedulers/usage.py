@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from homotopy_cli.schedulers.guard import CurvatureGuard
+from homotopy_cli.schedulers.ramp import LAW
 
 STATE_VERSION = 3
 NO_RATE = "mode auto has no learning rate until then, and the model does not train"
@@ -78,9 +79,17 @@ def refuse_other_state(state: Mapping[str, Any], n_groups: int) -> None:
         )
 
 
-def tell_of_lost_line(state: Mapping[str, Any], guard: CurvatureGuard) -> None:
-    """Warn where a state that holds rates to a measured line meets a scheduler that has none."""
-    if state["guard"]["ceiling"]["in_line"] and guard.ceiling.rise is None:
+def tell_of_other_line(state: Mapping[str, Any], guard: CurvatureGuard) -> None:
+    """Warn where a state holds rates to a measured line that this scheduler does not follow."""
+    saved = state["guard"]["ceiling"]
+    if guard.ceiling.auto and "law" not in saved.get("rise", {"law": LAW}):
+        warnings.warn(
+            "the scheduler state is of a mode auto that rose for longer and decayed from there on; "
+            "this one is level until the last fifth: its rate may be higher than the last run's",
+            UserWarning,
+            stacklevel=3,
+        )
+    if saved["in_line"] and guard.ceiling.rise is None:
         warnings.warn(
             "the scheduler state holds rates to a measured line, for which this scheduler does not "
             "know the length of the run: give total_steps= as it was, or rates may rise faster",
