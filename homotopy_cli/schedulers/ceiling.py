@@ -116,12 +116,10 @@ class Ceiling:
         """Apply a probe's finite λ at once; κ too where it is defined (not NaN).
 
         Early on, P and λ move by orders of magnitude per step, and the average is left out. Later,
-        one reading of a small slice may be 25 times the next one (a six-layer GPT, step 27), and
-        rising back takes 66 steps. So one probe cuts the edge by at most UNCONFIRMED; the next
-        step's, or the lack of one (`confirm`), decides.
+        one reading of a small slice may be 25 times the next one, and rising back takes 66 steps.
+        So one probe cuts the edge by at most UNCONFIRMED; the next, or none (`confirm`), decides.
         """
-        self.held = False
-        # The optimizer's own count: a checkpoint may have been loaded into it since construction.
+        self.held = False  # and the optimizer's own count: it may have loaded a checkpoint
         self.n_before = max(self.n_before, thresholds.next_step(self.optimizer) - 1 - step)
         fresh = step <= self.early_steps
         self.edge.measured(sharpness, elapsed, fresh=fresh)
@@ -185,8 +183,7 @@ class Ceiling:
     def advance_to(self, step: int, schedule: float) -> None:
         """Optimizer step `step` comes next: release by at most the rate for each one passed.
 
-        Whoever comes first may call it, scheduler.step() or the next probe: steps are counted,
-        not calls, so a scheduler that is stepped once per epoch releases as it should.
+        scheduler.step() or the next probe may come first: steps are counted, not calls.
         """
         for passed in range(max(self.advanced_to + 1, step - 1000), step + 1):
             if self._scales:
@@ -211,8 +208,8 @@ class Ceiling:
     def _rate(self, step: int) -> float:
         """Largest rise of the limits at `step`: the older the last probe, the smaller.
 
-        Its word is taken in full for PATIENCE·estimation_freq steps; at twice that age the log
-        of the rate is halved, and so on: a rise on old evidence is how a ceiling fails open.
+        At twice the age of `patience` the log of the rate is halved, and so on: a rise on old
+        evidence is how a ceiling fails open.
         """
         quick = step <= self.early_steps and not self.gentle
         release = self.settings.release_rate

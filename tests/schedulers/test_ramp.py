@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,15 @@ from torch import nn
 
 from homotopy_cli.schedulers.adaptive import AdaptiveHomotopyLR
 from homotopy_cli.schedulers.homotopy import HomotopyLR
-from homotopy_cli.schedulers.ramp import FULL, START, UNMEASURED, MeasuredRamp
+from homotopy_cli.schedulers.ramp import (
+    FULL,
+    LINE_SIGNAL,
+    START,
+    UNMEASURED,
+    MeasuredRamp,
+    measured_rise,
+)
+from homotopy_cli.schedulers.settings import GuardSettings
 
 
 def follow(ramp, curvature, steps, every=5, threshold=2.0):
@@ -85,7 +94,8 @@ def test_one_outlier_stops_no_rise():
 
 def test_after_the_start_the_rate_never_falls_before_the_decay():
     rates = follow(MeasuredRamp(400), lambda t: 5.0 if t <= 50 else 5e6, 400)
-    assert all(b >= a for a, b in pairwise(rates[START:101]))
+    assert all(b >= a for a, b in pairwise(rates[START:321]))
+    assert rates[321] < rates[320]
     assert rates[100] == pytest.approx(rates[60], rel=0.2)
 
 
@@ -256,8 +266,8 @@ def test_what_contradicts_mode_auto_is_refused():
         HomotopyLR(optimizer, model, loss, mode="automatic")
 
 
-@pytest.mark.parametrize(("total", "said"), [(100, "decays from step 80 on"), (0, "rate ")])
-def test_the_end_of_the_rise_is_said(total, said):
+@pytest.mark.parametrize("total", [100, 0])
+def test_the_end_of_the_rise_is_said(total):
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -273,6 +283,34 @@ def test_the_end_of_the_rise_is_said(total, said):
         scheduler.update_curvature(x, y)
         optimizer.step()
         scheduler.step()
-    told = [event.message for event in scheduler.events if event.code == "RAMP"]
-    assert len(told) == 1 and told[0].startswith("the rise ends at rate") and said in told[0]
-    assert ("decays" in told[0]) == bool(total)
+    (told,) = [event.message for event in scheduler.events if event.code == "RAMP"]
+    end = ", which decays after step 80" if total else ""
+    assert told == f"the rise ends at rate {scheduler.ramp.rate:.3g}{end}"
+
+
+def test_the_line_under_a_schedule_is_that_of_a_rise_of_500_steps():
+    line = measured_rise(GuardSettings(total_steps=2000), LINE_SIGNAL)
+    assert (line.ramp_steps, line.share) == (500, 0.15)
+    assert measured_rise(GuardSettings(total_steps=2000, warmup=0.0), LINE_SIGNAL) is None
+
+
+def test_a_run_of_a_few_steps_decays_too():
+    for total in (3, 5, 8, 12):
+        rates = [MeasuredRamp(total, final=0.0, rate=1.0, closed=True)(t) for t in range(total)]
+        assert rates[0] == 1.0 and rates[-1] == 0.0
+        assert all(b <= a for a, b in pairwise(rates))
+
+
+def test_a_state_of_the_law_before_is_told():
+    def make():
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return HomotopyLR(optimizer, model, nn.MSELoss(), mode="auto", total_steps=100)
+
+    state = make().state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make().load_state_dict(copy.deepcopy(state))
+    del state["guard"]["ceiling"]["rise"]["law"]
+    with pytest.warns(UserWarning, match="level until the last fifth"):
+        make().load_state_dict(state)
