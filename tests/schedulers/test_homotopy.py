@@ -570,3 +570,38 @@ def test_mode_auto_says_that_it_never_decays_where_the_length_is_unknown(total):
     scheduler = HomotopyLR(optimizer, model, quadratic_loss, mode="auto", total_steps=total)
     told = [event for event in scheduler.drain_events() if event.code == "NO_DECAY"]
     assert len(told) == (total == 0)
+
+
+@pytest.mark.parametrize(("burst", "looks"), [(50.0, True), (1.2, False)])
+def test_a_burst_before_the_decay_is_looked_at_again_over_the_budget(burst, looks):
+    """λ = 1 but for two readings: the rate comes back, with nothing left to pay for probes."""
+    theta = nn.Parameter(torch.ones(4))
+    model = nn.ParameterList([theta])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = HomotopyLR(
+        optimizer,
+        model,
+        lambda model, batch: 0.5 * (model[0] ** 2).sum(),
+        inner=lambda step: 1.0 if step <= 60 else 1.0 - 0.005 * (step - 60),
+        budget=1e-6,
+        target=0.9,
+    )
+    probes, rates = [], []
+    for step in range(200):
+        optimizer.zero_grad()
+        (0.5 * (theta**2).sum()).backward()
+        if step in (59, 60):
+            scheduler._guard.ceiling.advance_to(step, 1.0)
+            scheduler._guard.ceiling.take(burst, math.nan, step=step, elapsed=1)
+        before = scheduler.n_probes
+        scheduler.update_curvature(batch=theta.detach())
+        probes += [step] * (scheduler.n_probes - before)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    late = [step for step in probes if step > 60]
+    if looks:
+        assert rates[61] < 0.05 and late[0] == 81
+        assert rates[-1] == pytest.approx(1.0 - 0.005 * 139)
+    else:
+        assert not late and rates[61] > 0.9
