@@ -177,7 +177,8 @@ def cifar10(rows: Sequence[Row], title: str = "CIFAR-10: held-out accuracy, %") 
     found = cells(rows, ("profile", "optimizer.lr"), "val_metric")
     best = max(found, key=lambda key: median(found[key]))
     variance = cells(rows, ("profile", "optimizer.lr"), "late_variance")
-    lines += ["", f"Best: {best[0]} at {best[1]}, {100 * median(found[best]):.1f} %.", ""]
+    where = f"{best[0]} at {best[1]}" if best[1] else best[0]
+    lines += ["", f"Best: {where}, {100 * median(found[best]):.1f} %.", ""]
     columns = ("arm", "best rate", "points against the best, paired", BETWEEN)
     columns += ("points lost over rates", "late variance of the loss")
     curves = any(row.get("metric_by_step") for row in rows)
