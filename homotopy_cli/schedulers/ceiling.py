@@ -76,9 +76,8 @@ class Ceiling:
         self.by_steps = signal == "trust_ratio"
         self.by_edge = signal != "kappa"
         self.by_metric = signal == "preconditioned_sharpness"
-        default = None if self.by_edge else KAPPA_TARGET
-        self.target = target  # edge ratio to stay under; a subclass may learn it
-        self.kappa_target = settings.curvature_target or default  # likewise, 1/loss
+        self.target = target  # edge ratio to stay under; a subclass may learn it, or κ's, 1/loss
+        self.kappa_target = settings.curvature_target or (None if self.by_edge else KAPPA_TARGET)
         self.edge = Limit(settings.smoothing)
         self.kappa = Limit(settings.smoothing)
         self.rise = rise
@@ -119,8 +118,9 @@ class Ceiling:
         one reading of a small slice may be 25 times the next one, and rising back takes 66 steps.
         So one probe cuts the edge by at most UNCONFIRMED; the next, or none (`confirm`), decides.
         """
-        self.held = False  # and the optimizer's own count: it may have loaded a checkpoint
-        self.n_before = max(self.n_before, thresholds.next_step(self.optimizer) - 1 - step)
+        self.held = False
+        own = thresholds.next_step(self.optimizer) - 1 - step  # it may have loaded a checkpoint
+        self.n_before = max(self.n_before, own)
         fresh = step <= self.early_steps
         self.edge.measured(sharpness, elapsed, fresh=fresh)
         if step <= WILD or not self.by_edge:
