@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from homotopy_cli.schedulers import rules
@@ -145,22 +145,20 @@ class Reach:
             law: Rate -> factor, as it was.
             early: λ is no measure yet, and what it allowed is nothing to go back to.
         """
+        factor = law(self.current)
         if not early:
-            self.reached = max(self.reached, self.current * law(self.current))
+            self.reached = max(self.reached, self.current * factor)
         if self.current >= self.peak * (1.0 - 1e-9):
-            self.peak, self.share = max(self.peak, self.current), law(self.current)
+            self.peak, self.share = max(self.peak, self.current), factor
         else:
             self.share = max(self.share, law(self.peak))
 
     def state_dict(self) -> dict[str, Any]:
         """What moves."""
-        return {name: getattr(self, name) for name in _REACH}
+        return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what moves."""
         self.peak, self.share, self.current = state["peak"], state["share"], state["current"]
         self.highest = state.get("highest", self.peak)  # older states have neither
         self.reached = state.get("reached", self.peak * self.share)
-
-
-_REACH = ("peak", "share", "current", "highest", "reached")
